@@ -1,0 +1,7 @@
+//! The runtime of AgenticFleet, a library that knows no HTTP, no model vendor and no config format.
+
+pub mod event;
+pub mod ids;
+pub mod journal;
+pub mod ports;
+pub mod turn;

@@ -1,0 +1,5 @@
+//! AgenticFleet: everything that touches the world. The runtime itself is the `fleet-actors` crate.
+
+pub mod settings;
+pub mod llm;
+pub mod storage;

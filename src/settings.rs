@@ -1,0 +1,1 @@
+//! Settings: YAML, environment and flags become one validated [`Settings`].

@@ -1,0 +1,1 @@
+//! The one store: an adapter of `fleet_actors::ports::Store`.
