@@ -22,10 +22,12 @@ pub type SendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 // ---------------------------------------------------------------------------------------------------------- clock
 
-/// Wall time. Waiting is always done on tokio's clock, which tests can pause.
+/// Wall time and chance. Waiting is always done on tokio's clock, which tests can pause.
 pub trait Clock: Send + Sync {
     /// Now, in milliseconds since the Unix epoch.
     fn now(&self) -> Timestamp;
+    /// A random number, uniform over all of them.
+    fn random(&self) -> u64;
 }
 
 // --------------------------------------------------------------------------------------------------------- models
@@ -289,6 +291,12 @@ pub trait ToolRunner {
     /// # Cancel safety
     /// Dropping the future stops the tool.
     fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>>;
+}
+
+/// Makes each session its own tool runner.
+pub trait Tools: Send + Sync {
+    /// A fresh runner.
+    fn runner(&self) -> std::rc::Rc<dyn ToolRunner>;
 }
 
 // ------------------------------------------------------------------------------------------------------ workflows
@@ -783,6 +791,15 @@ pub struct ExportEntry {
     pub row: Option<String>,
 }
 
+/// Why a workflow that nobody owns is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It ran when the process died. Asked once, at start.
+    AtStart,
+    /// It is parked, and its timer passed or its inbox is not empty.
+    Parked,
+}
+
 /// Which workflows a list holds.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct WorkflowFilter {
@@ -823,9 +840,8 @@ pub trait Store: Send + Sync {
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>>;
     /// Posted commands that no record has consumed yet, oldest first.
     fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>>;
-    /// Workflows that ran when the process died, and parked ones that are due: their timer passed or their inbox is not
-    /// empty. Never resting ones. Oldest first.
-    fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
+    /// Workflows that nobody owns and that are due. Never resting ones. Oldest first.
+    fn adopt(&self, now: Timestamp, due: Due, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
     /// When the next parked workflow is due.
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;
     /// The run a request key started.
