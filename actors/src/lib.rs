@@ -4,4 +4,6 @@ pub mod event;
 pub mod ids;
 pub mod journal;
 pub mod ports;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod turn;
