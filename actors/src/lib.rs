@@ -24,4 +24,6 @@ pub mod session_manager;
 pub mod sessions;
 pub mod stream;
 pub mod supervisor;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod turn;

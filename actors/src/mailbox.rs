@@ -83,6 +83,8 @@ impl<A: Actor> Mailbox<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+
     use super::*;
 
     struct Slow;
@@ -116,8 +118,9 @@ mod tests {
         let asks = clones.iter().map(|door| door.ask(Never));
         let mut full = 0;
         let mut asks: Vec<_> = asks.map(Box::pin).collect();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         for ask in &mut asks {
-            if let std::task::Poll::Ready(Err(AskError::Full)) = futures_util::poll!(ask.as_mut()) {
+            if let std::task::Poll::Ready(Err(AskError::Full)) = ask.as_mut().poll(&mut cx) {
                 full += 1;
             }
         }

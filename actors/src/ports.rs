@@ -679,7 +679,8 @@ pub enum StoreWrite {
         command: Command,
     },
     /// A new workflow that shares `from`'s journal up to a position. Its state is [`Rest::Interrupted`] and its epoch
-    /// that of the record at that position; its first life takes the next.
+    /// that of the record at that position; its first life takes the next. It inherits no question: its first life opens
+    /// those that its prefix leaves open. Asking twice for the same fork makes one.
     Fork {
         /// The position; `None` is the newest.
         from: WorkflowId,
@@ -701,11 +702,14 @@ pub enum StoreWrite {
     },
     /// Removes a conversation with its messages, workflows, forks, payloads, history and request keys.
     DeleteConversation(ConversationId),
-    /// Removes one execution from history, its journal included. Live ones are left alone.
+    /// Removes one execution from history, its journal included. Live ones are left alone: [`Written::Conflict`]. The
+    /// records that a fork shares stay, out of sight, for as long as the fork.
     DeleteHistory(WorkflowId),
-    /// Removes every execution from history.
+    /// Removes every execution that was over when this was asked from history, their journals included. May take several
+    /// transactions; it answers after the last.
     ClearHistory,
-    /// Removes ended workflows' journals and request keys older than this, at most `max_rows` workflows.
+    /// Removes ended workflows' journals and request keys older than this, at most `max_rows` of each. History and
+    /// messages stay, and so does what a fork shares. Answers how many workflows went.
     Sweep {
         /// Journals of workflows that ended before this.
         ended_before: Timestamp,
@@ -762,6 +766,21 @@ pub struct ConversationRow {
     pub last: Option<MessageRow>,
 }
 
+impl ConversationRow {
+    /// Characters of a title that is made from a message.
+    const TITLE_CHARS: usize = 80;
+
+    /// The title that a first message gives: its first line with anything on it, cut.
+    #[must_use]
+    pub fn title_from(message: &str) -> String {
+        let line = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        match line.char_indices().nth(Self::TITLE_CHARS) {
+            Some((cut, _)) => format!("{}…", line[..cut].trim_end()),
+            None => line.to_owned(),
+        }
+    }
+}
+
 /// What a request key stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRow {
@@ -787,17 +806,8 @@ pub struct ExportEntry {
     pub cursor: u64,
     /// The execution.
     pub workflow: WorkflowId,
-    /// The row as JSON; `None` is a tombstone.
-    pub row: Option<String>,
-}
-
-/// Why a workflow that nobody owns is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// It ran when the process died. Asked once, at start.
-    AtStart,
-    /// It is parked, and its timer passed or its inbox is not empty.
-    Parked,
+    /// The row as it is now; `None` is a tombstone.
+    pub row: Option<HistoryRow>,
 }
 
 /// Which workflows a list holds.
@@ -838,10 +848,13 @@ pub trait Store: Send + Sync {
         after: Seq,
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>>;
-    /// Posted commands that no record has consumed yet, oldest first.
+    /// Posted commands that nothing has consumed yet, oldest first. An append that closes a question consumes its answer,
+    /// one that ends the workflow consumes everything.
     fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>>;
-    /// Workflows that nobody owns and that are due. Never resting ones. Oldest first.
-    fn adopt(&self, now: Timestamp, due: Due, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
+    /// Workflows that ran when an earlier process died, and parked ones that are due: their timer passed or their inbox
+    /// is not empty. Never resting ones, nor those whose last append came through this very opening of the store. Oldest
+    /// first. It claims nothing: a workflow is listed until a next life's first append is durable.
+    fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
     /// When the next parked workflow is due.
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;
     /// The run a request key started.
@@ -851,7 +864,8 @@ pub trait Store: Send + Sync {
     fn conversation(&self, id: &ConversationId) -> SendFuture<'_, Result<Option<ConversationRow>, StoreError>>;
     /// Conversations, last changed first.
     fn conversations(&self, limit: u32, offset: u64) -> SendFuture<'_, Result<Vec<ConversationRow>, StoreError>>;
-    /// The newest `limit` messages of a conversation, oldest first, those of `except` left out.
+    /// The newest `limit` messages of a conversation in the order of their commits, oldest first, those of `except` left
+    /// out.
     fn messages(
         &self,
         id: &ConversationId,
@@ -867,10 +881,34 @@ pub trait Store: Send + Sync {
     fn history_count(&self) -> SendFuture<'_, Result<u64, StoreError>>;
     /// Entries of the export queue behind a cursor, and the stored cursor.
     fn export_queue(&self, limit: u32) -> SendFuture<'_, Result<(u64, Vec<ExportEntry>), StoreError>>;
-    /// Every history row by export order, for rebuilding the file: those behind `after`.
+    /// Every history row in the order of their ids, for rebuilding the file: those behind `after`.
     fn history_scan(
         &self,
         after: Option<WorkflowId>,
         limit: u32,
     ) -> SendFuture<'_, Result<Vec<HistoryRow>, StoreError>>;
+}
+
+// --------------------------------------------------------------------------------------------------- history export
+
+/// The file of finished executions that people read: one line an entry, the last line of an id wins. Driven by the
+/// HistoryActor alone, one call at a time.
+///
+/// Every line carries the cursor of the queue entry it came from, so the file itself tells how far it got.
+///
+/// # Cancel safety
+/// A call whose future is dropped may still be done. Appending an entry again, or beginning a rewrite again, is harmless.
+pub trait HistoryExport: Send + Sync {
+    /// Cuts what a crash left half written off the end and answers the cursor of the last whole line: `None` when the
+    /// file is missing or has no line. Less than the stored cursor means that lines are lost: rewrite.
+    fn repair(&self) -> SendFuture<'_, Result<Option<u64>, StoreError>>;
+    /// Appends entries, in order. Durable when it answers, all of them by one sync.
+    fn append(&self, entries: Vec<ExportEntry>) -> SendFuture<'_, Result<(), StoreError>>;
+    /// Begins a new file beside the old one, which stays in place until [`finish`](Self::finish). Forgets an unfinished
+    /// one.
+    fn rewrite(&self) -> SendFuture<'_, Result<(), StoreError>>;
+    /// Adds a page of rows, as of `cursor`, to the new file.
+    fn rows(&self, cursor: u64, rows: Vec<HistoryRow>) -> SendFuture<'_, Result<(), StoreError>>;
+    /// Makes the new file durable and puts it in the old one's place.
+    fn finish(&self) -> SendFuture<'_, Result<(), StoreError>>;
 }

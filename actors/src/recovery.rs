@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::admission::Claimant;
 use crate::ids::WorkflowId;
-use crate::ports::{Due, OnDisconnect, Rest, StoreWrite};
+use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
 use crate::sessions::{Sessions, StartError};
 
 /// Rows taken from the store at a time.
-const PAGE: u32 = 64;
+const PAGE: u32 = 1_024;
 /// The queue looks again after this long when nothing wakes it: another process may have committed a command.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -22,7 +22,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crate::ports::StoreError> {
     let now = sessions.services().clock.now();
     let mut waiting = Vec::new();
-    for row in sessions.store().adopt(now, Due::AtStart, u32::MAX).await? {
+    for row in sessions.store().adopt(now, u32::MAX).await? {
+        if row.state != WorkflowState::Running {
+            continue;
+        }
         match row.made.on_disconnect {
             OnDisconnect::Continue => {
                 let (sessions, workflow) = (sessions.clone(), row.workflow);
@@ -56,9 +59,10 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
 pub async fn wake_queue(sessions: &Sessions) {
     loop {
         let now = sessions.services().clock.now();
-        let due = sessions.store().adopt(now, Due::Parked, PAGE).await.unwrap_or_default();
+        let due = sessions.store().adopt(now, PAGE).await.unwrap_or_default();
         let mut started = 0;
-        for row in due {
+        // Those that ran when the last process died are served by `adopt_at_start`.
+        for row in due.into_iter().filter(|row| row.state == WorkflowState::Parked) {
             if sessions.is_live(&row.workflow).await.unwrap_or(true) {
                 continue;
             }

@@ -23,7 +23,7 @@ use crate::session_manager::{
     DrainAll, FindSession, ListSessions, RegisterTurn, Registered, SessionInfo, SessionManager, TellOwner, preview,
 };
 use crate::stream::{Seen, TooManyWatchers, Watcher};
-use crate::supervisor::{Job, JobKind, Services, Signal, StartFailure, SupervisorActor};
+use crate::supervisor::{Job, JobKind, New, Services, Signal, StartFailure, SupervisorActor};
 
 /// A new run.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ impl Sessions {
         let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;
         let info = self.info(&workflow, &made);
         let (started, answer) = oneshot::channel();
-        let kind = JobKind::New { made, input, config, message };
+        let kind = JobKind::New(Box::new(New { made, input, config, message }));
         let job = Job { workflow: workflow.clone(), kind, permit: Some(permit), detached, started: Some(started) };
         self.spawn(job, info).await?;
         match answer.await {

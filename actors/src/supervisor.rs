@@ -69,8 +69,17 @@ pub(crate) struct Job {
 
 /// A new run or one that has a journal.
 pub(crate) enum JobKind {
-    New { made: NewWorkflow, input: TaskInput, config: Value, message: Option<MessageRow> },
+    New(Box<New>),
     Resume { effort: Option<ReasoningEffort> },
+}
+
+/// A run that has no journal yet.
+#[derive(Clone)]
+pub(crate) struct New {
+    pub made: NewWorkflow,
+    pub input: TaskInput,
+    pub config: Value,
+    pub message: Option<MessageRow>,
 }
 
 /// At most this many signals wait for one turn.
@@ -172,7 +181,7 @@ async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<S
         Rc::new(move || drop(permit.borrow_mut().take()))
     };
     let (mut fresh, effort) = match kind {
-        JobKind::New { made, input, config, message } => (Some((made, input, config, message)), None),
+        JobKind::New(new) => (Some(*new), None),
         JobKind::Resume { effort } => (None, effort),
     };
     let mut undurable_panics = 0;
@@ -211,7 +220,12 @@ async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<S
                 let jitter = Duration::from_millis(10 + services.clock.random() % 40);
                 tokio::time::sleep(jitter * undurable_panics).await;
             }
-            end => break end,
+            end @ (LifeEnd::Ended(_)
+            | LifeEnd::Parked
+            | LifeEnd::Rested(..)
+            | LifeEnd::Fenced
+            | LifeEnd::Drained
+            | LifeEnd::Duplicate) => break end,
         }
     };
     release();
@@ -232,8 +246,6 @@ struct Prepared {
     function: crate::ports::WorkflowFn,
 }
 
-type New = (NewWorkflow, TaskInput, Value, Option<MessageRow>);
-
 async fn prepare(
     workflow: &WorkflowId,
     new: &mut Option<New>,
@@ -241,9 +253,9 @@ async fn prepare(
     services: &Services,
     undurable_panics: u32,
 ) -> Result<Prepared, LifeEnd> {
-    let broken = |error: StoreError| match error {
-        StoreError::Damaged(text) => LifeEnd::Rested(Rest::Quarantined, text),
-        error => LifeEnd::Rested(Rest::StorageUnavailable, error.to_string()),
+    let broken = |error: StoreError| {
+        let rest = if matches!(error, StoreError::Damaged(_)) { Rest::Quarantined } else { Rest::StorageUnavailable };
+        LifeEnd::Rested(rest, error.to_string())
     };
     let unknown = |name: &str, version: u32| {
         LifeEnd::Rested(
@@ -258,7 +270,7 @@ async fn prepare(
         load(services.store.as_ref(), workflow).await.map_err(broken)?
     };
     let Some(Loaded { row, past }) = loaded else {
-        let Some((made, input, config, message)) = new.clone() else { return Err(LifeEnd::Fenced) };
+        let Some(New { made, input, config, message }) = new.clone() else { return Err(LifeEnd::Fenced) };
         if undurable_panics > services.limits.failed_starts_max {
             return Err(LifeEnd::Rested(Rest::Quarantined, "the workflow panics at its start".to_owned()));
         }

@@ -117,7 +117,13 @@ impl Turn {
         Some(match state {
             StepState::Open => Found::Restarted { attempt: attempt + 1 },
             StepState::Voided => Found::Fresh { attempt: attempt + 1 },
-            state => Found::Recorded(state.clone()),
+            StepState::Done(_)
+            | StepState::Failed(_)
+            | StepState::Asked(_)
+            | StepState::Answered(..)
+            | StepState::TimerSet(_)
+            | StepState::TimerFired
+            | StepState::Won(_) => Found::Recorded(state.clone()),
         })
     }
 
@@ -371,7 +377,13 @@ impl Turn {
                 serde_json::from_str(&body).map(Ok).or_else(|error| self.misfit(path, error).ok_or(()))
             }
             StepState::Failed(failure) => Ok(Err(failure)),
-            _ => self.misfit(path, "it is of another kind").ok_or(()),
+            StepState::Open
+            | StepState::Voided
+            | StepState::Asked(_)
+            | StepState::Answered(..)
+            | StepState::TimerSet(_)
+            | StepState::TimerFired
+            | StepState::Won(_) => self.misfit(path, "it is of another kind").ok_or(()),
         };
         match result {
             Ok(result) => result,

@@ -513,10 +513,6 @@ impl Run {
         due.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    pub fn durable_position(&self) -> Position {
-        self.durable.get()
-    }
-
     pub fn totals(&self) -> (u32, Usage) {
         (self.model_calls.get(), self.usage.get())
     }

@@ -1,0 +1,10 @@
+//! Ports in memory, and the contract that every store must keep.
+//!
+//! Absent on purpose: threads, real time and chance. Whatever runs on these is repeatable to the byte.
+
+mod manual_clock;
+mod memory_store;
+pub mod store_contract;
+
+pub use manual_clock::ManualClock;
+pub use memory_store::{CommitFault, MemoryStore};

@@ -1,0 +1,1 @@
+//! The contract of [`Store`](crate::ports::Store).
