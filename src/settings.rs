@@ -1,8 +1,9 @@
 //! Settings: YAML, environment and flags become one validated [`Settings`], of which each component gets its own slice.
 //!
-//! The order, later wins: the defaults in `config/workflow_config.yaml` < the profile's overlay < the operator's own file
-//! (`--config` or `FLEET_CONFIG`, which need only hold what differs) < the environment < flags. The first two are part of
-//! the binary, so that it runs in an empty directory; a `config` directory that happens to be there is not read.
+//! The order, later wins: the defaults in `config/workflow_config.yaml` < the profile's overlay < the operator's own
+//! file (`--config` or `FLEET_CONFIG`, which need only hold what differs) < the environment < flags. The first two are
+//! part of the binary, so that it runs in an empty directory; a `config` directory that happens to be there is not
+//! read.
 //!
 //! Invariant: a `Settings` exists only if every key is known, every value within its bounds and no two contradict.
 //! Absent on purpose: default values in Rust. The embedded YAML is the one place, and what documents them.
@@ -22,6 +23,7 @@ mod tree;
 mod ui;
 pub mod units;
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -30,14 +32,17 @@ use serde::{Deserialize, Serialize};
 
 pub use agents::{AgentSettings, Roster};
 pub use environment::{Environment, OPERATOR_NAMES, SECRET_NAMES, Secrets, process_environment};
-pub use llm::{Api, BreakerSettings, EffortNames, LlmSettings, ModelRules, Provider, RetrySettings, SimulatedSettings};
+pub use llm::{
+    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, Provider, RetrySettings,
+    SimulatedSettings,
+};
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};
 pub use sessions::{ConversationSettings, FastPathSettings, OnDisconnect, SessionSettings};
 pub use storage::{Durability, StorageSettings};
 pub use telemetry::{LogFilter, LoggingSettings, TracingSettings};
-pub use ui::{UiPriority, UiRoute, UiRouting};
+pub use ui::{EVENT_TYPES, UiPriority, UiRoute, UiRouting};
 
 use tree::{Document, Layer, Node, Origin, Path};
 
@@ -131,12 +136,20 @@ pub struct Flags {
 }
 
 /// Where settings come from, besides the defaults.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The command line.
     pub flags: Flags,
     /// The variables; [`process_environment`] reads those of the process.
     pub environment: Environment,
+}
+
+impl fmt::Debug for Sources {
+    /// Leaves out what the variables hold: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.environment.keys().collect();
+        f.debug_struct("Sources").field("flags", &self.flags).field("environment", &names).finish()
+    }
 }
 
 /// Settings, and where each of them was set.
@@ -169,8 +182,11 @@ impl Settings {
         let mut layers = Vec::new();
         layers.extend(tree::parse(&overlay, &variables, &mut problems));
         if let Some(document) = read_file(sources, &mut problems) {
-            refuse_named_secrets(&document, &mut problems);
-            layers.extend(tree::parse(&document, &variables, &mut problems));
+            let named = named_secrets(&document);
+            if named.is_empty() {
+                layers.extend(tree::parse(&document, &variables, &mut problems));
+            }
+            problems.extend(named);
         }
         layers.extend(environment::layers(&sources.environment, &mut problems));
         layers.extend(environment::flag_layers(&sources.flags, &mut problems));
@@ -192,6 +208,18 @@ impl Settings {
             }
         }
         Err(SettingsError { problems })
+    }
+}
+
+impl Settings {
+    /// Whether the built-in model answers.
+    #[must_use]
+    pub fn simulated(&self) -> bool {
+        match self.llm.provider {
+            Provider::Simulated => true,
+            Provider::Openai => false,
+            Provider::Auto => self.secrets.openai_api_key.is_none() && self.llm.base_url.is_none(),
+        }
     }
 }
 
@@ -234,7 +262,8 @@ fn read_bounded(file: &FilePath) -> std::io::Result<String> {
 }
 
 /// A file that names a secret's variable would put the secret where it can be shown.
-fn refuse_named_secrets(document: &Arc<Document>, problems: &mut Vec<Problem>) {
+fn named_secrets(document: &Arc<Document>) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for (index, line) in document.text.lines().enumerate() {
         let code = line.split(" #").next().unwrap_or_default();
         if code.trim_start().starts_with('#') {
@@ -250,6 +279,7 @@ fn refuse_named_secrets(document: &Arc<Document>, problems: &mut Vec<Problem>) {
             }
         }
     }
+    problems
 }
 
 fn refuse_secrets(layer: &mut Node, problems: &mut Vec<Problem>) {
@@ -257,36 +287,35 @@ fn refuse_secrets(layer: &mut Node, problems: &mut Vec<Problem>) {
         let refused = path.last().is_some_and(|key| problem::names_a_secret(key));
         if refused {
             let names = SECRET_NAMES.join(", ");
-            let message = format!("secrets come only from the environment, under their own names: {names}");
+            let message = format!("expected no secret here: they come only from the environment, as {names}");
             problems.push(Problem::at(origin, path, message));
         }
         !refused
     });
 }
 
-/// Contradictions with their places. Those about a key that was already found wrong are left out: it was put back to its
-/// default, which the operator did not ask for.
+/// Contradictions with their places. Those about a key that was already found wrong are left out: it was put back to
+/// its default, which the operator did not ask for.
 fn contradictions(settings: &Settings, tree: &Node, spoiled: &[Path]) -> Vec<Problem> {
     let sound = |path: &Path| !spoiled.iter().any(|bad| path.starts_with(bad));
-    rules::contradictions(settings)
-        .into_iter()
-        .filter(|found| found.keys.iter().all(sound))
-        .map(|found| {
-            let origin = |path: &Path| tree.get(path).map_or(&tree.origin, |node| &node.origin);
-            let places = found.keys.iter().map(|path| (path, origin(path)));
-            if let Some(name) = found.unset {
-                let problem = Problem::at(&Origin::Environment(name.into()), &[], found.message);
-                return places.fold(problem, |problem, (path, origin)| {
-                    problem.note(format!("{} was set by: {origin}", tree::dotted(path)))
-                });
+    let origin = |path: &Path| tree.get(path).map_or(&tree.origin, |node| &node.origin);
+    let mut problems = Vec::new();
+    for mut found in rules::contradictions(settings) {
+        if !found.sides.iter().all(|(path, _)| sound(path)) {
+            continue;
+        }
+        let problem = match found.unset {
+            Some((name, message)) => Problem::at(&Origin::Environment(name.into()), &[], message),
+            None => {
+                // The first side of the highest layer: what the operator most likely just changed.
+                let last = found.sides.iter().enumerate().rev().max_by_key(|(_, (path, _))| origin(path).layer());
+                let Some((index, _)) = last else { continue };
+                let (path, message) = found.sides.remove(index);
+                Problem::at(origin(&path), &path, message)
             }
-            // The first of the highest layer: that is what the operator most likely just changed.
-            let (key, place) =
-                places.clone().rev().max_by_key(|(_, origin)| origin.layer()).unwrap_or((&found.keys[0], &tree.origin));
-            let problem = Problem::at(place, key, found.message);
-            places.filter(|(path, _)| *path != key).fold(problem, |problem, (path, origin)| {
-                problem.note(format!("{} was set by: {origin}", tree::dotted(path)))
-            })
-        })
-        .collect()
+        };
+        let notes = found.sides.iter().map(|(path, _)| format!("{} was set by: {}", tree::dotted(path), origin(path)));
+        problems.push(notes.fold(problem, Problem::note));
+    }
+    problems
 }

@@ -16,8 +16,8 @@ use serde::de::{
 use super::problem::Problem;
 use super::tree::{Entry, Node, Origin, Path, Shape};
 
-/// Decodes `tree`. What a mistake spoils is put back to what `fallback` has there, or taken away, and decoding goes on, so
-/// that every mistake is found; their paths come along.
+/// Decodes `tree`. What a mistake spoils is put back to what `fallback` has there, or taken away, and decoding goes on,
+/// so that every mistake is found; their paths come along.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     tree: &mut Node,
     fallback: &Node,
@@ -99,8 +99,10 @@ impl de::Error for Mismatch {
             .map(|known| (strsim::jaro_winkler(field, known), known))
             .filter(|(likeness, _)| *likeness > 0.8)
             .max_by(|(a, _), (b, _)| a.total_cmp(b));
-        let hint = nearest.map(|(_, known)| format!(" (did you mean {known}?)")).unwrap_or_default();
-        Self::new(format!("unknown key{hint}, expected one of {}", expected.join(", ")))
+        Self::new(match nearest {
+            Some((_, known)) => format!("unknown key, expected {known}?"),
+            None => format!("unknown key, expected one of {}", expected.join(", ")),
+        })
     }
 
     fn missing_field(field: &'static str) -> Self {

@@ -1,7 +1,7 @@
 //! Environment variables and flags as layers of settings, and the secrets, which come from nowhere else.
 //!
-//! `FLEET_SERVER__PORT` sets `server.port`: `__` stands between levels. Some keys have a second, older name that operators
-//! know; where both are set, the `FLEET_` one is the more exact and wins. An empty variable counts as unset.
+//! `FLEET_SERVER__PORT` sets `server.port`: `__` stands between levels. Some keys have a second, older name that
+//! operators know; where both are set, the `FLEET_` one is the more exact and wins. An empty variable counts as unset.
 //!
 //! Invariant: a secret is never part of the tree, so nothing that shows the tree can show it.
 //! Absent on purpose: reading the process's environment anywhere but in [`process_environment`].

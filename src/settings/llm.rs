@@ -61,7 +61,7 @@ pub struct LlmSettings {
     /// What the three efforts are called by the provider.
     pub effort: EffortNames,
     /// What models take, by name or by the beginning of a name and `*`.
-    pub models: BTreeMap<String, ModelRules>,
+    pub models: BTreeMap<ModelPattern, ModelRules>,
     /// Attempts after the first.
     pub retry: RetrySettings,
     /// When to stop asking.
@@ -71,17 +71,46 @@ pub struct LlmSettings {
 }
 
 impl LlmSettings {
+    /// Whether Chat Completions is spoken, and not Responses.
+    #[must_use]
+    pub fn chat_completions(&self) -> bool {
+        match self.api {
+            Api::ChatCompletions => true,
+            Api::Responses => false,
+            Api::Auto => self.base_url.is_some(),
+        }
+    }
+
     /// The rules of a model: those under its own name, else under the longest `beginning*` that fits.
     #[must_use]
     pub fn rules(&self, model: &str) -> ModelRules {
-        let fits = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(beginning) => model.starts_with(beginning),
-            None => model == pattern,
-        };
-        // An exact name outranks a pattern of the same length.
-        let rank = |pattern: &str| (pattern.trim_end_matches('*').len(), !pattern.ends_with('*'));
-        let best = self.models.iter().filter(|(pattern, _)| fits(pattern)).max_by_key(|(pattern, _)| rank(pattern));
-        best.map(|(_, rules)| rules.clone()).unwrap_or_default()
+        let best = self.models.iter().filter_map(|(pattern, rules)| Some((pattern.fit(model)?, rules)));
+        best.max_by_key(|(fit, _)| *fit).map(|(_, rules)| rules.clone()).unwrap_or_default()
+    }
+}
+
+/// A model's name, or the beginning of names and `*`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ModelPattern(String);
+
+impl ModelPattern {
+    /// How well it fits: the longer, the better, and a whole name best. None if it does not.
+    fn fit(&self, model: &str) -> Option<(usize, bool)> {
+        match self.0.strip_suffix('*') {
+            Some(beginning) => model.starts_with(beginning).then_some((beginning.len(), false)),
+            None => (self.0 == model).then_some((model.len(), true)),
+        }
+    }
+}
+
+impl TryFrom<String> for ModelPattern {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let name = text.strip_suffix('*').unwrap_or(&text);
+        let fits = !text.is_empty() && !name.contains(['*', ' ']);
+        if fits { Ok(Self(text)) } else { Err("expected a model's name, or the beginning of names and * at its end") }
     }
 }
 

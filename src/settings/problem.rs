@@ -45,6 +45,7 @@ impl Problem {
             Origin::Environment(name) => (format!("environment variable {name}"), None),
             Origin::Flag(name) => (format!("flag {name}"), None),
         };
+        let place = place.replace(char::is_control, " ");
         Self { place, key: dotted(key), message: message.into(), snippet, notes: Vec::new() }
     }
 
@@ -114,7 +115,8 @@ impl SettingsError {
     }
 }
 
-/// A line of a file, with what may be a secret blanked: the value of a key that names one, and a URL's user and password.
+/// A line of a file, with what may be a secret blanked: the value of a key that names one, and a URL's user and
+/// password.
 fn blanked(line: &str) -> String {
     let line = line.replace('\t', " ");
     let secret = line

@@ -8,11 +8,11 @@ use super::{Profile, Settings};
 
 /// Values that cannot stand together.
 pub(super) struct Contradiction {
-    /// The keys it is about. It is shown where the highest layer set one of them; the others become notes.
-    pub(super) keys: Vec<Path>,
-    /// A variable whose absence is the mistake, shown instead of a key.
-    pub(super) unset: Option<&'static str>,
-    pub(super) message: String,
+    /// The keys it is about, and what is wrong as seen from each. It is shown where the highest layer set one of them;
+    /// the others become notes.
+    pub(super) sides: Vec<(Path, String)>,
+    /// A variable whose absence is the mistake, and what is wrong with that; shown instead of a side.
+    pub(super) unset: Option<(&'static str, &'static str)>,
 }
 
 /// Every contradiction in the settings.
@@ -27,19 +27,26 @@ pub(super) fn contradictions(settings: &Settings) -> Vec<Contradiction> {
 struct Found(Vec<Contradiction>);
 
 impl Found {
-    fn add(&mut self, keys: Vec<Path>, message: impl Into<String>) {
-        self.0.push(Contradiction { keys, unset: None, message: message.into() });
+    fn add(&mut self, sides: &[(&str, String)]) {
+        let sides = sides.iter().map(|(key, message)| (path(key), message.clone())).collect();
+        self.0.push(Contradiction { sides, unset: None });
     }
 
     fn at_most(&mut self, (low, small): (&str, u64), (high, large): (&str, u64)) {
         if small > large {
-            self.add(vec![path(low), path(high)], format!("{low} ({small}) must be at most {high} ({large})"));
+            self.add(&[
+                (low, format!("expected at most {high} ({large}), found {small}")),
+                (high, format!("expected at least {low} ({small}), found {large}")),
+            ]);
         }
     }
 
     fn below(&mut self, (low, small): (&str, u64), (high, large): (&str, u64)) {
         if small >= large {
-            self.add(vec![path(low), path(high)], format!("{low} ({small}) must be below {high} ({large})"));
+            self.add(&[
+                (low, format!("expected less than {high} ({large}), found {small}")),
+                (high, format!("expected more than {low} ({small}), found {large}")),
+            ]);
         }
     }
 }
@@ -84,37 +91,32 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
 
     let (pages, wal) = (storage.wal_pages_max.get(), storage.wal_bytes_max.get());
     if pages * 4_096 > wal {
-        found.add(
-            vec![path("storage.wal_pages_max"), path("storage.wal_bytes_max")],
-            format!("storage.wal_pages_max ({pages} pages of 4096 bytes) must fit in storage.wal_bytes_max ({wal})"),
-        );
+        let message = format!("expected {pages} pages of 4096 bytes to fit in {wal} bytes");
+        found.add(&[("storage.wal_pages_max", message.clone()), ("storage.wal_bytes_max", message)]);
     }
     let (hours, days) = (storage.request_key_retention_hours.get(), storage.journal_retention_days.get());
     if hours > days * 24 {
-        found.add(
-            vec![path("storage.request_key_retention_hours"), path("storage.journal_retention_days")],
-            format!("a request key ({hours} h) must not outlive the journal it leads to ({days} days)"),
-        );
+        let message = format!("expected request keys ({hours} hours) not to outlive the journals ({days} days)");
+        found.add(&[
+            ("storage.request_key_retention_hours", message.clone()),
+            ("storage.journal_retention_days", message),
+        ]);
     }
     if storage.data_dir.as_os_str().is_empty() {
-        found.add(vec![path("storage.data_dir")], "expected a directory, found nothing");
+        found.add(&[("storage.data_dir", "expected a directory, found nothing".to_owned())]);
     }
 }
 
 fn exposure(settings: &Settings, found: &mut Found) {
     let server = &settings.server;
     if server.cors_allowed_origins.any() && server.cors_allowed_origins.iter().count() > 1 {
-        found.add(
-            vec![path("server.cors_allowed_origins")],
-            "* allows every origin, and none with credentials: expected it alone, or only named origins",
-        );
+        let message = "expected * alone or only named origins: * allows every origin, and none with credentials";
+        found.add(&[("server.cors_allowed_origins", message.to_owned())]);
     }
     if !server.host.is_loopback() && !server.allow_unauthenticated {
-        found.add(
-            vec![path("server.host"), path("server.allow_unauthenticated")],
-            "other machines can reach this address and there is no authentication: expected a loopback address, or \
-             server.allow_unauthenticated: true",
-        );
+        let message = "expected a loopback address or server.allow_unauthenticated: true: other machines can reach this \
+                       address and there is no authentication";
+        found.add(&[("server.host", message.to_owned()), ("server.allow_unauthenticated", message.to_owned())]);
     }
 }
 
@@ -135,6 +137,6 @@ fn provider(settings: &Settings, found: &mut Found) {
         }
         Provider::Openai | Provider::Auto => return,
     };
-    let keys = vec![path("llm.provider"), path("llm.base_url")];
-    found.0.push(Contradiction { keys, unset: Some("OPENAI_API_KEY"), message: message.to_owned() });
+    let sides = vec![(path("llm.provider"), String::new()), (path("llm.base_url"), String::new())];
+    found.0.push(Contradiction { sides, unset: Some(("OPENAI_API_KEY", message)) });
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Bytes, Count, Millis};
+use super::units::{Bytes, Count, Millis, Phrase};
 
 /// What a client's leaving means for its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct FastPathSettings {
     /// Characters of a message that may take it.
     pub max_chars: Count<1, 1_000_000>,
     /// A message takes it only if its text, in lower case, begins with one of these words.
-    pub patterns: Vec<String>,
+    pub patterns: Vec<Phrase>,
     /// A message with one of these words never takes it: its answer depends on today.
-    pub time_sensitive: Vec<String>,
+    pub time_sensitive: Vec<Phrase>,
 }

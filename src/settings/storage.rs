@@ -16,7 +16,8 @@ pub enum Durability {
     Process,
 }
 
-/// What the store and the history export need. Keys, units and defaults: `config/workflow_config.yaml`, section `storage`.
+/// What the store and the history export need. Keys, units and defaults: `config/workflow_config.yaml`, section
+/// `storage`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageSettings {

@@ -9,16 +9,18 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter};
 
 use super::problem::Problem;
 
 /// The way from the root to a value.
 pub(super) type Path = Vec<String>;
 
-/// A path as people read it. A part that holds a dot or a star is quoted, so that it cannot be taken for two.
+/// A path as people read it. A part that is not a plain word is quoted, so that it cannot be taken for two or do
+/// anything to a terminal.
 pub(super) fn dotted(path: &[String]) -> String {
-    let part = |part: &String| if part.contains(['.', '*', ' ']) { format!("\"{part}\"") } else { part.clone() };
+    let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let part = |part: &String| if plain(part) { part.clone() } else { format!("{part:?}") };
     path.iter().map(part).collect::<Vec<_>>().join(".")
 }
 
@@ -38,12 +40,18 @@ pub(super) enum Layer {
 }
 
 /// A YAML text that settings were read from.
-#[derive(Debug)]
 pub(super) struct Document {
     pub(super) layer: Layer,
     /// As it is shown: `config/local.yaml (built in)` or the path that was given.
     pub(super) name: String,
     pub(super) text: String,
+}
+
+impl fmt::Debug for Document {
+    /// Leaves out the text: nobody knows what stands in its comments.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Document").field(&self.name).finish()
+    }
 }
 
 /// Where a key or a value was written.
@@ -220,14 +228,19 @@ pub(super) fn parse(
         }
         Err(error) => {
             let origin = origin(document, error.location().unwrap_or(Location::UNKNOWN));
-            let message = error.without_snippet().to_string();
-            // The place is shown by us, with the file's name.
-            let message = message.split(" at line ").next().unwrap_or(&message).trim_end_matches([',', ':', ' ']);
-            Problem::at(&origin, &[], message)
+            Problem::at(&origin, &[], in_words(error.without_snippet()))
         }
     };
     problems.push(problem);
     None
+}
+
+/// The parser's message without a place, which is ours to show, and without advice for programmers.
+fn in_words(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::UnresolvedProperty { name, .. } = error {
+        return format!("the environment has no {name}: expected it to be set, or a default as ${{{name}:-default}}");
+    }
+    UserMessageFormatter.format_message(error).replace(char::is_control, " ")
 }
 
 fn origin(document: &Arc<Document>, location: Location) -> Origin {

@@ -3,6 +3,7 @@
 //! A limit's bounds stand in the type of its field and nowhere else: a value outside them cannot be held.
 //! Absent on purpose: default values. They stand in `config/workflow_config.yaml`.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -183,6 +184,12 @@ macro_rules! checked_text {
                 &self.0
             }
         }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
     };
 }
 
@@ -214,6 +221,20 @@ impl TryFrom<String> for Slug {
         let fits = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
         if fits { Ok(Self(text)) } else { Err("expected 1 to 64 characters from a-z, 0-9, _ and -") }
+    }
+}
+
+checked_text! {
+    /// A word or a few, in lower case, to look for in a message.
+    Phrase
+}
+
+impl TryFrom<String> for Phrase {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let text = text.trim().to_lowercase();
+        if text.is_empty() { Err("expected a word or a few") } else { Ok(Self(text)) }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Settings as an operator meets them: which layer wins, what a mistake looks like, what is never shown.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+mod components;
+mod documentation;
+mod mistakes;
+mod precedence;
+mod refusals;
 
-use agentic_fleet::settings::{
-    Effective, Flags, OPERATOR_NAMES, Profile, Provider, SECRET_NAMES, Settings, SettingsError, Sources, report,
-};
+use std::collections::BTreeMap;
+
+use agentic_fleet::settings::{Effective, Flags, Settings, SettingsError, Sources, report};
 
 /// What one start is given.
 #[derive(Default)]
@@ -53,7 +56,7 @@ impl Start {
     }
 
     fn error(&self) -> SettingsError {
-        Settings::load(&self.sources).err().expect("a refusal")
+        Settings::load(&self.sources).expect_err("a refusal")
     }
 
     /// The refusal as it is printed, with the directory of the file cut away.
@@ -76,19 +79,4 @@ impl Start {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
     }
-}
-
-#[test]
-fn zz_probe() {
-    println!("{}", report(&start().effective()));
-    for yaml in ["", "# only a comment\n", "server:\n", "- 1\n", "server:\n  port: eighty\n  prot: 1\n  port2: 3\nsessions:\n  max_concurrent_workflows: 0\n",
-        "server:\n  port: 1\n  port: 2\n", "server: [1\n", "server:\n  port: \"1\n", "server:\n  port: ${PORT:-9}\n", "server:\n  port: ${PORT}\n", "llm:\n  api_key: sk-canary\n", "llm:\n  base_url: ${OPENAI_API_KEY}\n", "server:\n  frame_bytes_max: 2097152\n", "server: 3\n", "agents:\n  bob: {description: x}\n", "a: &x [*x]\n",
-        "server:\n\tport: 3\n", "llm:\n  base_url: https://me:canary@host/v1\n", "llm: {simulated: {jitter: .nan}}\n", "llm: {simulated: {seed: -1}}\n", "llm: {model: 5}\n", "llm: {model: null}\n", "---\nserver: {}\n---\nserver: {}\n", "llm: {provider: azure}\n", "server: {allow_unauthenticated: yes}\n"] {
-        let s = start().file(yaml);
-        match Settings::load(&s.sources) {
-            Ok(e) => println!("OK {yaml:?} port {}", e.settings.server.port),
-            Err(_) => println!("ERR {yaml:?}\n{}\n", s.refusal()),
-        }
-    }
-    let _ = (BTreeSet::<u8>::new(), PathBuf::new(), OPERATOR_NAMES, SECRET_NAMES, Profile::Local, Provider::Auto);
 }
