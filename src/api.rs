@@ -1,0 +1,1 @@
+//! The doors: HTTP, SSE and WebSocket.
