@@ -61,36 +61,14 @@ pub(super) fn read(
     after: Position,
     max_bytes: usize,
 ) -> Result<Vec<RecordRow>, Fault> {
-    let Some(journal) = journal(db, id)? else { return Ok(Vec::new()) };
-    let mut page = Page::new(max_bytes);
-    let mut expected = after.0.saturating_add(1);
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM journal j \
-         LEFT JOIN payloads p ON j.scope = 1 AND p.root = ?4 AND p.hash = j.body_hash \
-         LEFT JOIN shared_payloads s ON j.scope = 2 AND s.tenant = 'local' AND s.hash = j.body_hash \
-         WHERE j.workflow = ?1 AND j.position > ?2 AND j.position <= ?3 ORDER BY j.position"
-    ))?;
-    for segment in &journal.segments {
-        let from = segment.after.max(after.0.min(END));
-        let mut rows = statement.query(params![segment.num, from, segment.upto, journal.root])?;
-        while let Some(row) = rows.next()? {
-            let record = record::open(&segment.id, row)?;
-            if record.position.0 != expected {
-                break;
-            }
-            expected += 1;
-            if !page.take(record) {
-                return Ok(page.records);
-            }
-        }
+    match journal(db, id)? {
+        Some(journal) => collect(db, id, &journal, after.0, max_bytes, |_| true),
+        None => Ok(Vec::new()),
     }
-    if expected <= journal.head {
-        return Err(Fault::damaged(format!("workflow {id}, position {expected}: it is missing")));
-    }
-    Ok(page.records)
 }
 
-/// Records that hold an event numbered above `after`.
+/// Records that hold an event numbered above `after`. Those between them are read, too, so that a missing event is found
+/// as any missing record is. Numbers grow with positions.
 pub(super) fn read_events(
     db: &Connection,
     id: &WorkflowId,
@@ -98,20 +76,55 @@ pub(super) fn read_events(
     max_bytes: usize,
 ) -> Result<Vec<RecordRow>, Fault> {
     let Some(journal) = journal(db, id)? else { return Ok(Vec::new()) };
+    let mut last_seen = db.prepare_cached(
+        "SELECT position FROM journal WHERE workflow = ?1 AND seq <= ?2 AND position <= ?3 ORDER BY seq DESC LIMIT 1",
+    )?;
+    let mut behind = 0;
+    for segment in journal.segments.iter().rev() {
+        let found = last_seen.query_row(params![segment.num, after.0.min(END), segment.upto], |row| row.get(0));
+        let found: Option<u64> = found.optional()?;
+        if let Some(position) = found {
+            // It is read, too: a damaged number is no place to begin behind.
+            behind = position.saturating_sub(1);
+            break;
+        }
+    }
+    collect(db, id, &journal, behind, max_bytes, |record| record.seq.is_some_and(|seq| seq > after))
+}
+
+/// A page of the wanted records behind `after`; the others count neither as bytes nor as a page's first record.
+fn collect(
+    db: &Connection,
+    id: &WorkflowId,
+    journal: &Journal,
+    after: u64,
+    max_bytes: usize,
+    wanted: impl Fn(&RecordRow) -> bool,
+) -> Result<Vec<RecordRow>, Fault> {
     let mut page = Page::new(max_bytes);
+    let mut expected = after.saturating_add(1);
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM journal j \
          LEFT JOIN payloads p ON j.scope = 1 AND p.root = ?4 AND p.hash = j.body_hash \
          LEFT JOIN shared_payloads s ON j.scope = 2 AND s.tenant = 'local' AND s.hash = j.body_hash \
-         WHERE j.workflow = ?1 AND j.seq > ?2 AND j.position <= ?3 ORDER BY j.seq"
+         WHERE j.workflow = ?1 AND j.position > ?2 AND j.position <= ?3 ORDER BY j.position"
     ))?;
     for segment in &journal.segments {
-        let mut rows = statement.query(params![segment.num, after.0.min(END), segment.upto, journal.root])?;
+        let from = segment.after.max(after.min(END));
+        let mut rows = statement.query(params![segment.num, from, segment.upto, journal.root])?;
         while let Some(row) = rows.next()? {
-            if !page.take(record::open(&segment.id, row)?) {
+            let record = record::open(&segment.id, row)?;
+            if record.position.0 != expected {
+                break;
+            }
+            expected += 1;
+            if wanted(&record) && !page.take(record) {
                 return Ok(page.records);
             }
         }
+    }
+    if expected <= journal.head {
+        return Err(Fault::damaged(format!("workflow {id}, position {expected}: it is missing")));
     }
     Ok(page.records)
 }
