@@ -68,7 +68,7 @@ pub(super) fn read(
 }
 
 /// Records that hold an event numbered above `after`. Those between them are read, too, so that a missing event is found
-/// as any missing record is. Numbers grow with positions.
+/// as any missing record is.
 pub(super) fn read_events(
     db: &Connection,
     id: &WorkflowId,
@@ -76,20 +76,40 @@ pub(super) fn read_events(
     max_bytes: usize,
 ) -> Result<Vec<RecordRow>, Fault> {
     let Some(journal) = journal(db, id)? else { return Ok(Vec::new()) };
-    let mut last_seen = db.prepare_cached(
-        "SELECT position FROM journal WHERE workflow = ?1 AND seq <= ?2 AND position <= ?3 ORDER BY seq DESC LIMIT 1",
+    // That event is read, too: its checksum vouches for the number that was searched for.
+    let behind = last_event_at_most(db, &journal, after.0)?.saturating_sub(1);
+    collect(db, id, &journal, behind, max_bytes, |record| record.seq.is_some_and(|seq| seq > after))
+}
+
+/// The position of the last event numbered `after` or less, 0 if there is none. Numbers grow with positions, so halving
+/// finds it, without an index that every append would have to feed.
+fn last_event_at_most(db: &Connection, journal: &Journal, after: u64) -> Result<u64, Fault> {
+    let mut event_before = db.prepare_cached(
+        "SELECT position, seq FROM journal WHERE workflow = ?1 AND position > ?2 AND position <= ?3 AND seq IS NOT NULL \
+         ORDER BY position DESC LIMIT 1",
     )?;
-    let mut behind = 0;
-    for segment in journal.segments.iter().rev() {
-        let found = last_seen.query_row(params![segment.num, after.0.min(END), segment.upto], |row| row.get(0));
-        let found: Option<u64> = found.optional()?;
-        if let Some(position) = found {
-            // It is read, too: a damaged number is no place to begin behind.
-            behind = position.saturating_sub(1);
-            break;
+    let (mut last, mut seen, mut unseen) = (0, 0, journal.head + 1);
+    while seen + 1 < unseen {
+        let middle = seen + (unseen - seen) / 2;
+        let mut found = None;
+        for segment in journal.segments.iter().rev() {
+            let from = segment.after.max(seen);
+            let event = event_before.query_row(params![segment.num, from, segment.upto.min(middle)], |row| {
+                Ok((row.get::<_, u64>(0)?, row.get::<_, i64>(1)?))
+            });
+            found = event.optional()?;
+            if found.is_some() {
+                break;
+            }
+        }
+        match found {
+            Some((position, seq)) if seq.unsigned_abs() > after => unseen = position,
+            // Whatever stands between it and the middle holds no event.
+            Some((position, _)) => (last, seen) = (position, middle),
+            None => seen = middle,
         }
     }
-    collect(db, id, &journal, behind, max_bytes, |record| record.seq.is_some_and(|seq| seq > after))
+    Ok(last)
 }
 
 /// A page of the wanted records behind `after`; the others count neither as bytes nor as a page's first record.

@@ -20,7 +20,12 @@ pub(super) fn workflow(db: &Connection, id: &WorkflowId) -> Result<Option<Workfl
 }
 
 pub(super) fn workflows(db: &Connection, filter: &WorkflowFilter) -> Result<Vec<WorkflowRow>, Fault> {
-    let unfinished = if filter.unfinished { "AND l.ended_at IS NULL" } else { "" };
+    // By its own index: what is over may be a million rows.
+    let unfinished = if filter.unfinished {
+        "AND w.num IN (SELECT num FROM lives INDEXED BY lives_unfinished WHERE ended_at IS NULL)"
+    } else {
+        ""
+    };
     let tail = "w.hidden = 0 AND w.tenant = 'local'";
     match &filter.conversation {
         Some(conversation) => list(

@@ -43,7 +43,7 @@ pub(super) fn execution(db: &Connection, id: &WorkflowId) -> Result<Written, Fau
 
 /// The last entry of history so far, which bounds a removal of all of it.
 pub(super) fn last_entry(db: &Connection) -> Result<i64, Fault> {
-    let mut find = db.prepare_cached("SELECT coalesce(max(num), 0) FROM history WHERE tenant = 'local'")?;
+    let mut find = db.prepare_cached("SELECT coalesce(max(num), 0) FROM history")?;
     Ok(find.query_row([], |row| row.get(0))?)
 }
 
@@ -51,7 +51,8 @@ pub(super) fn last_entry(db: &Connection) -> Result<i64, Fault> {
 /// and the last of them.
 pub(super) fn executions(db: &Connection, after: i64, last: i64, max: u32) -> Result<(u64, i64), Fault> {
     let mut find = db.prepare_cached(
-        "SELECT num, workflow FROM history WHERE tenant = 'local' AND num > ?1 AND num <= ?2 ORDER BY num LIMIT ?3",
+        "SELECT num, workflow FROM history NOT INDEXED WHERE tenant = 'local' AND num > ?1 AND num <= ?2 \
+         ORDER BY num LIMIT ?3",
     )?;
     let found = find.query_map(params![after, last, max], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let found: Vec<(i64, String)> = found.collect::<Result<_, _>>()?;
@@ -69,12 +70,12 @@ pub(super) fn old(db: &Connection, ended: Timestamp, keys: Timestamp, max: u32) 
     )?
     .execute(params![keys.0, max])?;
     let mut find = db.prepare_cached(
-        "SELECT num FROM (SELECT num FROM lives WHERE ended_at < ?1 UNION SELECT num FROM workflows WHERE hidden = 1) o \
-         WHERE NOT EXISTS (SELECT 1 FROM workflows f WHERE f.parent = o.num) LIMIT ?2",
+        "SELECT num FROM lives WHERE ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM workflows f WHERE f.parent = lives.num) \
+         ORDER BY ended_at LIMIT ?2",
     )?;
     let nums: Vec<i64> = find.query_map(params![ended.0, max], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for num in &nums {
-        forget(db, *num)?;
+        hide_or_forget(db, *num)?;
     }
     sweep_shared(db)?;
     Ok(Written::Removed(nums.len() as u64))

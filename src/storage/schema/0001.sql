@@ -57,7 +57,6 @@ CREATE TABLE workflows (
 CREATE INDEX workflows_by_conversation ON workflows (tenant, conversation, id);
 CREATE INDEX workflows_by_parent ON workflows (parent) WHERE parent IS NOT NULL;
 CREATE INDEX workflows_by_root ON workflows (root);
-CREATE INDEX workflows_hidden ON workflows (num) WHERE hidden = 1;
 
 -- Where a workflow stands. Small, rewritten by every append.
 CREATE TABLE lives (
@@ -95,7 +94,6 @@ CREATE TABLE journal (
     checksum  INTEGER NOT NULL          -- CRC-32 over all of it
 );
 CREATE UNIQUE INDEX journal_by_position ON journal (workflow, position);
-CREATE INDEX journal_by_seq ON journal (workflow, seq) WHERE seq IS NOT NULL;
 
 CREATE TABLE payloads (
     num    INTEGER PRIMARY KEY,
