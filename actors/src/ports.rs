@@ -22,10 +22,12 @@ pub type SendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 // ---------------------------------------------------------------------------------------------------------- clock
 
-/// Wall time. Waiting is always done on tokio's clock, which tests can pause.
+/// Wall time and chance. Waiting is always done on tokio's clock, which tests can pause.
 pub trait Clock: Send + Sync {
     /// Now, in milliseconds since the Unix epoch.
     fn now(&self) -> Timestamp;
+    /// A random number, uniform over all of them.
+    fn random(&self) -> u64;
 }
 
 // --------------------------------------------------------------------------------------------------------- models
@@ -289,6 +291,12 @@ pub trait ToolRunner {
     /// # Cancel safety
     /// Dropping the future stops the tool.
     fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>>;
+}
+
+/// Makes each session its own tool runner.
+pub trait Tools: Send + Sync {
+    /// A fresh runner.
+    fn runner(&self) -> std::rc::Rc<dyn ToolRunner>;
 }
 
 // ------------------------------------------------------------------------------------------------------ workflows

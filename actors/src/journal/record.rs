@@ -24,8 +24,6 @@ pub enum Record {
     Began {
         /// When.
         at: Timestamp,
-        /// The life before it ended on purpose (a clean drain, an unpark), so it counts as no failed start.
-        clean: bool,
     },
     /// What the run is pinned to. Body, shared: the content of the config slice that workflows can see.
     Pinned {
@@ -145,7 +143,7 @@ pub enum Record {
         /// Index of the branch.
         winner: u32,
     },
-    /// The run was parked on purpose; nothing of it was open but questions and timers.
+    /// The life ended on purpose: nothing was open but questions and timers, or the process was drained.
     Parked {
         /// When.
         at: Timestamp,
@@ -200,13 +198,16 @@ impl Record {
         }
     }
 
+    /// Whether it is the result of a step that was paid for or waited for.
+    #[must_use]
+    pub fn is_result(&self) -> bool {
+        matches!(self, Self::StepCompleted { .. } | Self::StepFailed { .. } | Self::Answered { .. })
+    }
+
     /// Whether this record shows that a life got somewhere, so that the next failed start counts from one again.
     #[must_use]
     pub fn is_progress(&self) -> bool {
-        matches!(
-            self,
-            Self::StepCompleted { .. } | Self::StepFailed { .. } | Self::Answered { .. } | Self::Parked { .. }
-        )
+        self.is_result() || matches!(self, Self::Parked { .. })
     }
 }
 

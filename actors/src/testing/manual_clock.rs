@@ -33,4 +33,12 @@ impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
     }
+
+    /// The time, scrambled (the finaliser of SplitMix64): repeatable, and another number whenever the clock moved.
+    fn random(&self) -> u64 {
+        let z = (self.0.load(Ordering::Relaxed) as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }

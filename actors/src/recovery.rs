@@ -1,0 +1,105 @@
+//! What happens to unfinished workflows: at start, when a question is answered, when a timer passes.
+//!
+//! At start, a run that nobody needs to watch goes on; one whose client may come back waits its grace for it and then
+//! rests as `interrupted`, resumable. Parked runs that are due wait as rows in the store, oldest first, ahead of new
+//! work, and are taken one permit at a time.
+
+use std::time::Duration;
+
+use crate::admission::Claimant;
+use crate::ids::WorkflowId;
+use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
+use crate::sessions::{Sessions, StartError};
+
+/// Rows taken from the store at a time.
+const PAGE: u32 = 1_024;
+/// The queue looks again after this long when nothing wakes it: another process may have committed a command.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Takes up what ran when the last process died. Call it once, before new work is admitted; then run [`wake_queue`].
+///
+/// Answers with the runs that wait for their client.
+pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crate::ports::StoreError> {
+    let now = sessions.services().clock.now();
+    let mut waiting = Vec::new();
+    for row in sessions.store().adopt(now, u32::MAX).await? {
+        if row.state != WorkflowState::Running {
+            continue;
+        }
+        match row.made.on_disconnect {
+            OnDisconnect::Continue => {
+                let (sessions, workflow) = (sessions.clone(), row.workflow);
+                tokio::task::spawn_local(async move { go_on(&sessions, &workflow).await });
+            }
+            OnDisconnect::Cancel => waiting.push(row.workflow),
+        }
+    }
+    Ok(waiting)
+}
+
+/// Puts runs whose client did not come back within the grace to rest.
+pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
+    tokio::time::sleep(sessions.services().limits.disconnect_grace).await;
+    for workflow in waiting {
+        if sessions.is_live(&workflow).await.unwrap_or(true) {
+            continue;
+        }
+        let Ok(Some(row)) = sessions.store().workflow(&workflow).await else { continue };
+        let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Interrupted };
+        match sessions.services().checkpoints.write(write).await {
+            Ok(_) => {
+                tracing::info!(%workflow, "its client did not come back after the restart, it rests as interrupted")
+            }
+            Err(error) => tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest"),
+        }
+    }
+}
+
+/// Serves parked runs that are due, for ever.
+pub async fn wake_queue(sessions: &Sessions) {
+    loop {
+        let now = sessions.services().clock.now();
+        let due = sessions.store().adopt(now, PAGE).await.unwrap_or_default();
+        let mut started = 0;
+        // Those that ran when the last process died are served by `adopt_at_start`.
+        for row in due.into_iter().filter(|row| row.state == WorkflowState::Parked) {
+            if sessions.is_live(&row.workflow).await.unwrap_or(true) {
+                continue;
+            }
+            go_on(sessions, &row.workflow).await;
+            started += 1;
+        }
+        sessions.admission().set_waiting(false);
+        if started > 0 {
+            continue;
+        }
+        let next = sessions.store().next_wake().await.ok().flatten().map(|at| at.since(now));
+        let wait = next.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(5), LOOK_AGAIN);
+        tokio::select! {
+            () = sessions.wake.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Waits for a permit and goes on with a run that nobody needs to watch.
+async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
+    let permit = loop {
+        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+            break permit;
+        }
+        sessions.admission().set_waiting(true);
+        // Taken again before waiting: a place may have come free between the two.
+        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+            break permit;
+        }
+        tokio::select! {
+            () = sessions.admission().released() => {}
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+        }
+    };
+    match sessions.resume_with(workflow, None, Some(permit), true).await {
+        Ok(()) | Err(StartError::Draining) => {}
+        Err(error) => tracing::warn!(%workflow, %error, "a workflow did not go on"),
+    }
+}

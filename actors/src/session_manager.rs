@@ -1,0 +1,232 @@
+//! The registry of live sessions: who runs, who ran lately, and whom to tell to stop.
+//!
+//! Admission itself is decided at its door, [`Admission`](crate::admission::Admission), without waiting for this mailbox.
+//!
+//! Invariant: a workflow has at most one owner in this process; who registers second is refused.
+//! Absent on purpose: the address of a session anywhere else.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use tokio::sync::Notify;
+
+use crate::event::RunOutcome;
+use crate::ids::{Timestamp, WorkflowId};
+use crate::mailbox::Mailbox;
+use crate::ports::{Clock, ReasoningEffort, WorkflowState};
+use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
+
+/// At most this many ended sessions are remembered.
+const RECENT: usize = 256;
+/// At most this many asks wait.
+const MAILBOX: usize = 65_536;
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A session as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The run.
+    pub workflow: WorkflowId,
+    /// The first characters of the task.
+    pub task: Arc<str>,
+    /// Where it stands.
+    pub state: WorkflowState,
+    /// When it was admitted, first.
+    pub created_at: Timestamp,
+    /// When this life began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// The effort it runs with.
+    pub effort: Option<ReasoningEffort>,
+}
+
+/// Characters of a task that lists show.
+pub const PREVIEW_CHARS: usize = 200;
+
+/// The first characters of a task.
+#[must_use]
+pub fn preview(task: &str) -> Arc<str> {
+    match task.char_indices().nth(PREVIEW_CHARS) {
+        Some((end, _)) => format!("{}…", &task[..end]).into(),
+        None => task.into(),
+    }
+}
+
+struct Owner {
+    info: SessionInfo,
+    supervisor: Mailbox<SupervisorActor>,
+}
+
+/// The registry.
+pub struct SessionManager {
+    live: HashMap<WorkflowId, Owner>,
+    recent: VecDeque<SessionInfo>,
+    clock: Arc<dyn Clock>,
+    /// Wakes the queue of runs that wait to go on.
+    wake: Arc<Notify>,
+    draining: bool,
+}
+
+impl SessionManager {
+    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Mailbox<Self> {
+        let (live, recent) = (HashMap::new(), VecDeque::new());
+        let manager = Self { live, recent, clock, wake, draining: false };
+        Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
+    }
+}
+
+impl Actor for SessionManager {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// Claims a workflow for a supervisor that is about to start.
+#[derive(Message)]
+#[rtype(result = "Registered")]
+pub(crate) struct RegisterTurn {
+    pub info: SessionInfo,
+    pub supervisor: Mailbox<SupervisorActor>,
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, actix::MessageResponse)]
+pub(crate) enum Registered {
+    Done,
+    /// It has an owner here already.
+    Owned,
+    /// The process is stopping.
+    Draining,
+}
+
+impl Handler<RegisterTurn> for SessionManager {
+    type Result = Registered;
+
+    fn handle(&mut self, RegisterTurn { info, supervisor }: RegisterTurn, _: &mut Self::Context) -> Registered {
+        if self.draining {
+            return Registered::Draining;
+        }
+        if self.live.get(&info.workflow).is_some_and(|owner| owner.supervisor.is_open()) {
+            return Registered::Owned;
+        }
+        self.live.insert(info.workflow.clone(), Owner { info, supervisor });
+        Registered::Done
+    }
+}
+
+/// A supervisor's turn is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct TurnEnded {
+    workflow: WorkflowId,
+    state: WorkflowState,
+}
+
+impl TurnEnded {
+    pub(crate) fn new(workflow: WorkflowId, end: &LifeEnd) -> Self {
+        let state = match end {
+            LifeEnd::Ended(outcome) => WorkflowState::Ended(*outcome),
+            LifeEnd::Parked => WorkflowState::Parked,
+            LifeEnd::Rested(rest, _) => WorkflowState::Resting(*rest),
+            LifeEnd::Fenced | LifeEnd::Panicked(_) | LifeEnd::Drained | LifeEnd::Duplicate => WorkflowState::Running,
+        };
+        Self { workflow, state }
+    }
+}
+
+impl Handler<TurnEnded> for SessionManager {
+    type Result = ();
+
+    fn handle(&mut self, TurnEnded { workflow, state }: TurnEnded, _: &mut Self::Context) {
+        let Some(Owner { mut info, .. }) = self.live.remove(&workflow) else { return };
+        info.state = state;
+        if matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) {
+            info.completed_at = Some(self.clock.now());
+            self.recent.push_front(info);
+            self.recent.truncate(RECENT);
+        }
+        // A command may have been committed while the turn was on its way to rest.
+        self.wake.notify_one();
+    }
+}
+
+/// Tells the owner of a workflow something; false when it has none here.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(crate) struct TellOwner {
+    pub workflow: WorkflowId,
+    pub signal: Signal,
+}
+
+impl Handler<TellOwner> for SessionManager {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, TellOwner { workflow, signal }: TellOwner, _: &mut Self::Context) -> Self::Result {
+        let supervisor = self.live.get(&workflow).map(|owner| owner.supervisor.clone());
+        Box::pin(async move {
+            match supervisor {
+                Some(supervisor) => supervisor.ask(TellTurn(signal)).await.is_ok(),
+                None => false,
+            }
+        })
+    }
+}
+
+/// Tells every owner to rest, and registers nobody from now on. Answers with how many there were.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct DrainAll {
+    /// Also stop those that are at work; else only new ones are refused.
+    pub rest: bool,
+}
+
+impl Handler<DrainAll> for SessionManager {
+    type Result = ResponseFuture<usize>;
+
+    fn handle(&mut self, DrainAll { rest }: DrainAll, _: &mut Self::Context) -> Self::Result {
+        self.draining = true;
+        let supervisors: Vec<_> = self.live.values().map(|owner| owner.supervisor.clone()).collect();
+        Box::pin(async move {
+            if rest {
+                let asks = supervisors.iter().map(|supervisor| supervisor.ask(TellTurn(Signal::Drain)));
+                futures_util::future::join_all(asks).await;
+            }
+            supervisors.len()
+        })
+    }
+}
+
+/// The live sessions and the recent ones, newest first.
+#[derive(Message)]
+#[rtype(result = "Vec<SessionInfo>")]
+pub(crate) struct ListSessions;
+
+impl Handler<ListSessions> for SessionManager {
+    type Result = Vec<SessionInfo>;
+
+    fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
+        let mut live: Vec<_> = self.live.values().map(|owner| owner.info.clone()).collect();
+        live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
+        live.extend(self.recent.iter().cloned());
+        live
+    }
+}
+
+/// One session, live or recent.
+#[derive(Message)]
+#[rtype(result = "Option<SessionInfo>")]
+pub(crate) struct FindSession(pub WorkflowId);
+
+impl Handler<FindSession> for SessionManager {
+    type Result = Option<SessionInfo>;
+
+    fn handle(&mut self, FindSession(workflow): FindSession, _: &mut Self::Context) -> Self::Result {
+        let live = self.live.get(&workflow).map(|owner| owner.info.clone());
+        live.or_else(|| self.recent.iter().find(|info| info.workflow == workflow).cloned())
+    }
+}

@@ -1,0 +1,478 @@
+//! The door for everything above this crate: start, resume, watch, answer and cancel runs.
+//!
+//! A start takes a permit before any work, claims the run in the registry, and says "started" when the run's first batch
+//! is durable. Whoever watches reads one [`EventStream`], whether the run is live, parked, resting or long over.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Notify, oneshot};
+
+use crate::admission::{Admission, AdmitError, Claimant, SessionPermit};
+use crate::event::{Answer, LogEvent, RunOutcome};
+use crate::ids::{CheckpointId, Position, RequestId, Seq, WorkflowId};
+use crate::journal::{Positioned, decode, events_of};
+use crate::mailbox::{AskError, Mailbox};
+use crate::ports::{
+    Command, MessageRow, NewWorkflow, Posted, ReasoningEffort, Rest, Store, StoreError, StoreWrite, TaskInput,
+    WorkflowRow, WorkflowState, Written,
+};
+use crate::session_manager::{
+    DrainAll, FindSession, ListSessions, RegisterTurn, Registered, SessionInfo, SessionManager, TellOwner, preview,
+};
+use crate::stream::{Seen, TooManyWatchers, Watcher};
+use crate::supervisor::{Job, JobKind, New, Services, Signal, StartFailure, SupervisorActor};
+
+/// A new run.
+#[derive(Clone, Debug)]
+pub struct StartTurn {
+    /// Its id, fresh.
+    pub workflow: WorkflowId,
+    /// What it is made with.
+    pub made: NewWorkflow,
+    /// What it is given.
+    pub input: TaskInput,
+    /// The content of the config slice that workflows can see; pinned.
+    pub config: Value,
+    /// The user's message, for the conversation.
+    pub message: Option<MessageRow>,
+    /// It goes on whether or not anybody watches.
+    pub detached: bool,
+}
+
+/// Why a run did not start, resume or show.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The house is full.
+    #[error(transparent)]
+    Full(#[from] AdmitError),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The request key belongs to a run that was asked with other words.
+    #[error("the request key was used with another request, workflow {0}")]
+    KeyConflict(WorkflowId),
+    /// There is no such workflow.
+    #[error("there is no such workflow")]
+    Unknown,
+    /// It cannot run.
+    #[error("{1}")]
+    Rests(Rest, String),
+    /// It has as many watchers as it may.
+    #[error(transparent)]
+    Watchers(#[from] TooManyWatchers),
+    /// It has an owner already.
+    #[error("the workflow has an owner already")]
+    Owned,
+    /// The process is stopping.
+    #[error("the server is stopping")]
+    Draining,
+    /// The runtime did not answer.
+    #[error("the runtime did not answer: {0}")]
+    Busy(#[from] AskError),
+}
+
+impl From<StartFailure> for StartError {
+    fn from(failure: StartFailure) -> Self {
+        match failure {
+            StartFailure::Duplicate { workflow, .. } => Self::KeyConflict(workflow),
+            StartFailure::Store(error) => Self::Store(error),
+            StartFailure::Rests(rest, text) => Self::Rests(rest, text),
+            StartFailure::Fenced => Self::Owned,
+        }
+    }
+}
+
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    services: Services,
+    admission: Admission,
+    manager: Mailbox<SessionManager>,
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Sessions {
+    /// Starts the SessionManager on `arbiter` and gives its door.
+    #[must_use]
+    pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
+        let wake = Arc::new(Notify::new());
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
+        Self { services, admission, manager, wake }
+    }
+
+    /// Who may run.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The store, for reads.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.services.store
+    }
+
+    /// What runs are made of.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Takes a permit for a new run.
+    ///
+    /// # Errors
+    /// [`AdmitError::CapReached`].
+    pub fn admit(&self) -> Result<SessionPermit, AdmitError> {
+        self.admission.take(Claimant::New)
+    }
+
+    /// Starts a run on this thread's arbiter and follows it. When it answers, the run's first batch is durable. A request
+    /// key that has a run already gives that run's stream instead, and the permit goes back.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    ///
+    /// # Cancel safety
+    /// The run goes on without a watcher, and its grace begins.
+    pub async fn start(&self, turn: StartTurn, permit: SessionPermit) -> Result<EventStream, StartError> {
+        let StartTurn { workflow, made, input, config, message, detached } = turn;
+        let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;
+        let info = self.info(&workflow, &made);
+        let (started, answer) = oneshot::channel();
+        let kind = JobKind::New(Box::new(New { made, input, config, message }));
+        let job = Job { workflow: workflow.clone(), kind, permit: Some(permit), detached, started: Some(started) };
+        self.spawn(job, info).await?;
+        match answer.await {
+            Ok(Ok(())) => Ok(EventStream::live(watcher, self.services.store.clone())),
+            Ok(Err(StartFailure::Duplicate { workflow, same_body: true })) => self.watch(&workflow, Seq(0)).await,
+            Ok(Err(StartFailure::Duplicate { workflow, .. })) => Err(StartError::KeyConflict(workflow)),
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(_) => Err(StartError::Busy(AskError::Closed)),
+        }
+    }
+
+    /// Goes on with a run that is not over, on this thread's arbiter, and waits for a permit as a woken run does; a run
+    /// that is live here is left as it is.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn resume(&self, workflow: &WorkflowId, effort: Option<ReasoningEffort>) -> Result<(), StartError> {
+        if self.is_live(workflow).await? {
+            return Ok(());
+        }
+        let permit = self.wait_for_permit().await;
+        self.resume_with(workflow, effort, Some(permit), false).await
+    }
+
+    async fn wait_for_permit(&self) -> SessionPermit {
+        loop {
+            if let Ok(permit) = self.admission.take(Claimant::Woken) {
+                return permit;
+            }
+            // The wake queue is the one that is told of releases; a client that waits here looks again shortly.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Goes on with a run under `permit`; without one it can only be cancelled.
+    pub(crate) async fn resume_with(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+        permit: Option<SessionPermit>,
+        detached: bool,
+    ) -> Result<(), StartError> {
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        if matches!(row.state, WorkflowState::Ended(_)) {
+            return Ok(());
+        }
+        let info = self.info(workflow, &row.made);
+        let kind = JobKind::Resume { effort };
+        let (started, answer) = oneshot::channel();
+        let job = Job { workflow: workflow.clone(), kind, permit, detached, started: Some(started) };
+        match self.spawn(job, info).await {
+            // Another caller was faster; the run is live, which is what was asked.
+            Err(StartError::Owned) => return Ok(()),
+            other => other?,
+        }
+        match answer.await {
+            Ok(Err(failure)) => Err(failure.into()),
+            // A run that was over by the time it was read says nothing.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
+        let actor = SupervisorActor::new(job, self.services.clone(), self.manager.clone());
+        let (context, supervisor) = SupervisorActor::prepare();
+        match self.manager.ask(RegisterTurn { info, supervisor }).await? {
+            Registered::Done => drop(context.run(actor)),
+            Registered::Owned => return Err(StartError::Owned),
+            Registered::Draining => return Err(StartError::Draining),
+        }
+        Ok(())
+    }
+
+    fn info(&self, workflow: &WorkflowId, made: &NewWorkflow) -> SessionInfo {
+        SessionInfo {
+            workflow: workflow.clone(),
+            task: preview(&made.task),
+            state: WorkflowState::Running,
+            created_at: made.created_at,
+            started_at: self.services.clock.now(),
+            completed_at: None,
+            effort: made.effort,
+        }
+    }
+
+    /// Whether this process runs the workflow now.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn is_live(&self, workflow: &WorkflowId) -> Result<bool, AskError> {
+        let session = self.manager.ask(FindSession(workflow.clone())).await?;
+        Ok(session.is_some_and(|session| session.state == WorkflowState::Running))
+    }
+
+    /// The live sessions and the recent ones, newest first.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn list(&self) -> Result<Vec<SessionInfo>, AskError> {
+        self.manager.ask(ListSessions).await
+    }
+
+    /// Follows a workflow from the event after `after`, wherever it stands.
+    ///
+    /// # Errors
+    /// [`StartError::Unknown`], [`StartError::Watchers`], [`StartError::Store`].
+    pub async fn watch(&self, workflow: &WorkflowId, after: Seq) -> Result<EventStream, StartError> {
+        // Before the look at the store, so that nothing can happen between the two unseen.
+        let watcher = Watcher::new(self.services.logs.open(workflow), after)?;
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        Ok(EventStream::of(watcher, self.services.store.clone(), &row))
+    }
+
+    /// The run that a checkpoint id stands for: the workflow itself, or a new fork of it when results stand behind the
+    /// position.
+    ///
+    /// # Errors
+    /// [`StartError::Unknown`] when there is no such workflow or position.
+    pub async fn at_checkpoint(&self, checkpoint: &CheckpointId) -> Result<WorkflowId, StartError> {
+        let row = self.services.store.workflow(&checkpoint.workflow).await?.ok_or(StartError::Unknown)?;
+        let Some(position) = checkpoint.position else { return Ok(row.workflow) };
+        if position > row.head || position == Position(0) {
+            return Err(StartError::Unknown);
+        }
+        let records = crate::supervisor::read_records(self.services.store.as_ref(), &row.workflow).await?;
+        let last_result = records.iter().rev().find(|entry| entry.record.is_result()).map(|entry| entry.position);
+        if last_result.is_none_or(|last| position >= last) {
+            return Ok(row.workflow);
+        }
+        self.fork(&row.workflow, Some(position)).await
+    }
+
+    /// A new workflow that shares this one's journal up to `position`; it rests until somebody resumes it.
+    ///
+    /// # Errors
+    /// [`StartError::Unknown`] when there is no such workflow or position.
+    pub async fn fork(&self, from: &WorkflowId, position: Option<Position>) -> Result<WorkflowId, StartError> {
+        let fork = WorkflowId::generate();
+        let at = self.services.clock.now();
+        let write = StoreWrite::Fork { from: from.clone(), position, fork: fork.clone(), at };
+        match self.services.checkpoints.write(write).await? {
+            Written::Done => Ok(fork),
+            Written::NotFound | Written::Conflict | Written::Posted(_) | Written::Removed(_) => {
+                Err(StartError::Unknown)
+            }
+        }
+    }
+
+    /// Stops a workflow, live or not, and answers when its end is durable.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn cancel(&self, workflow: &WorkflowId, reason: &str) -> Result<Posted, StartError> {
+        let mut watcher = Watcher::new(self.services.logs.open(workflow), Seq(u64::MAX))?;
+        let reason: Arc<str> = reason.into();
+        let signal = Signal::Cancel(reason.clone());
+        if self.manager.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
+            // The owner commits the end; a store that is slow is not a reason to say less than the truth.
+            let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
+            if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
+                return Ok(Posted::Accepted);
+            }
+        }
+        let posted = self.post(workflow, Command::Cancel { reason }).await?;
+        if posted == Posted::Accepted {
+            self.resume_with(workflow, None, None, true).await?;
+        }
+        Ok(posted)
+    }
+
+    /// Answers a question; the first committed answer wins. A parked run goes on by itself afterwards.
+    ///
+    /// # Errors
+    /// [`StartError::Store`], [`StartError::Busy`].
+    pub async fn answer(
+        &self,
+        workflow: &WorkflowId,
+        request: &RequestId,
+        answer: Value,
+    ) -> Result<Posted, StartError> {
+        let command = Command::Answer { request_id: request.clone(), answer: Answer::Given(answer) };
+        let posted = self.post(workflow, command).await?;
+        if posted == Posted::Accepted {
+            let signal = Signal::Inbox;
+            if !self.manager.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
+                self.wake.notify_one();
+            }
+        }
+        Ok(posted)
+    }
+
+    async fn post(&self, workflow: &WorkflowId, command: Command) -> Result<Posted, StartError> {
+        let write = StoreWrite::Post { workflow: workflow.clone(), command };
+        Ok(match self.services.checkpoints.write(write).await? {
+            Written::Posted(posted) => posted,
+            Written::Done | Written::Removed(_) => Posted::Accepted,
+            Written::NotFound => Posted::Unknown,
+            Written::Conflict => Posted::Closed,
+        })
+    }
+
+    /// Refuses new runs from now on; with `rest`, also puts those at work to rest for the next process. Answers with how
+    /// many there were.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
+        self.manager.ask(DrainAll { rest }).await
+    }
+}
+
+/// What an [`EventStream`] gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamItem {
+    /// The next event.
+    Event(Arc<LogEvent>),
+    /// The run rests; nothing follows until somebody resumes it.
+    Rests(Rest, String),
+    /// Nothing follows, ever.
+    End,
+}
+
+/// One workflow's events from a number on: first what the store has, then the live tail.
+#[derive(Debug)]
+pub struct EventStream {
+    watcher: Watcher,
+    store: StoreHandle,
+    queue: VecDeque<Arc<LogEvent>>,
+    /// The store is read first: no life has said yet where its tail begins.
+    catch_up: bool,
+    /// How the run stood when nobody lived it.
+    at_rest: Option<WorkflowState>,
+}
+
+struct StoreHandle(Arc<dyn Store>);
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// Bytes of records read at once.
+const READ_BYTES: usize = 1 << 20;
+
+impl EventStream {
+    fn live(watcher: Watcher, store: Arc<dyn Store>) -> Self {
+        Self { watcher, store: StoreHandle(store), queue: VecDeque::new(), catch_up: false, at_rest: None }
+    }
+
+    fn of(watcher: Watcher, store: Arc<dyn Store>, row: &WorkflowRow) -> Self {
+        let live = watcher.is_live();
+        let at_rest = match row.state {
+            WorkflowState::Ended(_) | WorkflowState::Resting(_) if !live => Some(row.state),
+            WorkflowState::Running | WorkflowState::Parked | WorkflowState::Ended(_) | WorkflowState::Resting(_) => {
+                None
+            }
+        };
+        Self { watcher, store: StoreHandle(store), queue: VecDeque::new(), catch_up: !live, at_rest }
+    }
+
+    /// The workflow.
+    #[must_use]
+    pub fn workflow(&self) -> &WorkflowId {
+        self.watcher.workflow()
+    }
+
+    /// What is next; waits while there is nothing to say.
+    ///
+    /// # Errors
+    /// [`StoreError`] when what was before cannot be read.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn next(&mut self) -> Result<StreamItem, StoreError> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Ok(StreamItem::Event(event));
+            }
+            if self.catch_up {
+                let events =
+                    stored_events(self.store.0.as_ref(), self.watcher.workflow(), self.watcher.after()).await?;
+                self.catch_up = false;
+                self.take(events);
+                continue;
+            }
+            match self.at_rest.take_if(|_| !self.watcher.is_live()) {
+                Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) => {
+                    self.at_rest = Some(WorkflowState::Ended(RunOutcome::Completed));
+                    return Ok(StreamItem::End);
+                }
+                Some(WorkflowState::Resting(rest)) => {
+                    return Ok(StreamItem::Rests(rest, format!("the workflow rests: {}", rest.code())));
+                }
+                Some(WorkflowState::Running | WorkflowState::Parked) | None => {}
+            }
+            match self.watcher.next().await {
+                Seen::Events(events) => self.queue.extend(events),
+                Seen::InStore(_) => self.catch_up = true,
+                Seen::Rests(rest, text) => return Ok(StreamItem::Rests(rest, text)),
+                Seen::Ended => return Ok(StreamItem::End),
+            }
+        }
+    }
+
+    fn take(&mut self, events: Vec<LogEvent>) {
+        let floor = self.watcher.floor();
+        // The tail has what is behind its floor; the store may have some of it too by now.
+        let events = events.into_iter().filter(|event| floor == Seq(0) || event.seq <= floor);
+        self.queue.extend(events.map(Arc::new));
+        let last = self.queue.back().map_or(floor, |event| event.seq);
+        self.watcher.skip_to(last.max(floor));
+    }
+}
+
+/// The durable events of a workflow after a number, in order.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Damaged`] when a record cannot be read.
+pub async fn stored_events(store: &dyn Store, workflow: &WorkflowId, after: Seq) -> Result<Vec<LogEvent>, StoreError> {
+    let damaged = |error: crate::journal::MalformedRecord| StoreError::Damaged(format!("{workflow}: {error}"));
+    let mut records: Vec<Positioned> = Vec::new();
+    let mut from = after;
+    loop {
+        let rows = store.read_events(workflow, from, READ_BYTES).await?;
+        let Some(last) = rows.last().and_then(|row| row.seq) else { break };
+        from = last;
+        for row in &rows {
+            records.push(decode(row).map_err(damaged)?);
+        }
+    }
+    events_of(&records, after).map_err(damaged)
+}

@@ -1,0 +1,278 @@
+//! The live tail of a workflow's log: what is visible when, and who watches.
+//!
+//! A [`Log`] holds the events of the current life. It is visible as a prefix only: an event shows when it and all before
+//! it are durable, a delta when the records before it are. What came before this life stands in the store, so whoever
+//! resumes after N reads the store up to [`Log::floor`] and the tail from there.
+//!
+//! Invariant: numbers in the tail increase strictly, and nothing at or below the visible number is ever added.
+//! Absent on purpose: a queue per watcher. Each holds a number, so a slow one costs nothing and can lose nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use crate::event::LogEvent;
+use crate::ids::{Position, Seq, WorkflowId};
+use crate::ports::Rest;
+
+/// How a life's tail stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TailState {
+    /// A life owns it.
+    Live,
+    /// The run waits for an answer or a timer; another life will go on with the same tail.
+    Parked,
+    /// The run rests; what it says to people. Another life goes on when somebody resumes it.
+    Resting(Rest, String),
+    /// `Finished` is the last event.
+    Ended,
+}
+
+/// What watchers wake up for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tip {
+    visible: Seq,
+    state: TailState,
+}
+
+/// One workflow's tail. Shared by its owner and every watcher; lives as long as one of them.
+#[derive(Debug)]
+pub struct Log {
+    workflow: WorkflowId,
+    tail: Mutex<Tail>,
+    tip: watch::Sender<Tip>,
+    watchers: watch::Sender<usize>,
+    watchers_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    /// Everything at or below this stands in the store.
+    floor: Seq,
+    /// Events with the position that must be durable before each may show.
+    events: Vec<(Position, Arc<LogEvent>)>,
+    /// How many of them are visible.
+    visible: usize,
+}
+
+/// The workflow has as many watchers as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the workflow has {max} watchers, as many as it may")]
+pub struct TooManyWatchers {
+    /// The limit.
+    pub max: usize,
+}
+
+impl Log {
+    fn new(workflow: WorkflowId, watchers_max: usize) -> Self {
+        let tip = Tip { visible: Seq(0), state: TailState::Parked };
+        let (tip, _) = watch::channel(tip);
+        let (watchers, _) = watch::channel(0);
+        Self { workflow, tail: Mutex::default(), tip, watchers, watchers_max }
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        // A panic cannot leave the tail half changed: every change below is one push or one assignment.
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The workflow it is the log of.
+    #[must_use]
+    pub fn workflow(&self) -> &WorkflowId {
+        &self.workflow
+    }
+
+    /// A new life goes on behind `floor`, the number of the last durable event: what an earlier life left undurable goes.
+    pub(crate) fn begin(&self, floor: Seq) {
+        let mut tail = self.tail();
+        *tail = Tail { floor, ..Tail::default() };
+        drop(tail);
+        self.tip.send_replace(Tip { visible: floor, state: TailState::Live });
+    }
+
+    /// Adds an event that may show once the journal is durable up to `position`.
+    pub(crate) fn push(&self, position: Position, event: LogEvent) {
+        let mut tail = self.tail();
+        debug_assert!(tail.events.last().is_none_or(|(_, last)| last.seq < event.seq));
+        tail.events.push((position, Arc::new(event)));
+    }
+
+    /// The journal is durable up to `position`: shows what may show.
+    pub(crate) fn reveal(&self, position: Position) {
+        let mut tail = self.tail();
+        let from = tail.visible;
+        tail.visible += tail.events[from..].iter().take_while(|(needs, _)| *needs <= position).count();
+        let visible = tail.visible.checked_sub(1).map(|last| tail.events[last].1.seq);
+        let grew = tail.visible > from;
+        drop(tail);
+        if let (true, Some(visible)) = (grew, visible) {
+            self.tip.send_modify(|tip| tip.visible = visible);
+        }
+    }
+
+    /// The life ended.
+    pub(crate) fn rest(&self, state: TailState) {
+        self.tip.send_modify(|tip| tip.state = state);
+    }
+
+    /// How many watch.
+    #[must_use]
+    pub fn watchers(&self) -> watch::Receiver<usize> {
+        self.watchers.subscribe()
+    }
+
+    /// Everything at or below this number stands in the store.
+    #[must_use]
+    pub fn floor(&self) -> Seq {
+        self.tail().floor
+    }
+}
+
+/// What a watcher sees next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// Events, in order, at least one.
+    Events(Vec<Arc<LogEvent>>),
+    /// Events up to and including this number must be read from the store first.
+    InStore(Seq),
+    /// Nothing more for now: the run rests. A further call waits for it to go on.
+    Rests(Rest, String),
+    /// Nothing follows, ever.
+    Ended,
+}
+
+/// Follows a log from a number on. Counted: the run's grace begins when the last one is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    log: Arc<Log>,
+    tip: watch::Receiver<Tip>,
+    after: Seq,
+    told_rest: bool,
+}
+
+/// At most this many events are handed out at once.
+const CHUNK: usize = 256;
+
+impl Watcher {
+    /// Watches from the event after `after`.
+    ///
+    /// # Errors
+    /// [`TooManyWatchers`] if the log has as many as it may.
+    pub fn new(log: Arc<Log>, after: Seq) -> Result<Self, TooManyWatchers> {
+        let max = log.watchers_max;
+        let added = log.watchers.send_if_modified(|watchers| {
+            let fits = *watchers < max;
+            *watchers += usize::from(fits);
+            fits
+        });
+        if !added {
+            return Err(TooManyWatchers { max });
+        }
+        let tip = log.tip.subscribe();
+        Ok(Self { log, tip, after, told_rest: false })
+    }
+
+    /// The number of the last event that was handed out.
+    #[must_use]
+    pub fn after(&self) -> Seq {
+        self.after
+    }
+
+    /// The workflow that is watched.
+    #[must_use]
+    pub fn workflow(&self) -> &WorkflowId {
+        &self.log.workflow
+    }
+
+    /// Whether the run is owned by a life now.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.tip.borrow().state == TailState::Live
+    }
+
+    /// Everything at or below this number stands in the store.
+    #[must_use]
+    pub fn floor(&self) -> Seq {
+        self.log.floor()
+    }
+
+    /// Goes on after `seq`: what was before it was read from the store.
+    pub fn skip_to(&mut self, seq: Seq) {
+        self.after = self.after.max(seq);
+    }
+
+    /// What is next; waits while there is nothing to say.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn next(&mut self) -> Seen {
+        loop {
+            let state = self.tip.borrow_and_update().state.clone();
+            if let Some(seen) = self.ready() {
+                self.told_rest = false;
+                return seen;
+            }
+            match state {
+                TailState::Ended => return Seen::Ended,
+                TailState::Resting(rest, message) if !self.told_rest => {
+                    self.told_rest = true;
+                    return Seen::Rests(rest, message);
+                }
+                TailState::Live | TailState::Parked | TailState::Resting(..) => {}
+            }
+            // The sender lives in `self.log`, so this cannot fail.
+            let _ = self.tip.changed().await;
+        }
+    }
+
+    fn ready(&mut self) -> Option<Seen> {
+        let tail = self.log.tail();
+        if self.after < tail.floor {
+            return Some(Seen::InStore(tail.floor));
+        }
+        let visible = &tail.events[..tail.visible];
+        let from = visible.partition_point(|(_, event)| event.seq <= self.after);
+        let events: Vec<_> = visible[from..].iter().take(CHUNK).map(|(_, event)| event.clone()).collect();
+        drop(tail);
+        self.after = events.last()?.seq;
+        Some(Seen::Events(events))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.log.watchers.send_modify(|watchers| *watchers -= 1);
+    }
+}
+
+/// Every log that somebody holds, by workflow.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    by_workflow: Arc<Mutex<HashMap<WorkflowId, Weak<Log>>>>,
+    watchers_max: usize,
+}
+
+impl Logs {
+    /// No logs yet; each may have `watchers_max` watchers.
+    #[must_use]
+    pub fn new(watchers_max: usize) -> Self {
+        Self { by_workflow: Arc::default(), watchers_max }
+    }
+
+    /// The log of `workflow`, made if nobody holds it.
+    #[must_use]
+    pub fn open(&self, workflow: &WorkflowId) -> Arc<Log> {
+        let mut logs = self.by_workflow.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(log) = logs.get(workflow).and_then(Weak::upgrade) {
+            return log;
+        }
+        // Entries nobody holds go when the map would grow, so it stays within twice the live ones.
+        if logs.len() == logs.capacity() {
+            logs.retain(|_, log| log.strong_count() > 0);
+        }
+        let log = Arc::new(Log::new(workflow.clone(), self.watchers_max));
+        logs.insert(workflow.clone(), Arc::downgrade(&log));
+        log
+    }
+}

@@ -1,0 +1,336 @@
+//! Owns one running turn: its permit, its own agent clients, its future. Starts it, tells it to stop, rebuilds it after a
+//! panic, and says how it ended.
+//!
+//! Nothing in it is shared with another session, so what goes wrong in one stays there. Supervision is our own:
+//! `actix::Supervisor` does not restart after a panic. A run that panics is rebuilt from its journal under a new epoch;
+//! the journal counts the starts, so a restart of the process does not forgive them.
+
+mod life;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, WrapFuture as _,
+};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admission::SessionPermit;
+use crate::checkpoint::Checkpoints;
+use crate::event::RunOutcome;
+use crate::ids::{Epoch, Position, WorkflowId};
+use crate::journal::{Past, decode};
+use crate::limits::RunLimits;
+use crate::mailbox::Mailbox;
+use crate::ports::{
+    AgentClients, Clock, Command, MessageRow, NewWorkflow, ReasoningEffort, Rest, Store, StoreError, StoreWrite,
+    TaskInput, Tools, WorkflowRow, Workflows,
+};
+use crate::session_manager::{SessionManager, TurnEnded};
+use crate::stream::{Log, Logs, TailState};
+use crate::turn::RunPorts;
+pub use life::StartFailure;
+pub(crate) use life::{Fresh, LifeEnd, LifeInputs, Signal, Started, Writer, live};
+
+/// What every supervisor uses and none owns.
+#[derive(Clone)]
+pub struct Services {
+    /// Reads.
+    pub store: Arc<dyn Store>,
+    /// Writes.
+    pub checkpoints: Checkpoints,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+    /// Makes each session its own model clients.
+    pub agents: Arc<dyn AgentClients>,
+    /// Makes each session its own tool runner.
+    pub tools: Arc<dyn Tools>,
+    /// The workflows this binary knows.
+    pub workflows: Arc<dyn Workflows>,
+    /// The live tails.
+    pub logs: Logs,
+    /// What one run may use.
+    pub limits: RunLimits,
+}
+
+/// What a supervisor is to run.
+pub(crate) struct Job {
+    pub workflow: WorkflowId,
+    pub kind: JobKind,
+    /// Absent only for a run that is to be cancelled and nothing else.
+    pub permit: Option<SessionPermit>,
+    /// Nobody needs to watch it.
+    pub detached: bool,
+    pub started: Option<oneshot::Sender<Started>>,
+}
+
+/// A new run or one that has a journal.
+pub(crate) enum JobKind {
+    New(Box<New>),
+    Resume { effort: Option<ReasoningEffort> },
+}
+
+/// A run that has no journal yet.
+#[derive(Clone)]
+pub(crate) struct New {
+    pub made: NewWorkflow,
+    pub input: TaskInput,
+    pub config: Value,
+    pub message: Option<MessageRow>,
+}
+
+/// At most this many signals wait for one turn.
+const SIGNALS: usize = 16;
+
+/// Owns one running turn.
+pub struct SupervisorActor {
+    signals: mpsc::Sender<Signal>,
+    run: Option<(Job, Services, Mailbox<SessionManager>, mpsc::Receiver<Signal>)>,
+}
+
+impl SupervisorActor {
+    pub(crate) fn new(job: Job, services: Services, manager: Mailbox<SessionManager>) -> Self {
+        let (signals, receiver) = mpsc::channel(SIGNALS);
+        Self { signals, run: Some((job, services, manager, receiver)) }
+    }
+
+    /// A context that does not run yet, and its door: a supervisor is registered before it starts.
+    pub(crate) fn prepare() -> (Context<Self>, Mailbox<Self>) {
+        let context = Context::new();
+        let door = Mailbox::new(context.address(), SIGNALS, Duration::from_secs(5));
+        (context, door)
+    }
+}
+
+impl Actor for SupervisorActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let Some((job, services, manager, mut signals)) = self.run.take() else { return };
+        let work = async move {
+            let workflow = job.workflow.clone();
+            let end = supervise(job, &services, &mut signals).await;
+            tracing::debug!(%workflow, ?end, "turn ended");
+            if let Err(error) = manager.ask(TurnEnded::new(workflow, &end)).await {
+                tracing::error!(%error, "the session manager was not told of a turn's end");
+            }
+        };
+        ctx.spawn(work.into_actor(self).map(|(), _, ctx| ctx.stop()));
+    }
+}
+
+/// Tells the turn something.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct TellTurn(pub Signal);
+
+impl Handler<TellTurn> for SupervisorActor {
+    type Result = ();
+
+    fn handle(&mut self, TellTurn(signal): TellTurn, _: &mut Self::Context) {
+        // Full means that as many signals wait already: a cancel among them is enough, an inbox is read whole.
+        let _ = self.signals.try_send(signal);
+    }
+}
+
+/// A run as the store has it.
+struct Loaded {
+    row: WorkflowRow,
+    past: Past,
+}
+
+async fn load(store: &dyn Store, workflow: &WorkflowId) -> Result<Option<Loaded>, StoreError> {
+    let Some(row) = store.workflow(workflow).await? else { return Ok(None) };
+    let records = read_records(store, workflow).await?;
+    let mut past = Past::of(&records).map_err(|error| StoreError::Damaged(format!("{workflow}: {error}")))?;
+    past.epoch = past.epoch.max(row.epoch);
+    Ok(Some(Loaded { row, past }))
+}
+
+/// Every durable record of a workflow, in order.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Damaged`] when one of them cannot be read.
+pub async fn read_records(
+    store: &dyn Store,
+    workflow: &WorkflowId,
+) -> Result<Vec<crate::journal::Positioned>, StoreError> {
+    const PAGE_BYTES: usize = 4 << 20;
+    let mut records = Vec::new();
+    let mut after = Position(0);
+    loop {
+        let rows = store.read(workflow, after, PAGE_BYTES).await?;
+        let Some(last) = rows.last() else { return Ok(records) };
+        after = last.position;
+        for row in &rows {
+            records.push(decode(row).map_err(|error| StoreError::Damaged(format!("{workflow}: {error}")))?);
+        }
+    }
+}
+
+/// Runs life after life until the run is over, rests, or belongs to somebody else.
+async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+    let Job { workflow, kind, permit, detached, mut started } = job;
+    let log = services.logs.open(&workflow);
+    let permit = Rc::new(RefCell::new(permit));
+    let release: Rc<dyn Fn()> = {
+        let permit = permit.clone();
+        Rc::new(move || drop(permit.borrow_mut().take()))
+    };
+    let (mut fresh, effort) = match kind {
+        JobKind::New(new) => (Some(*new), None),
+        JobKind::Resume { effort } => (None, effort),
+    };
+    let mut undurable_panics = 0;
+    let end = loop {
+        let inputs = match prepare(&workflow, &mut fresh, effort, services, undurable_panics).await {
+            Ok(prepared) => prepared,
+            Err(end) => break end,
+        };
+        let Prepared { made, epoch, past, runtime, fresh: new, function } = inputs;
+        let ports = RunPorts {
+            clock: services.clock.clone(),
+            model: services.agents.client(made.effort),
+            tools: services.tools.runner(),
+            store: services.store.clone(),
+        };
+        let inputs = LifeInputs {
+            workflow: workflow.clone(),
+            made,
+            epoch,
+            past,
+            runtime,
+            fresh: new,
+            detached,
+            function,
+            ports,
+            limits: services.limits.clone(),
+            log: log.clone(),
+            writer: services.checkpoints.writer(),
+            release: release.clone(),
+            started: started.take(),
+        };
+        match live(inputs, signals).await {
+            LifeEnd::Panicked(text) => {
+                undurable_panics += 1;
+                tracing::error!(%workflow, panic = %text, "a turn panicked, rebuilding it from its journal");
+                let jitter = Duration::from_millis(10 + services.clock.random() % 40);
+                tokio::time::sleep(jitter * undurable_panics).await;
+            }
+            end @ (LifeEnd::Ended(_)
+            | LifeEnd::Parked
+            | LifeEnd::Rested(..)
+            | LifeEnd::Fenced
+            | LifeEnd::Drained
+            | LifeEnd::Duplicate) => break end,
+        }
+    };
+    release();
+    if let (Some(started), LifeEnd::Rested(rest, text)) = (started.take(), &end) {
+        let _ = started.send(Err(StartFailure::Rests(*rest, text.clone())));
+    }
+    show_end(&log, &end);
+    end
+}
+
+/// What the next life needs.
+struct Prepared {
+    made: NewWorkflow,
+    epoch: Epoch,
+    past: Past,
+    runtime: Duration,
+    fresh: Option<Fresh>,
+    function: crate::ports::WorkflowFn,
+}
+
+async fn prepare(
+    workflow: &WorkflowId,
+    new: &mut Option<New>,
+    effort: Option<ReasoningEffort>,
+    services: &Services,
+    undurable_panics: u32,
+) -> Result<Prepared, LifeEnd> {
+    let broken = |error: StoreError| {
+        let rest = if matches!(error, StoreError::Damaged(_)) { Rest::Quarantined } else { Rest::StorageUnavailable };
+        LifeEnd::Rested(rest, error.to_string())
+    };
+    let unknown = |name: &str, version: u32| {
+        LifeEnd::Rested(
+            Rest::VersionUnavailable,
+            format!("this binary does not know version {version} of workflow {name}"),
+        )
+    };
+    // A run whose first batch was never written is still new; a panic before it is counted here.
+    let loaded = if new.is_some() && undurable_panics == 0 {
+        None
+    } else {
+        load(services.store.as_ref(), workflow).await.map_err(broken)?
+    };
+    let Some(Loaded { row, past }) = loaded else {
+        let Some(New { made, input, config, message }) = new.clone() else { return Err(LifeEnd::Fenced) };
+        if undurable_panics > services.limits.failed_starts_max {
+            return Err(LifeEnd::Rested(Rest::Quarantined, "the workflow panics at its start".to_owned()));
+        }
+        let function =
+            services.workflows.find(&made.name, made.version).ok_or_else(|| unknown(&made.name, made.version))?;
+        let fresh = Some(Fresh { input, config, message });
+        let (past, runtime) = (Past::default(), Duration::ZERO);
+        return Ok(Prepared { made, epoch: Epoch(0), past, runtime, fresh, function });
+    };
+    *new = None;
+    if let Some(outcome) = past.finished {
+        return Err(LifeEnd::Ended(outcome));
+    }
+    let (name, version) = past.workflow.clone().unwrap_or((row.made.name.clone(), row.made.version));
+    // A cancel needs no function: it is closed before one would run.
+    let inbox = services.store.inbox(workflow).await.map_err(broken)?;
+    let cancelled = inbox.iter().any(|command| matches!(command, Command::Cancel { .. }));
+    let rest = |rest: Rest, text: String| async move {
+        let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest };
+        if let Err(error) = services.checkpoints.write(write).await {
+            tracing::warn!(%workflow, %error, "a workflow was not put to rest");
+        }
+        LifeEnd::Rested(rest, text)
+    };
+    let function = match services.workflows.find(&name, version) {
+        Some(function) => function,
+        None if cancelled => never,
+        None => {
+            let LifeEnd::Rested(kind, text) = unknown(&name, version) else { return Err(LifeEnd::Fenced) };
+            return Err(rest(kind, text).await);
+        }
+    };
+    if past.failed_starts >= services.limits.failed_starts_max && !cancelled {
+        let text = format!("it was started {} times without progress", past.failed_starts);
+        return Err(rest(Rest::Quarantined, text).await);
+    }
+    let effort = effort.or(past.effort);
+    let made = NewWorkflow { effort, ..row.made };
+    Ok(Prepared { made, epoch: past.epoch.next(), runtime: row.runtime, past, fresh: None, function })
+}
+
+fn never<'a>(
+    _: &'a mut crate::turn::Turn,
+    _: &'a TaskInput,
+    _: &'a Value,
+) -> crate::ports::LocalFuture<'a, crate::turn::StepResult<crate::ports::RunOutput>> {
+    Box::pin(std::future::pending())
+}
+
+fn show_end(log: &Log, end: &LifeEnd) {
+    match end {
+        LifeEnd::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled) => {
+            log.rest(TailState::Ended)
+        }
+        LifeEnd::Parked => log.rest(TailState::Parked),
+        LifeEnd::Rested(rest, text) => log.rest(TailState::Resting(*rest, text.clone())),
+        LifeEnd::Drained => log.rest(TailState::Resting(Rest::Interrupted, "the server is stopping".to_owned())),
+        LifeEnd::Fenced | LifeEnd::Panicked(_) => {
+            log.rest(TailState::Resting(Rest::Interrupted, "another owner has the workflow".to_owned()));
+        }
+        LifeEnd::Duplicate => {}
+    }
+}

@@ -1,0 +1,114 @@
+//! What is never shown, and what does not start although every value is fine.
+
+use agentic_fleet::settings::{Flags, Provider, SECRET_NAMES, report};
+
+use crate::start;
+
+#[test]
+fn secrets_come_only_from_the_environment_and_are_never_shown() {
+    const CANARY: &str = "canary-7f3a";
+    let start = SECRET_NAMES.iter().fold(start(), |start, name| start.env(name, CANARY));
+    let start = start.file("# api_key: canary-7f3a\n");
+    let effective = start.effective();
+    assert!(!format!("{effective:?} {:?}", start.sources).contains(CANARY));
+    assert!(!report(&effective).contains(CANARY));
+    for name in SECRET_NAMES {
+        assert_eq!(start.report()[name], format!("[redacted]  # env {name}"));
+    }
+    assert_eq!(self::start().report()["TAVILY_API_KEY"], "(unset)  # env TAVILY_API_KEY");
+    assert!(!effective.settings.simulated());
+}
+
+#[test]
+fn a_secret_in_a_file_is_refused_without_showing_it() {
+    for yaml in [
+        "llm:\n  api_key: canary-7f3a\n",
+        "llm: { openai_api_key: canary-7f3a }\n",
+        "OPENAI_API_KEY: canary-7f3a\n",
+        "\"OPENAI_API_KEY\": \"canary-7f3a\n",
+        "agents: { bob: { auth-token: canary-7f3a } }\n",
+        "llm:\n  base_url: https://me:canary-7f3a@example.com/v1\n",
+    ] {
+        let error = start().file(yaml).error();
+        assert!(!error.to_string().contains("canary"), "{error}");
+        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    }
+    let refusal = start().file("llm:\n  api_key: canary-7f3a\n").refusal();
+    assert!(refusal.contains("llm.api_key: expected no secret here: they come only from the environment"), "{refusal}");
+    assert!(refusal.contains(" 2 |   api_key: [redacted]"), "{refusal}");
+}
+
+#[test]
+fn a_file_cannot_pull_a_secret_out_of_the_environment() {
+    for reference in ["${OPENAI_API_KEY}", "${OPENAI_API_KEY:-x}", "${X:-${OPENAI_API_KEY}}"] {
+        let start = start().env("OPENAI_API_KEY", "canary-7f3a").file(&format!("llm:\n  model: {reference}\n"));
+        let refusal = start.refusal();
+        assert!(refusal.contains("OPENAI_API_KEY is a secret and is read from the environment"), "{refusal}");
+        assert!(!refusal.contains("canary"), "{refusal}");
+    }
+}
+
+#[test]
+fn no_value_of_a_variable_is_shown_in_a_refusal() {
+    let keys = [
+        "SERVER__PORT",
+        "SERVER__HOST",
+        "LLM__PROVIDER",
+        "LLM__BASE_URL",
+        "LOGGING__LEVEL",
+        "NO__SUCH",
+        "SERVER",
+        "LLM__API_KEY",
+        "SESSIONS__ON_DISCONNECT",
+        "SERVER__CORS_ALLOWED_ORIGINS",
+        "TRACING__ENABLED",
+        "LLM__SIMULATED__JITTER",
+    ];
+    let start = keys.iter().fold(start(), |start, key| start.env(&format!("FLEET_{key}"), "canary-7f3a"));
+    let error = start.error();
+    assert_eq!(error.problems().len(), keys.len(), "{error}");
+    assert!(!error.to_string().contains("canary"), "{error}");
+}
+
+#[test]
+fn production_refuses_to_start_without_a_key_and_names_the_variable() {
+    for start in [
+        start().profile("production"),
+        start().profile("production").env("FLEET_LLM__PROVIDER", "auto"),
+        start().profile("production").env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1"),
+    ] {
+        let refusal = start.refusal();
+        assert!(refusal.starts_with("1 mistake"), "{refusal}");
+        assert!(refusal.contains("environment variable OPENAI_API_KEY: is not set"), "{refusal}");
+    }
+    let settings = start().profile("production").env("OPENAI_API_KEY", "k").settings();
+    assert_eq!(settings.llm.provider, Provider::Openai);
+    assert!(start().profile("production").env("FLEET_LLM__PROVIDER", "simulated").settings().simulated());
+}
+
+#[test]
+fn openai_needs_a_key_or_a_base_url() {
+    let refusal = start().env("FLEET_LLM__PROVIDER", "openai").refusal();
+    assert!(
+        refusal.contains("environment variable OPENAI_API_KEY: is not set: llm.provider: openai needs"),
+        "{refusal}"
+    );
+    assert!(refusal.contains("= llm.provider was set by: env FLEET_LLM__PROVIDER"), "{refusal}");
+    let local = start().env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/").settings();
+    assert!(!local.simulated() && local.llm.chat_completions());
+    assert_eq!(local.llm.base_url.as_ref().map(|url| url.as_str()), Some("http://127.0.0.1:9/v1"));
+    assert!(!start().env("OPENAI_API_KEY", "k").settings().llm.chat_completions());
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused_unless_explicitly_allowed() {
+    for host in ["0.0.0.0", "192.168.1.5", "::", "::ffff:10.0.0.1"] {
+        let flags = || Flags { host: Some(host.to_owned()), ..Flags::default() };
+        let refusal = start().flags(flags()).refusal();
+        assert!(refusal.contains("flag --host: server.host: expected a loopback address or"), "{refusal}");
+        start().flags(flags()).env("FLEET_SERVER__ALLOW_UNAUTHENTICATED", "true").settings();
+    }
+    for host in ["localhost", "127.0.0.2", "::1"] {
+        start().env("FLEET_SERVER__HOST", host).settings();
+    }
+}
