@@ -1,1 +1,326 @@
-//! The one store: an adapter of `fleet_actors::ports::Store`.
+//! The one store: an adapter of [`fleet_actors::ports::Store`] over one SQLite file.
+//!
+//! Everything that must become durable together is one transaction in `<data-dir>/fleet.db`, made by the one thread that
+//! writes; a few more read. `history.jsonl`-style exports and the lock of the data directory live beside it.
+//!
+//! Invariant: what was answered survives `kill -9`, and with [`Durability::Power`] a power cut.
+//! Absent on purpose: any word of HTTP or of what a record means. Records are bytes with a checksum here.
+
+mod append;
+mod change;
+mod columns;
+mod export;
+mod fault;
+mod history;
+mod journal;
+mod lists;
+mod lock;
+mod readers;
+mod record;
+mod remove;
+mod reserve;
+mod schema;
+mod wal;
+mod writer;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use fleet_actors::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
+use fleet_actors::ports::{
+    Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, RecordRow,
+    RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow, Written,
+};
+use tokio::sync::oneshot;
+
+pub use export::{ExportError, HistoryFile, JsonlExport};
+pub use lock::{DataDirLock, LockError};
+
+use self::fault::Fault;
+use self::readers::Readers;
+use self::reserve::Reserve;
+use self::wal::{Gate, Wal};
+use self::writer::{Job, Reply, Writer};
+
+/// The database within a data directory.
+pub const DATABASE: &str = "fleet.db";
+
+/// Jobs that wait for the writer. A full queue is an answer: [`StoreError::Unavailable`].
+const WRITE_QUEUE: usize = 256;
+
+/// What an acknowledged write survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut: a sync before every answer.
+    #[default]
+    Power,
+    /// The death of this process.
+    Process,
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+    /// Threads that read.
+    pub readers: NonZeroUsize,
+    /// Pages of 4 KiB that the database may have; above them the store is full. `None` leaves it to the disk.
+    pub pages_max: Option<u32>,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Power, readers: NonZeroUsize::MIN.saturating_add(1), pages_max: None }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A newer binary wrote it.
+    #[error("{path} has data version {found}, this binary knows up to {known}: use the newer binary")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// It must be migrated first, by a command that writes.
+    #[error("{path} has data version {found}, this binary needs {known}: start the server once")]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// It is a database of somebody else.
+    #[error("{path} is a database, but not one of agentic-fleet")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite cannot use it: damaged, not a database, full.
+    #[error("{path}: {error}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: StoreError,
+    },
+    /// The file system said no.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// The store. Dropping it waits for what is under way and leaves one file behind.
+pub struct SqliteStore {
+    /// Both are there until the store is dropped.
+    readers: Option<Readers>,
+    /// None when it was opened to read.
+    writer: Option<WriterHandle>,
+    opening: i64,
+}
+
+struct WriterHandle {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("opening", &self.opening).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the store of a data directory, making or migrating it. The caller holds the directory's
+    /// [lock](DataDirLock).
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing of an existing file is changed then, but for migrations that succeeded.
+    pub fn open(dir: &Path, options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let path = dir.join(DATABASE);
+        let explain = |fault: Fault| OpenError::Store { path: path.clone(), error: fault.0 };
+        let mut db = schema::open_writer(&path, options.durability, options.pages_max)?;
+        let opening = schema::next_opening(&db).map_err(explain)?;
+        let gate = Arc::new(Gate::default());
+        let wal = Wal::new(&mut db, gate.clone()).map_err(|e| explain(e.into()))?;
+        let readers = Readers::start(&path, options.readers, &gate)?;
+        let writer = Writer::new(db, wal, Reserve::new(dir.join("reserve")), clock, opening);
+        let (jobs, queue) = sync_channel(WRITE_QUEUE);
+        let thread = std::thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&queue));
+        let thread = thread.map_err(|error| OpenError::Io { path, error })?;
+        Ok(Self { readers: Some(readers), writer: Some(WriterHandle { jobs, thread }), opening })
+    }
+
+    /// Opens the store of a data directory that another process may be writing. Every write is refused.
+    ///
+    /// # Errors
+    /// [`OpenError`], also when there is no store yet or it needs a migration.
+    pub fn open_read_only(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(DATABASE);
+        let readers = Readers::start(&path, NonZeroUsize::MIN, &Arc::new(Gate::default()))?;
+        Ok(Self { readers: Some(readers), writer: None, opening: 0 })
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
+        let Some(writer) = &self.writer else {
+            return Err(StoreError::Unavailable("it was opened to read".into()));
+        };
+        let (reply, answer) = oneshot::channel();
+        let gone = || StoreError::Failed("the writer of the store is gone".into());
+        writer.jobs.try_send(job(reply)).map_err(|refused| match refused {
+            TrySendError::Full(_) => StoreError::Unavailable(format!("{WRITE_QUEUE} writes wait already")),
+            TrySendError::Disconnected(_) => gone(),
+        })?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    fn look<'a, T: Send + 'static>(
+        &'a self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> SendFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            match &self.readers {
+                Some(readers) => readers.read(work).await,
+                None => Err(StoreError::Unavailable("the store was closed".into())),
+            }
+        })
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // Readers first: the last connection to close is the one that may tidy up.
+        if let Some(readers) = self.readers.take() {
+            readers.stop();
+        }
+        if let Some(WriterHandle { jobs, thread }) = self.writer.take() {
+            drop(jobs);
+            if thread.join().is_err() {
+                tracing::error!("the writer of the store panicked");
+            }
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&self, appends: Vec<Append>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(self.ask(|reply| Job::Commit(appends, reply)))
+    }
+
+    fn write(&self, write: StoreWrite) -> SendFuture<'_, Result<Written, StoreError>> {
+        Box::pin(self.ask(|reply| Job::Write(write, reply)))
+    }
+
+    fn workflow(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Option<WorkflowRow>, StoreError>> {
+        let id = workflow.clone();
+        self.look(move |db| lists::workflow(db, &id))
+    }
+
+    fn workflows(&self, filter: WorkflowFilter) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
+        self.look(move |db| lists::workflows(db, &filter))
+    }
+
+    fn read(
+        &self,
+        workflow: &WorkflowId,
+        after: Position,
+        max_bytes: usize,
+    ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
+        let id = workflow.clone();
+        self.look(move |db| journal::read(db, &id, after, max_bytes))
+    }
+
+    fn read_events(
+        &self,
+        workflow: &WorkflowId,
+        after: Seq,
+        max_bytes: usize,
+    ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
+        let id = workflow.clone();
+        self.look(move |db| journal::read_events(db, &id, after, max_bytes))
+    }
+
+    fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>> {
+        let id = workflow.clone();
+        self.look(move |db| lists::inbox(db, &id))
+    }
+
+    fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
+        let opening = self.opening;
+        self.look(move |db| lists::adoptable(db, opening, now, max))
+    }
+
+    fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>> {
+        self.look(lists::next_wake)
+    }
+
+    fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {
+        let key = key.to_owned();
+        self.look(move |db| lists::request(db, &key))
+    }
+
+    fn conversation(&self, id: &ConversationId) -> SendFuture<'_, Result<Option<ConversationRow>, StoreError>> {
+        let id = id.clone();
+        self.look(move |db| lists::conversation(db, &id))
+    }
+
+    fn conversations(&self, limit: u32, offset: u64) -> SendFuture<'_, Result<Vec<ConversationRow>, StoreError>> {
+        self.look(move |db| lists::conversations(db, limit, offset))
+    }
+
+    fn messages(
+        &self,
+        id: &ConversationId,
+        limit: u32,
+        except: Option<WorkflowId>,
+    ) -> SendFuture<'_, Result<Vec<MessageRow>, StoreError>> {
+        let id = id.clone();
+        self.look(move |db| lists::messages(db, &id, limit, except.as_ref()))
+    }
+
+    fn history(&self, from: PageFrom, limit: u32) -> SendFuture<'_, Result<Vec<HistoryRow>, StoreError>> {
+        self.look(move |db| history::page(db, &from, limit))
+    }
+
+    fn history_entry(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Option<HistoryRow>, StoreError>> {
+        let id = workflow.clone();
+        self.look(move |db| history::entry(db, &id))
+    }
+
+    fn history_count(&self) -> SendFuture<'_, Result<u64, StoreError>> {
+        self.look(history::count)
+    }
+
+    fn export_queue(&self, limit: u32) -> SendFuture<'_, Result<(u64, Vec<ExportEntry>), StoreError>> {
+        self.look(move |db| history::export_queue(db, limit))
+    }
+
+    fn history_scan(
+        &self,
+        after: Option<WorkflowId>,
+        limit: u32,
+    ) -> SendFuture<'_, Result<Vec<HistoryRow>, StoreError>> {
+        self.look(move |db| history::scan(db, after.as_ref(), limit))
+    }
+}
+
+/// Makes what was created or renamed in `dir` durable.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
+}

@@ -841,7 +841,7 @@ pub trait Store: Send + Sync {
         after: Position,
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>>;
-    /// Durable records that hold an event after a number, likewise.
+    /// Durable records that hold an event after a number, likewise. Numbers grow with positions.
     fn read_events(
         &self,
         workflow: &WorkflowId,

@@ -147,11 +147,11 @@ impl State {
         for key in keys {
             self.requests.remove(&key);
         }
-        let over = |held: &&Held| held.hidden || held.ended_at.is_some_and(|at| at < ended_before);
+        let over = |held: &&Held| held.ended_at.is_some_and(|at| at < ended_before);
         let free = self.workflows.values().filter(over).filter(|held| !self.is_shared(&held.row.workflow));
         let ids: Vec<_> = free.take(max).map(|held| held.row.workflow.clone()).collect();
         for id in &ids {
-            self.forget(id);
+            self.retire(id);
         }
         Written::Removed(ids.len() as u64)
     }

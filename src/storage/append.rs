@@ -1,0 +1,277 @@
+//! Judging an append, and writing it.
+//!
+//! Every refusal is decided before anything of its append is written, so one refused append leaves the others of its
+//! transaction alone. Appends of one workflow in one batch see each other.
+
+use fleet_actors::ids::{Epoch, Position, Timestamp, WorkflowId};
+use fleet_actors::ports::{Append, Claim, ConversationRow, MessageRow, NewWorkflow, Next, Outcome, RecordRow};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::columns::to_text;
+use super::fault::Fault;
+use super::history;
+use super::record::{FORMAT, INLINE_BYTES, Scope, seal};
+
+/// What the writer knows of the world when it writes.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// Which opening of the store this is.
+    pub opening: i64,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A workflow that may be appended to.
+struct Place {
+    num: i64,
+    root: i64,
+    /// It runs already, by the word of this opening.
+    runs_here: bool,
+}
+
+/// Judges and writes one append within the open transaction.
+pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Outcome, Fault> {
+    let place = match judge(db, append, at)? {
+        Verdict::Refused(outcome) => return Ok(outcome),
+        Verdict::Known(place) => place,
+        Verdict::New(made) => create(db, &append.claim, made, at)?,
+    };
+    let id = append.claim.workflow.as_str();
+    for record in &append.records {
+        insert_record(db, &place, id, record)?;
+    }
+    for message in &append.messages {
+        insert_message(db, message)?;
+    }
+    for (request, expires_at) in &append.opened {
+        db.prepare_cached(
+            "INSERT INTO questions (workflow, request, expires_at, state) VALUES (?1, ?2, ?3, 'open') ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![place.num, request.as_str(), expires_at.0])?;
+    }
+    for request in &append.closed {
+        db.prepare_cached(
+            "INSERT INTO questions (workflow, request, expires_at, state) VALUES (?1, ?2, 0, 'closed') \
+             ON CONFLICT DO UPDATE SET state = 'closed'",
+        )?
+        .execute(params![place.num, request.as_str()])?;
+        db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1 AND request = ?2")?
+            .execute(params![place.num, request.as_str()])?;
+    }
+    let head = append.records.last().map_or(append.after, |record| record.position);
+    move_on(db, &place, append, head, at)?;
+    if let Next::Ended(row) = &append.next {
+        db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1")?.execute([place.num])?;
+        db.prepare_cached("UPDATE questions SET state = 'closed' WHERE workflow = ?1 AND state <> 'closed'")?
+            .execute([place.num])?;
+        history::insert(db, row)?;
+    }
+    Ok(Outcome::Done { head })
+}
+
+enum Verdict<'a> {
+    Refused(Outcome),
+    Known(Place),
+    New(&'a NewWorkflow),
+}
+
+fn judge<'a>(db: &Connection, append: &'a Append, at: Moment) -> Result<Verdict<'a>, Fault> {
+    let id = append.claim.workflow.as_str();
+    let mut find = db.prepare_cached(
+        "SELECT w.num, w.root, l.epoch, l.head, l.ended_at IS NOT NULL OR w.hidden, l.state = 'running' AND l.opening = ?2 \
+         FROM workflows w JOIN lives l USING (num) WHERE w.id = ?1",
+    )?;
+    let known = find.query_row(params![id, at.opening], |row| {
+        let place = Place { num: row.get(0)?, root: row.get(1)?, runs_here: row.get(5)? };
+        Ok((place, Epoch(row.get(2)?), Position(row.get(3)?), row.get::<_, bool>(4)?))
+    });
+    let Some((place, epoch, head, over)) = known.optional()? else { return judge_first(db, append) };
+    let claimed = append.claim.epoch;
+    if claimed == epoch
+        && let Some(last) = append.records.last()
+        && last.position == head
+        && is_written(db, &place, id, last)?
+    {
+        return Ok(Verdict::Refused(Outcome::Done { head }));
+    }
+    if over || claimed < epoch {
+        return Ok(Verdict::Refused(Outcome::Fenced { epoch }));
+    }
+    if append.after != head || !is_dense(append) {
+        return Ok(Verdict::Refused(Outcome::Gap { head }));
+    }
+    let begins = append.records.first().is_some_and(|record| &*record.kind == "began");
+    if claimed > epoch && !begins {
+        return Ok(Verdict::Refused(Outcome::Fenced { epoch }));
+    }
+    Ok(Verdict::Known(place))
+}
+
+fn judge_first<'a>(db: &Connection, append: &'a Append) -> Result<Verdict<'a>, Fault> {
+    let Some(made) = append.create.as_deref() else { return Ok(Verdict::Refused(Outcome::Unknown)) };
+    if append.after != Position(0) || !is_dense(append) {
+        return Ok(Verdict::Refused(Outcome::Gap { head: Position(0) }));
+    }
+    if let Some(asked) = &made.request {
+        let mut find =
+            db.prepare_cached("SELECT workflow, digest FROM requests WHERE tenant = 'local' AND key = ?1")?;
+        let given = find.query_row([&asked.key], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+        if let Some((workflow, digest)) = given.optional()? {
+            let workflow = WorkflowId::from_trusted(workflow);
+            return Ok(Verdict::Refused(Outcome::Duplicate { workflow, same_body: *digest == *asked.digest }));
+        }
+    }
+    Ok(Verdict::New(made))
+}
+
+/// Whether the records follow `after` without a hole and belong to the life that brings them.
+fn is_dense(append: &Append) -> bool {
+    let places = (append.after.0 + 1..).map(Position);
+    append.records.iter().zip(places).all(|(record, at)| record.position == at && record.epoch == append.claim.epoch)
+}
+
+/// Whether this very record stands at the head already: the append was durable and only its answer was lost.
+fn is_written(db: &Connection, place: &Place, id: &str, last: &RecordRow) -> Result<bool, Fault> {
+    let mut find = db.prepare_cached("SELECT checksum FROM journal WHERE workflow = ?1 AND position = ?2")?;
+    let stored: Option<u32> = find.query_row(params![place.num, last.position.0], |row| row.get(0)).optional()?;
+    Ok(stored == Some(seal(id, last).checksum))
+}
+
+fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Result<Place, Fault> {
+    if let Some(conversation) = &made.conversation {
+        db.prepare_cached(
+            "INSERT INTO conversations (id, created_at, updated_at) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![conversation.as_str(), made.created_at.0])?;
+    }
+    if let Some(asked) = &made.request {
+        db.prepare_cached("INSERT INTO requests (key, workflow, digest, given_at) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![asked.key, claim.workflow.as_str(), asked.digest, made.created_at.0])?;
+    }
+    let mut insert = db.prepare_cached(
+        "INSERT INTO workflows (id, root, name, version, conversation, task, effort, request_key, request_digest, \
+         on_disconnect, created_at) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?;
+    let num = insert.insert(params![
+        claim.workflow.as_str(),
+        made.name,
+        made.version,
+        made.conversation.as_ref().map(|id| id.as_str()),
+        made.task,
+        made.effort.as_ref().map(to_text),
+        made.request.as_ref().map(|asked| &asked.key),
+        made.request.as_ref().map(|asked| &asked.digest),
+        to_text(&made.on_disconnect),
+        made.created_at.0,
+    ])?;
+    db.prepare_cached("UPDATE workflows SET root = num WHERE num = ?1")?.execute([num])?;
+    db.prepare_cached(
+        "INSERT INTO lives (num, epoch, head, runtime_ms, state, opening, updated_at) VALUES (?1, ?2, 0, 0, 'running', ?3, ?4)",
+    )?
+    .execute(params![num, claim.epoch.0, at.opening, at.now.0])?;
+    Ok(Place { num, root: num, runs_here: true })
+}
+
+fn insert_record(db: &Connection, place: &Place, id: &str, record: &RecordRow) -> Result<(), Fault> {
+    let seal = seal(id, record);
+    let bytes = record.body.as_ref().map(|body| &body.bytes);
+    let (inline, hash) = match (bytes, seal.body_hash) {
+        (Some(bytes), Some(hash)) if bytes.len() > INLINE_BYTES => {
+            keep_payload(db, place, &hash, bytes, seal.scope)?;
+            (None, Some(hash))
+        }
+        (bytes, _) => (bytes, None),
+    };
+    db.prepare_cached(
+        "INSERT INTO journal (workflow, position, epoch, seq, format, kind, path, head, body, body_hash, scope, checksum) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?
+    .execute(params![
+        place.num,
+        record.position.0,
+        record.epoch.0,
+        record.seq.map(|seq| seq.0),
+        FORMAT,
+        record.kind,
+        record.path,
+        record.head,
+        inline,
+        hash,
+        seal.scope as u8,
+        seal.checksum,
+    ])?;
+    Ok(())
+}
+
+fn keep_payload(db: &Connection, place: &Place, hash: &[u8], bytes: &[u8], scope: Scope) -> Result<(), Fault> {
+    if scope == Scope::Everybody {
+        db.prepare_cached("INSERT INTO shared_payloads (hash, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+            .execute(params![hash, bytes])?;
+        db.prepare_cached("INSERT INTO shared_refs (workflow, hash) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+            .execute(params![place.num, hash])?;
+    } else {
+        db.prepare_cached("INSERT INTO payloads (root, hash, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+            .execute(params![place.root, hash, bytes])?;
+    }
+    Ok(())
+}
+
+fn insert_message(db: &Connection, message: &MessageRow) -> Result<(), Fault> {
+    let mut find = db.prepare_cached("SELECT num FROM conversations WHERE tenant = 'local' AND id = ?1")?;
+    let found = find.query_row([message.conversation.as_str()], |row| row.get(0)).optional()?;
+    let Some(conversation): Option<i64> = found else { return Ok(()) };
+    db.prepare_cached(
+        "INSERT INTO messages (id, conversation, role, content, created_at, author, agent_id, workflow, finish_reason) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![
+        message.id,
+        conversation,
+        to_text(&message.role),
+        message.content,
+        message.created_at.0,
+        message.author,
+        message.agent_id,
+        message.workflow.as_ref().map(|id| id.as_str()),
+        message.finish_reason.as_ref().map(to_text),
+    ])?;
+    db.prepare_cached(
+        "UPDATE conversations SET title = coalesce(title, ?2), updated_at = max(updated_at, ?3) WHERE num = ?1",
+    )?
+    .execute(params![conversation, ConversationRow::title_from(&message.content), message.created_at.0])?;
+    Ok(())
+}
+
+fn move_on(db: &Connection, place: &Place, append: &Append, head: Position, at: Moment) -> Result<(), Fault> {
+    let runtime = u64::try_from(append.runtime.as_millis()).unwrap_or(u64::MAX >> 1);
+    let (id, epoch, now) = (place.num, append.claim.epoch.0, at.now.0);
+    if place.runs_here && append.next == Next::Running {
+        // Most appends. No column of an index is named, so no index is written.
+        db.prepare_cached("UPDATE lives SET epoch = ?2, head = ?3, runtime_ms = ?4, updated_at = ?5 WHERE num = ?1")?
+            .execute(params![id, epoch, head.0, runtime, now])?;
+        return Ok(());
+    }
+    let (state, detail, wake_at, ended_at) = match &append.next {
+        Next::Running => ("running", None, None, None),
+        Next::Parked { wake_at } => ("parked", None, *wake_at, None),
+        Next::Resting(rest) => ("resting", Some(to_text(rest)), None, None),
+        Next::Ended(row) => ("ended", Some(to_text(&row.status)), None, Some(row.completed_at)),
+    };
+    db.prepare_cached(
+        "UPDATE lives SET epoch = ?2, head = ?3, runtime_ms = ?4, state = ?5, detail = ?6, wake_at = ?7, opening = ?8, \
+         ended_at = ?9, updated_at = ?10 WHERE num = ?1",
+    )?
+    .execute(params![
+        id,
+        epoch,
+        head.0,
+        runtime,
+        state,
+        detail,
+        wake_at.map(|at| at.0),
+        at.opening,
+        ended_at.map(|at| at.0),
+        now,
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! What goes wrong inside the store, in the words of its port.
+//!
+//! Absent on purpose: a retry. SQLite's errors are told apart by what the runtime must do about them, nothing else.
+
+use fleet_actors::ports::StoreError;
+use rusqlite::ErrorCode;
+
+/// A [`StoreError`] on its way out; `?` makes one of an SQLite error.
+#[derive(Debug)]
+pub(super) struct Fault(pub StoreError);
+
+impl Fault {
+    pub fn damaged(what: impl Into<String>) -> Self {
+        Self(StoreError::Damaged(what.into()))
+    }
+
+    /// Whether freeing space may help.
+    pub fn is_full(&self) -> bool {
+        self.0 == StoreError::Full
+    }
+}
+
+/// `fsync` of the write-ahead log or of the database failed, or of the directory. The kernel may have dropped the pages,
+/// and SQLite's next commit would succeed.
+const SYNC_FAILURES: [i32; 2] = [rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC];
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        let said = error.to_string();
+        let Some(failure) = error.sqlite_error() else {
+            return Self(if is_unreadable(&error) { StoreError::Damaged(said) } else { StoreError::Unavailable(said) });
+        };
+        let (code, extended) = (failure.code, failure.extended_code);
+        Self(if SYNC_FAILURES.contains(&extended) {
+            StoreError::Failed(said)
+        } else if code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE {
+            StoreError::Full
+        } else if matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) {
+            StoreError::Damaged(said)
+        } else {
+            StoreError::Unavailable(said)
+        })
+    }
+}
+
+/// A column holds what we never write there.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+            | Error::InvalidColumnType(..)
+    )
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        fault.0
+    }
+}

@@ -1,0 +1,64 @@
+//! Room that is kept for removals: on a full disk, deleting needs space, too.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What is kept.
+const BYTES: usize = 16 * 1024 * 1024;
+/// Between two tries to take it back.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// A file of zeros that is given up when a removal finds the disk full.
+pub(super) struct Reserve {
+    path: PathBuf,
+    held: bool,
+    /// Not before this.
+    next_try: Instant,
+}
+
+impl Reserve {
+    pub fn new(path: PathBuf) -> Self {
+        let held = path.metadata().is_ok_and(|file| file.len() == BYTES as u64);
+        Self { path, held, next_try: Instant::now() }
+    }
+
+    /// Gives the room up; false if there was none.
+    pub fn give_up(&mut self) -> bool {
+        self.next_try = Instant::now() + PAUSE;
+        std::mem::take(&mut self.held) && std::fs::remove_file(&self.path).is_ok()
+    }
+
+    /// Whether an idle moment would be used.
+    pub fn is_missing(&self) -> bool {
+        !self.held
+    }
+
+    /// Takes the room back if it is time and there is any.
+    pub fn restore(&mut self) {
+        if self.held || Instant::now() < self.next_try {
+            return;
+        }
+        self.next_try = Instant::now() + PAUSE;
+        match fill(&self.path) {
+            Ok(()) => self.held = true,
+            Err(error) => {
+                // A part of it would only make the disk fuller.
+                let removed = std::fs::remove_file(&self.path);
+                let gone = removed.is_ok() || removed.is_err_and(|e| e.kind() == ErrorKind::NotFound);
+                tracing::warn!(%error, gone, "there is no room for the reserve file");
+            }
+        }
+    }
+}
+
+/// Real bytes: a hole would reserve nothing. Synced, because the promise is about blocks, not about a length.
+fn fill(path: &std::path::Path) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    let zeros = [0; 64 * 1024];
+    for _ in 0..BYTES / zeros.len() {
+        file.write_all(&zeros)?;
+    }
+    file.sync_data()
+}

@@ -1,0 +1,144 @@
+//! Opening the database file: what is ours, what is too new, and how old data becomes today's.
+//!
+//! `user_version` counts the migrations that a file has seen. Each runs in a transaction of its own with its number.
+//! Absent on purpose: a way back. A file that a newer binary wrote is refused.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::fault::Fault;
+use super::{Durability, OpenError};
+
+/// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
+const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+
+/// `fLEt`: tells our files from other databases.
+const APPLICATION_ID: i32 = 0x664c_4574;
+
+/// Statements that a connection keeps prepared; more than there are.
+const STATEMENTS: usize = 96;
+
+/// The connection that writes. Makes the file, readable by its owner alone, if there is none.
+pub(super) fn open_writer(
+    path: &Path,
+    durability: Durability,
+    pages_max: Option<u32>,
+) -> Result<Connection, OpenError> {
+    create(path).map_err(|error| OpenError::Io { path: path.into(), error })?;
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut db = Connection::open_with_flags(path, flags).map_err(explain)?;
+    let synchronous = match durability {
+        Durability::Power => "FULL",
+        Durability::Process => "NORMAL",
+    };
+    check_version(&db, path)?;
+    // `busy_timeout` is how long a TRUNCATE checkpoint waits for readers.
+    db.busy_timeout(Duration::from_millis(100)).map_err(explain)?;
+    db.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA secure_delete = ON; \
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA cache_size = -16384;"
+    ))
+    .map_err(explain)?;
+    if let Some(pages) = pages_max {
+        db.execute_batch(&format!("PRAGMA max_page_count = {pages};")).map_err(explain)?;
+    }
+    keep_statements(&db).map_err(explain)?;
+    migrate(&mut db, path)?;
+    Ok(db)
+}
+
+/// A connection that reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(explain)?;
+    db.busy_timeout(Duration::from_millis(1_000)).map_err(explain)?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;").map_err(explain)?;
+    keep_statements(&db).map_err(explain)?;
+    let found = check_version(&db, path)?;
+    if found < MIGRATIONS.len() {
+        return Err(OpenError::Older { path: path.into(), found, known: MIGRATIONS.len() });
+    }
+    Ok(db)
+}
+
+/// Without a stable plan, SQLite prepares a statement anew for each value it is bound to, where a partial index might fit
+/// one and not the other: that was two fifths of an append.
+fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn create(path: &Path) -> std::io::Result<()> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(dir)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        // SQLite syncs the directory for the log, not for the database itself.
+        Ok(_) => super::sync_dir(dir),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many migrations the file has seen.
+fn check_version(db: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(explain);
+    let found = usize::try_from(pragma("user_version")?).unwrap_or(usize::MAX);
+    let owner = pragma("application_id")?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(explain)?;
+    if owner != APPLICATION_ID && (tables > 0 || owner != 0 || found > 0) {
+        return Err(OpenError::Foreign { path: path.into() });
+    }
+    if found > MIGRATIONS.len() {
+        return Err(OpenError::Newer { path: path.into(), found, known: MIGRATIONS.len() });
+    }
+    Ok(found)
+}
+
+fn migrate(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let found = check_version(db, path)?;
+    for (seen, migration) in MIGRATIONS.iter().enumerate().skip(found) {
+        let tx = db.transaction().map_err(explain)?;
+        tx.execute_batch(migration).map_err(explain)?;
+        tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};", seen + 1))
+            .map_err(explain)?;
+        tx.commit().map_err(explain)?;
+    }
+    Ok(())
+}
+
+fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
+    OpenError::Store { path: path.into(), error: Fault::from(error).0 }
+}
+
+/// Takes the next number of an opening of this store.
+pub(super) fn next_opening(db: &Connection) -> Result<i64, Fault> {
+    let opening = meta(db, "openings")?.unwrap_or(0) + 1;
+    set_meta(db, "openings", opening)?;
+    Ok(opening)
+}
+
+pub(super) fn meta(db: &Connection, key: &str) -> Result<Option<i64>, Fault> {
+    let mut find = db.prepare_cached("SELECT value FROM meta WHERE tenant = 'local' AND key = ?1")?;
+    Ok(find.query_row([key], |row| row.get(0)).optional()?)
+}
+
+pub(super) fn set_meta(db: &Connection, key: &str, value: i64) -> Result<(), Fault> {
+    db.prepare_cached(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value",
+    )?
+    .execute(params![key, value])?;
+    Ok(())
+}

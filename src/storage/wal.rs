@@ -1,0 +1,132 @@
+//! When the write-ahead log moves into the database.
+//!
+//! SQLite's own checkpoints swallow their errors, so the writer makes them itself, between transactions: PASSIVE when it
+//! is idle or the log has 4,000 new pages; TRUNCATE above 64 MiB or after a removal, with new reads held back, because
+//! overlapping readers would let the log grow without end.
+//! Absent on purpose: a checkpoint that waits. A TRUNCATE has the connection's busy timeout to find a moment without
+//! readers, else it comes again later.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::fault::Fault;
+
+/// New pages in the log that make the writer checkpoint even under load.
+const PASSIVE_PAGES: u32 = 4_000;
+/// 64 MiB in pages of 4 KiB.
+const TRUNCATE_PAGES: u32 = 16_384;
+/// How long a wanted TRUNCATE waits for an idle moment, and how long one that found readers waits for its next try.
+const TRUNCATE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Holds new reads back while the log is truncated.
+#[derive(Default)]
+pub(super) struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Waits until reads may begin.
+    pub fn pass(&self) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.opened.wait_while(closed, |closed| *closed).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.opened.notify_all();
+    }
+}
+
+/// The log as the writer knows it.
+pub(super) struct Wal {
+    /// Pages in the log, as SQLite said after the last commit.
+    pages: Arc<AtomicU32>,
+    /// As they were when the writer last looked.
+    seen: u32,
+    /// A PASSIVE is due at this many pages.
+    passive_at: u32,
+    /// Commits since the last checkpoint that moved everything.
+    behind: bool,
+    /// A TRUNCATE is wanted, at the latest at this time.
+    truncate_by: Option<Instant>,
+    gate: Arc<Gate>,
+}
+
+impl Wal {
+    pub fn new(db: &mut Connection, gate: Arc<Gate>) -> rusqlite::Result<Self> {
+        let pages = Arc::new(AtomicU32::new(0));
+        let told = pages.clone();
+        db.wal_hook(Some(move |_: &mut _, pages: std::ffi::c_int| {
+            told.store(pages.unsigned_abs(), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { pages, seen: 0, passive_at: PASSIVE_PAGES, behind: true, truncate_by: None, gate })
+    }
+
+    /// What was removed must leave the log, too.
+    pub fn want_truncate(&mut self) {
+        self.truncate_by.get_or_insert(Instant::now() + TRUNCATE_PATIENCE);
+    }
+
+    /// Whether an idle moment would be used.
+    pub fn is_behind(&self) -> bool {
+        self.behind || self.truncate_by.is_some()
+    }
+
+    /// After a transaction: whatever cannot wait for an idle moment.
+    pub fn after_commit(&mut self, db: &Connection) -> Result<(), Fault> {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < self.seen {
+            self.passive_at = PASSIVE_PAGES;
+        }
+        self.behind |= pages != self.seen;
+        self.seen = pages;
+        let overdue = self.truncate_by.is_some_and(|by| by <= Instant::now());
+        if overdue || (pages >= TRUNCATE_PAGES && self.truncate_by.is_none()) {
+            self.truncate(db)
+        } else if pages >= self.passive_at {
+            self.passive(db)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// In an idle moment.
+    pub fn when_idle(&mut self, db: &Connection) -> Result<(), Fault> {
+        if self.truncate_by.is_some() { self.truncate(db) } else { self.passive(db) }
+    }
+
+    fn passive(&mut self, db: &Connection) -> Result<(), Fault> {
+        let (_, pages, moved) = checkpoint(db, "PASSIVE")?;
+        self.behind = moved < pages;
+        self.passive_at = self.seen + PASSIVE_PAGES;
+        Ok(())
+    }
+
+    fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.gate.set(true);
+        let done = checkpoint(db, "TRUNCATE");
+        self.gate.set(false);
+        self.truncate_by = None;
+        let (busy, ..) = done.inspect_err(|_| self.want_truncate())?;
+        self.behind = busy;
+        if busy {
+            self.want_truncate();
+        } else {
+            self.pages.store(0, Ordering::Relaxed);
+            (self.seen, self.passive_at) = (0, PASSIVE_PAGES);
+        }
+        Ok(())
+    }
+}
+
+/// Whether readers stood in the way, the pages in the log and those that are in the database, too.
+fn checkpoint(db: &Connection, mode: &str) -> Result<(bool, i64, i64), Fault> {
+    let said =
+        db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    Ok(said?)
+}

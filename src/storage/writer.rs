@@ -1,0 +1,227 @@
+//! The one thread that writes.
+//!
+//! One job is one transaction, in the order of the queue; removing all of history is many, with other jobs between them.
+//! Invariant: after a failed sync nothing is written, checkpointed or closed any more. Whatever SQLite holds in memory may
+//! not be on the disk, and its next commit would claim otherwise.
+//! Absent on purpose: a retry of anything but a removal that found the disk full.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use super::append::{self, Moment};
+use super::change;
+use super::fault::Fault;
+use super::history;
+use super::remove;
+use super::reserve::Reserve;
+use super::wal::Wal;
+
+/// Without a job for this long, the writer is idle.
+const IDLE: Duration = Duration::from_millis(100);
+/// Executions that one transaction of a larger removal takes.
+const REMOVED_AT_ONCE: u32 = 200;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// Something to write, and who waits for it.
+pub(super) enum Job {
+    Commit(Vec<Append>, Reply<Vec<Outcome>>),
+    Write(StoreWrite, Reply<Written>),
+}
+
+/// A removal of all of history that is under way.
+struct Clearing {
+    after: i64,
+    last: i64,
+    removed: u64,
+    reply: Reply<Written>,
+}
+
+pub(super) struct Writer {
+    pub db: Connection,
+    pub wal: Wal,
+    pub reserve: Reserve,
+    pub clock: Arc<dyn Clock>,
+    pub opening: i64,
+    /// Set by a failed sync, for ever.
+    failed: Option<StoreError>,
+    clearing: VecDeque<Clearing>,
+}
+
+impl Writer {
+    pub fn new(db: Connection, wal: Wal, reserve: Reserve, clock: Arc<dyn Clock>, opening: i64) -> Self {
+        Self { db, wal, reserve, clock, opening, failed: None, clearing: VecDeque::new() }
+    }
+
+    /// Works until nobody can ask any more, then leaves the database behind in one file.
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            match self.next(jobs) {
+                Ok(job) => self.handle(job),
+                Err(RecvTimeoutError::Timeout) if self.clearing.is_empty() => self.idle(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.clear_some();
+            self.housekeep(Wal::after_commit);
+        }
+        self.close();
+    }
+
+    fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+        if !self.clearing.is_empty() {
+            return jobs.try_recv().map_err(|empty| match empty {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+        let chores = self.wal.is_behind() || self.reserve.is_missing();
+        if self.failed.is_none() && chores {
+            jobs.recv_timeout(IDLE)
+        } else {
+            jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        }
+    }
+
+    fn handle(&mut self, job: Job) {
+        // Nobody waiting for an answer is no reason to leave a job undone: it may be asked again with the same words.
+        match job {
+            Job::Commit(appends, reply) => drop(reply.send(self.commit(&appends))),
+            Job::Write(StoreWrite::ClearHistory, reply) => match self.transact(remove::last_entry) {
+                Ok(last) => self.clearing.push_back(Clearing { after: 0, last, removed: 0, reply }),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Job::Write(write, reply) => drop(reply.send(self.write(&write))),
+        }
+    }
+
+    fn commit(&mut self, appends: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+        let at = self.moment();
+        self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect())
+    }
+
+    fn write(&mut self, write: &StoreWrite) -> Result<Written, StoreError> {
+        let at = self.moment();
+        match write {
+            StoreWrite::Post { workflow, command } => {
+                self.transact(|db| change::post(db, workflow, command, at.now).map(Written::Posted))
+            }
+            StoreWrite::Fork { from, position, fork, at: made_at } => {
+                self.transact(|db| change::fork(db, from, *position, fork, *made_at, at))
+            }
+            StoreWrite::CreateConversation { conversation, title, at } => {
+                self.transact(|db| change::create_conversation(db, conversation, title.as_deref(), *at))
+            }
+            StoreWrite::DeleteConversation(id) => self.remove(|db| remove::conversation(db, id)),
+            StoreWrite::DeleteHistory(id) => self.remove(|db| remove::execution(db, id)),
+            // Taken over by `clear_some`; nothing else is left of it here.
+            StoreWrite::ClearHistory => Ok(Written::Removed(0)),
+            StoreWrite::Sweep { ended_before, keys_before, max_rows } => {
+                self.remove(|db| remove::old(db, *ended_before, *keys_before, *max_rows))
+            }
+            StoreWrite::Rest { workflow, epoch, rest } => {
+                self.transact(|db| change::rest(db, workflow, *epoch, *rest, at.now))
+            }
+            StoreWrite::Probe => {
+                self.transact(|db| change::probe(db, true))?;
+                self.transact(|db| change::probe(db, false))
+            }
+            StoreWrite::HistoryExported { cursor } => {
+                self.transact(|db| history::exported(db, *cursor)).map(|()| Written::Done)
+            }
+        }
+    }
+
+    /// Goes on with a removal of all of history.
+    fn clear_some(&mut self) {
+        let Some(mut clearing) = self.clearing.pop_front() else { return };
+        let (after, last) = (clearing.after, clearing.last);
+        match self.remove(|db| remove::executions(db, after, last, REMOVED_AT_ONCE)) {
+            Ok((removed, at)) => {
+                clearing.removed += removed;
+                clearing.after = at;
+                if at < last {
+                    self.clearing.push_front(clearing);
+                } else {
+                    drop(clearing.reply.send(Ok(Written::Removed(clearing.removed))));
+                }
+            }
+            Err(error) => drop(clearing.reply.send(Err(error))),
+        }
+    }
+
+    /// A transaction that frees space: if there is none to do it with, the reserve is given up for it.
+    fn remove<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let mut done = self.transact(&work);
+        if matches!(done, Err(StoreError::Full)) && self.reserve.give_up() {
+            done = self.transact(&work);
+        }
+        if done.is_ok() {
+            self.wal.want_truncate();
+        }
+        done
+    }
+
+    fn transact<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let done = transaction(&mut self.db, work);
+        done.map_err(|fault| self.judge(fault))
+    }
+
+    fn idle(&mut self) {
+        if self.wal.is_behind() {
+            self.housekeep(Wal::when_idle);
+        }
+        if self.failed.is_none() {
+            self.reserve.restore();
+        }
+    }
+
+    fn housekeep(&mut self, chore: impl Fn(&mut Wal, &Connection) -> Result<(), Fault>) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(fault) = chore(&mut self.wal, &self.db) {
+            let full = fault.is_full();
+            let error = self.judge(fault);
+            tracing::warn!(%error, full, "the write-ahead log could not be moved into the database");
+        }
+    }
+
+    fn judge(&mut self, fault: Fault) -> StoreError {
+        if let StoreError::Failed(_) = &fault.0 {
+            self.failed = Some(fault.0.clone());
+        }
+        fault.0
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { opening: self.opening, now: self.clock.now() }
+    }
+
+    fn close(mut self) {
+        if self.failed.is_none() {
+            self.wal.want_truncate();
+            self.housekeep(Wal::when_idle);
+        }
+        if self.failed.is_some() {
+            // Closing would checkpoint pages that may be lost.
+            std::mem::forget(self.db);
+        }
+    }
+}
+
+fn transaction<T>(db: &mut Connection, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = work(&tx)?;
+    tx.commit()?;
+    Ok(value)
+}

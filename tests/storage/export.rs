@@ -1,0 +1,108 @@
+//! The file of finished executions.
+
+use std::path::Path;
+
+use agentic_fleet::storage::{HistoryFile, JsonlExport};
+use fleet_actors::ports::{ExportEntry, HistoryExport, StoreError};
+use serde_json::{Value, json};
+
+use crate::support::{block_on, make};
+
+fn ran(cursor: u64, name: &str) -> ExportEntry {
+    ExportEntry { cursor, workflow: make::id(name), row: Some(make::entry(name)) }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("the file");
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
+}
+
+#[test]
+fn executions_and_tombstones_are_lines_that_say_how_far_the_file_got() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("logs/execution_history.jsonl");
+    let mut file = HistoryFile::new(&path);
+    assert_eq!(file.repair().expect("nothing to repair"), None);
+    let tombstone = ExportEntry { cursor: 3, workflow: make::id("a"), row: None };
+    file.append(&[ran(1, "a"), ran(2, "b")]).expect("appended");
+    file.append(&[tombstone]).expect("appended");
+    let lines = lines(&path);
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0]["workflow_id"], "a");
+    assert_eq!(lines[0]["task"], "a task\nof two lines");
+    assert_eq!(lines[0]["completed_at"], "1970-01-01T00:00:02.500Z");
+    assert_eq!(lines[2], json!({"deleted": "a", "cursor": 3}));
+    assert_eq!(HistoryFile::new(&path).repair().expect("whole"), Some(3));
+}
+
+#[test]
+fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("history.jsonl");
+    let mut file = HistoryFile::new(&path);
+    let mut long = ran(2, "b");
+    // Longer than the step in which the end is searched.
+    long.row.as_mut().expect("a row").task = "long ".repeat(30_000);
+    file.append(&[ran(1, "a"), long]).expect("appended");
+    let before = std::fs::read(&path).expect("the file");
+    file.append(&[ran(3, "c")]).expect("appended");
+    let whole = std::fs::read(&path).expect("the file");
+    for cut in before.len()..whole.len() {
+        std::fs::write(&path, &whole[..cut]).expect("torn");
+        let mut file = HistoryFile::new(&path);
+        assert_eq!(file.repair().expect("repaired"), Some(2), "cut at {cut}");
+        assert!(std::fs::read(&path).expect("the file") == before, "cut at {cut}");
+        file.append(&[ran(3, "c")]).expect("appended");
+        assert!(std::fs::read(&path).expect("the file") == whole, "cut at {cut}");
+    }
+    // A power cut may leave blocks of zeros, with a line feed behind them or not.
+    for garbage in [&[0; 5_000][..], b"\0\0\0\n", b"\n\n", b"{\"workflow_id\":\"x\"}\n", b"\xff\xfe\n\0"] {
+        std::fs::write(&path, [&whole[..], garbage].concat()).expect("spoilt");
+        assert_eq!(HistoryFile::new(&path).repair().expect("repaired"), Some(3));
+        assert!(std::fs::read(&path).expect("the file") == whole, "{garbage:?}");
+    }
+    for nothing in [&b""[..], b"garbage", b"\n\n\n"] {
+        std::fs::write(&path, nothing).expect("spoilt");
+        assert_eq!(HistoryFile::new(&path).repair().expect("repaired"), None);
+        assert_eq!(std::fs::read(&path).expect("the file"), b"");
+    }
+}
+
+#[test]
+fn a_file_without_repair_is_repaired_before_the_first_append() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("history.jsonl");
+    HistoryFile::new(&path).append(&[ran(1, "a")]).expect("appended");
+    let whole = std::fs::read(&path).expect("the file");
+    std::fs::write(&path, [&whole[..], b"{\"torn\":"].concat()).expect("torn");
+    HistoryFile::new(&path).append(&[ran(2, "b")]).expect("appended");
+    assert_eq!(lines(&path).len(), 2);
+}
+
+#[test]
+fn a_rewrite_takes_the_old_files_place_only_when_it_is_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("history.jsonl");
+    block_on(async {
+        let export = JsonlExport::new(&path);
+        export.append(vec![ran(1, "a"), ran(2, "b"), ran(3, "c")]).await.expect("appended");
+        let old = std::fs::read(&path).expect("the file");
+        export.rewrite().await.expect("begun");
+        export.rows(9, vec![make::entry("b")]).await.expect("added");
+        assert_eq!(std::fs::read(&path).expect("the file"), old);
+        // Dies here; the next one begins anew.
+        let export = JsonlExport::new(&path);
+        assert_eq!(export.repair().await, Ok(Some(3)));
+        assert!(matches!(export.rows(9, vec![]).await, Err(StoreError::Unavailable(_))));
+        export.rewrite().await.expect("begun");
+        export.rows(9, vec![make::entry("b")]).await.expect("added");
+        export.rows(9, vec![make::entry("c")]).await.expect("added");
+        export.finish().await.expect("finished");
+        export.append(vec![ran(10, "d")]).await.expect("appended");
+        assert_eq!(export.repair().await, Ok(Some(10)));
+    });
+    let ids: Vec<_> = lines(&path).iter().map(|line| line["workflow_id"].clone()).collect();
+    assert_eq!(ids, ["b", "c", "d"]);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1);
+}

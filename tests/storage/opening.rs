@@ -1,0 +1,105 @@
+//! What may be opened, and by whom.
+
+use std::sync::Arc;
+
+use agentic_fleet::storage::{DATABASE, DataDirLock, LockError, OpenError, SqliteOptions, SqliteStore};
+use fleet_actors::ids::Position;
+use fleet_actors::ports::{Store, StoreError, StoreWrite};
+use fleet_actors::testing::ManualClock;
+use fleet_actors::testing::store_contract::Harness;
+
+use crate::support::{OnDisk, block_on, make};
+
+fn open(dir: &std::path::Path) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(dir, &SqliteOptions::default(), Arc::new(ManualClock::default()))
+}
+
+#[test]
+fn data_of_a_newer_binary_is_refused_with_both_numbers_and_left_alone() {
+    let mut disk = OnDisk::new(SqliteOptions::default());
+    disk.close();
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    db.pragma_update(None, "user_version", 99).expect("changed");
+    drop(db);
+    let before = std::fs::read(disk.file(DATABASE)).expect("the file");
+    for error in [open(disk.dir.path()).err(), SqliteStore::open_read_only(disk.dir.path()).err()] {
+        let error = error.expect("refused");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(error.to_string().contains("99") && error.to_string().contains("up to 1"), "{error}");
+    }
+    assert_eq!(std::fs::read(disk.file(DATABASE)).expect("the file"), before);
+}
+
+#[test]
+fn what_is_not_ours_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join(DATABASE);
+    for bytes in [&b"this is a text file, and not a short one. "[..], &[0x5a; 10_000]] {
+        std::fs::write(&file, bytes.repeat(10)).expect("written");
+        let error = open(dir.path()).expect_err("refused");
+        assert!(matches!(&error, OpenError::Store { error: StoreError::Damaged(_), .. }), "{error}");
+        assert!(error.to_string().contains("not a database"), "{error}");
+        assert_eq!(std::fs::read(&file).expect("the file"), bytes.repeat(10));
+    }
+    std::fs::remove_file(&file).expect("removed");
+    let db = rusqlite::Connection::open(&file).expect("the file opens");
+    db.execute_batch("CREATE TABLE theirs (x)").expect("a table");
+    drop(db);
+    assert!(matches!(open(dir.path()), Err(OpenError::Foreign { .. })));
+}
+
+#[test]
+fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
+    let disk = OnDisk::new(SqliteOptions::default());
+    block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
+    let reader = SqliteStore::open_read_only(disk.dir.path()).expect("it opens beside the server");
+    let read = |store: &SqliteStore| block_on(store.read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len());
+    assert_eq!(read(&reader), Ok(3));
+    block_on(disk.store().commit(vec![make::more("w", 3, 1)])).expect("written");
+    assert_eq!(read(&reader), Ok(4));
+    assert!(matches!(block_on(reader.write(StoreWrite::Probe)), Err(StoreError::Unavailable(_))));
+    drop(reader);
+    let mut disk = disk;
+    disk.close();
+    assert_eq!(read(&SqliteStore::open_read_only(disk.dir.path()).expect("and without one")), Ok(4));
+    let empty = tempfile::tempdir().expect("a directory");
+    assert!(SqliteStore::open_read_only(empty.path()).is_err());
+    assert!(!empty.path().join(DATABASE).exists());
+}
+
+#[test]
+fn a_closed_store_is_one_file() {
+    let mut disk = OnDisk::new(SqliteOptions::default());
+    block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
+    disk.close();
+    assert!(!disk.file("fleet.db-wal").exists() && !disk.file("fleet.db-shm").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_database_is_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let disk = OnDisk::new(SqliteOptions::default());
+    for name in [DATABASE, "fleet.db-wal"] {
+        let mode = disk.file(name).metadata().expect("the file").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+}
+
+#[test]
+fn one_process_holds_a_data_directory_and_says_where_it_listens() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("made");
+    let mut lock = DataDirLock::acquire(&dir, "127.0.0.1:8000").expect("the lock");
+    let held = |address: &str| match DataDirLock::acquire(&dir, "127.0.0.1:1") {
+        Err(LockError::Held { pid, address: said, .. }) => {
+            assert_eq!((pid, said.as_str()), (std::process::id().to_string(), address));
+        }
+        other => panic!("{other:?}"),
+    };
+    held("127.0.0.1:8000");
+    lock.say("[::1]:9").expect("said");
+    held("[::1]:9");
+    drop(lock);
+    drop(DataDirLock::acquire(&dir, "127.0.0.1:1").expect("free again"));
+}

@@ -1,0 +1,119 @@
+//! A disk that is full.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentic_fleet::storage::{Durability, SqliteOptions, SqliteStore};
+use fleet_actors::ids::Position;
+use fleet_actors::ports::{Outcome, Store, StoreError, StoreWrite, Written};
+use fleet_actors::testing::ManualClock;
+use fleet_actors::testing::store_contract::Harness;
+
+use crate::support::{OnDisk, block_on, make};
+
+/// Commits workflows `w0`, `w1`, ... of 40 KiB until there is no room; how many were acknowledged.
+fn fill(store: &dyn Store) -> usize {
+    for n in 0..100_000 {
+        match block_on(store.commit(vec![make::with_bodies(make::first(&format!("w{n}"), 4), 10_000)])) {
+            Ok(outcomes) => assert_eq!(outcomes, [Outcome::Done { head: Position(4) }]),
+            Err(StoreError::Full) => return n,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it never filled up");
+}
+
+fn assert_whole(store: &dyn Store, acknowledged: std::ops::Range<usize>) {
+    for n in acknowledged {
+        let read = block_on(store.read(&make::id(&format!("w{n}")), Position(0), usize::MAX)).expect("a journal");
+        assert_eq!(read, make::with_bodies(make::first(&format!("w{n}"), 4), 10_000).records, "w{n}");
+    }
+}
+
+fn delete(store: &dyn Store, n: usize) {
+    let deleted = block_on(store.write(StoreWrite::DeleteConversation(make::talk(&format!("c-w{n}")))));
+    assert_eq!(deleted, Ok(Written::Done), "w{n}");
+}
+
+#[test]
+fn a_full_store_refuses_whole_batches_reads_on_and_heals_when_something_is_deleted() {
+    let options = SqliteOptions { durability: Durability::Process, pages_max: Some(400), ..SqliteOptions::default() };
+    let mut disk = OnDisk::new(options);
+    let store = disk.store();
+    let acknowledged = fill(&*store);
+    assert!(acknowledged > 10, "{acknowledged}");
+    let refused = make::with_bodies(make::first("w-refused", 30), 20_000);
+    let batch = vec![make::more("w0", 4, 1), refused.clone()];
+    assert_eq!(block_on(store.commit(batch)), Err(StoreError::Full));
+    assert_eq!(block_on(store.workflow(&make::id("w-refused"))), Ok(None));
+    assert_eq!(block_on(store.write(StoreWrite::Probe)), Err(StoreError::Full));
+    assert_whole(&*store, 0..acknowledged);
+    (0..20).for_each(|n| delete(&*store, n));
+    assert_eq!(block_on(store.write(StoreWrite::Probe)), Ok(Written::Done), "healed");
+    assert_eq!(block_on(store.commit(vec![refused])), Ok(vec![Outcome::Done { head: Position(30) }]));
+    drop(store);
+    disk.close();
+    disk.open();
+    assert_whole(&*disk.store(), 20..acknowledged);
+}
+
+/// A file system of its own, unmounted when dropped.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let size = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_full_disk_gives_up_its_reserve_for_a_deletion_and_takes_it_back() {
+    let Some(disk) = Tmpfs::mount("40m") else {
+        println!("NOT RUN: a file system with a size needs root; the cap on pages stands in for it above");
+        return;
+    };
+    let reserve = disk.path().join("reserve");
+    let len = || reserve.metadata().map(|file| file.len()).unwrap_or(0);
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    let options = SqliteOptions::default();
+    let store = SqliteStore::open(disk.path(), &options, Arc::new(ManualClock::default())).expect("it opens");
+    until("the reserve is never made", &|| len() == 16 << 20);
+    let acknowledged = fill(&store);
+    // Whatever a checkpoint freed is taken, too, until nothing at all is left.
+    let rest = std::fs::File::create(disk.path().join("rest")).expect("a file");
+    while std::io::Write::write(&mut &rest, &[1; 4_096]).is_ok_and(|n| n > 0) {}
+    assert!(acknowledged > 100, "{acknowledged}");
+    assert_whole(&store, 0..acknowledged);
+    assert_eq!(block_on(store.write(StoreWrite::Probe)), Err(StoreError::Full));
+    delete(&store, 0);
+    assert_eq!(len(), 0, "the reserve was given up");
+    (1..acknowledged / 2).for_each(|n| delete(&store, n));
+    assert_whole(&store, acknowledged / 2..acknowledged);
+    assert_eq!(block_on(store.write(StoreWrite::Probe)), Ok(Written::Done), "healed");
+    drop(rest);
+    std::fs::remove_file(disk.path().join("rest")).expect("removed");
+    until("the reserve never comes back", &|| len() == 16 << 20);
+    println!("{acknowledged} workflows until full; half of them deleted from a disk without a free byte");
+}

@@ -1,0 +1,152 @@
+//! A store in a directory of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agentic_fleet::storage::{SqliteOptions, SqliteStore};
+use fleet_actors::ports::Store;
+use fleet_actors::testing::ManualClock;
+use fleet_actors::testing::store_contract::Harness;
+use tempfile::TempDir;
+
+pub struct OnDisk {
+    pub dir: TempDir,
+    pub clock: ManualClock,
+    pub options: SqliteOptions,
+    store: Option<Arc<SqliteStore>>,
+}
+
+impl OnDisk {
+    pub fn new(options: SqliteOptions) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut made = Self { dir, clock: ManualClock::default(), options, store: None };
+        made.open();
+        made
+    }
+
+    pub fn open(&mut self) {
+        self.close();
+        let store = SqliteStore::open(self.dir.path(), &self.options, Arc::new(self.clock.clone()));
+        self.store = Some(Arc::new(store.expect("the store opens")));
+    }
+
+    /// Closes the store: its file is whole then, and nothing else is left.
+    pub fn close(&mut self) {
+        if let Some(store) = self.store.take() {
+            drop(Arc::try_unwrap(store).expect("nobody else holds the store"));
+        }
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime").block_on(future)
+}
+
+/// Something to store.
+pub mod make {
+    use std::time::Duration;
+
+    use fleet_actors::event::{RunOutcome, Usage};
+    use fleet_actors::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
+    use fleet_actors::ports::{Append, Claim, HistoryRow, NewWorkflow, Next, OnDisconnect, RecordBody, RecordRow};
+
+    pub fn id(name: &str) -> WorkflowId {
+        WorkflowId::from_trusted(name)
+    }
+
+    pub fn talk(name: &str) -> ConversationId {
+        ConversationId::from_trusted(name)
+    }
+
+    /// A workflow of the conversation `c-<name>` with so many records.
+    pub fn first(name: &str, records: u64) -> Append {
+        let made = NewWorkflow {
+            name: "chat".into(),
+            version: 1,
+            conversation: Some(talk(&format!("c-{name}"))),
+            task: "a task".into(),
+            effort: None,
+            request: None,
+            on_disconnect: OnDisconnect::Cancel,
+            created_at: Timestamp(1_000),
+        };
+        Append { create: Some(Box::new(made)), ..more(name, 0, records) }
+    }
+
+    pub fn more(name: &str, after: u64, records: u64) -> Append {
+        let record = |at: u64| RecordRow {
+            position: Position(at),
+            epoch: Epoch(0),
+            seq: Some(Seq(at)),
+            kind: "step_completed".into(),
+            path: format!("step#{at}").into(),
+            head: format!(r#"{{"at":{at}}}"#).into_bytes(),
+            body: None,
+        };
+        Append {
+            claim: Claim { workflow: id(name), epoch: Epoch(0) },
+            after: Position(after),
+            create: None,
+            records: (after + 1..=after + records).map(record).collect(),
+            messages: Vec::new(),
+            opened: Vec::new(),
+            closed: Vec::new(),
+            runtime: Duration::ZERO,
+            next: Next::Running,
+        }
+    }
+
+    /// The same append, each record with a body of its own.
+    pub fn with_bodies(mut append: Append, bytes: usize) -> Append {
+        for record in &mut append.records {
+            let mut body = vec![b'x'; bytes];
+            let mark = format!("{}:{}", append.claim.workflow, record.position.0);
+            body[..mark.len()].copy_from_slice(mark.as_bytes());
+            record.body = Some(RecordBody { bytes: body, shared: false });
+        }
+        append
+    }
+
+    pub fn ended(append: Append) -> Append {
+        let row = entry(append.claim.workflow.as_str());
+        Append { next: Next::Ended(Box::new(row)), ..append }
+    }
+
+    pub fn entry(name: &str) -> HistoryRow {
+        HistoryRow {
+            workflow_id: id(name),
+            conversation_id: Some(talk(&format!("c-{name}"))),
+            task: "a task\nof two lines".into(),
+            status: RunOutcome::Completed,
+            result: None,
+            error: None,
+            reasoning_effort: None,
+            created_at: Timestamp(1_000),
+            completed_at: Timestamp(2_500),
+            runtime_ms: 7,
+            model_calls: 1,
+            usage: Usage::default(),
+        }
+    }
+}
+
+impl Harness for OnDisk {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone().expect("the store is open")
+    }
+
+    fn restart(&mut self) {
+        // A case may still hold the old store, as a process that does not know it is dead.
+        self.store = None;
+        let store = SqliteStore::open(self.dir.path(), &self.options, Arc::new(self.clock.clone()));
+        self.store = Some(Arc::new(store.expect("the store opens")));
+    }
+
+    fn clock(&self) -> ManualClock {
+        self.clock.clone()
+    }
+}

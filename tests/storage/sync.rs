@@ -1,0 +1,151 @@
+//! What reaches the disk before an answer, as the kernel sees it.
+//!
+//! The tests run themselves again as a child under strace; without strace they say so.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use agentic_fleet::storage::{Durability, SqliteOptions, SqliteStore};
+use fleet_actors::ports::{Store, StoreError};
+use fleet_actors::testing::ManualClock;
+use std::sync::Arc;
+
+use crate::support::{block_on, make};
+
+const CHILD: &str = "FLEET_TEST_STORE_CHILD";
+
+/// Runs `child` under strace; `None` if there is no strace here.
+fn traced(child: &str, dir: &Path, trace: &[&str]) -> Option<(Output, String)> {
+    let log = dir.join("strace");
+    let run = Command::new("strace")
+        .args(["-f", "-y", "-qq", "-o"])
+        .arg(&log)
+        .args(trace)
+        .arg(std::env::current_exe().expect("this test"))
+        .args(["--exact", "--nocapture", child])
+        .env(CHILD, dir.join("data"))
+        .output();
+    let Ok(output) = run else {
+        println!("NOT RUN: strace is not installed");
+        return None;
+    };
+    Some((output, std::fs::read_to_string(log).unwrap_or_default()))
+}
+
+/// Where the child of a test works; `None` in an ordinary run of the tests.
+fn child_dir() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
+}
+
+/// Commits batches of 16 appends and says of each what became of it.
+fn commit_and_tell(durability: Durability, batches: u64, bytes: usize) {
+    let Some(dir) = child_dir() else { return };
+    let options = SqliteOptions { durability, ..SqliteOptions::default() };
+    let store = SqliteStore::open(&dir, &options, Arc::new(ManualClock::default())).expect("it opens");
+    println!();
+    for batch in 0..batches {
+        let appends = (0..16).map(|n| match batch {
+            0 => make::first(&format!("w{n}"), 1),
+            at => make::with_bodies(make::more(&format!("w{n}"), at, 1), bytes),
+        });
+        match block_on(store.commit(appends.collect())) {
+            Ok(outcomes) => println!("ACKNOWLEDGED {batch} {}", outcomes.len()),
+            Err(StoreError::Failed(_)) => println!("FAILED {batch}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // As the process does: at once, without closing anything.
+    std::process::exit(74);
+}
+
+#[test]
+fn child_with_power() {
+    commit_and_tell(Durability::Power, 50, 100);
+}
+
+#[test]
+fn child_with_process() {
+    commit_and_tell(Durability::Process, 50, 100);
+}
+
+#[test]
+fn child_with_much_to_write() {
+    commit_and_tell(Durability::Power, 60, 40_000);
+}
+
+const SYNCS: &[&str] = &["-e", "trace=fsync,fdatasync,write"];
+
+fn is_log_sync(line: &str) -> bool {
+    (line.contains("fsync(") || line.contains("fdatasync(")) && line.contains("fleet.db-wal")
+}
+
+#[test]
+fn every_acknowledged_batch_is_preceded_by_one_sync_of_the_log() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some((_, trace)) = traced("sync::child_with_power", dir.path(), SYNCS) else { return };
+    let (mut acknowledged, mut syncs, mut since) = (0, 0, 0);
+    for line in trace.lines() {
+        if is_log_sync(line) {
+            syncs += 1;
+            since += 1;
+        } else if line.contains("ACKNOWLEDGED") {
+            assert!(since > 0, "batch {acknowledged} was acknowledged before it was synced");
+            acknowledged += 1;
+            since = 0;
+        }
+    }
+    assert_eq!(acknowledged, 50, "{trace}");
+    assert!((50..=60).contains(&syncs), "{syncs} syncs");
+    println!("durability power: {acknowledged} batches of 16 appends, {syncs} syncs of the log");
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some((_, trace)) = traced("sync::child_with_process", dir.path(), SYNCS) else { return };
+    let acknowledged = trace.lines().filter(|line| line.contains("ACKNOWLEDGED")).count();
+    let syncs = trace.lines().filter(|line| is_log_sync(line)).count();
+    assert_eq!(acknowledged, 50);
+    assert!(syncs < 10, "{syncs} syncs");
+    println!("durability process: {acknowledged} batches, {syncs} syncs of the log");
+}
+
+/// What the child said, in order.
+fn told(output: &Output) -> Vec<bool> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told = text.lines().filter_map(|line| match line {
+        line if line.starts_with("ACKNOWLEDGED") => Some(true),
+        line if line.starts_with("FAILED") => Some(false),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn nothing_is_acknowledged_after_a_sync_that_failed() {
+    if child_dir().is_some() {
+        return;
+    }
+    // The log in a commit; the database in a checkpoint, whose errors SQLite would swallow by itself.
+    for (file, child, when) in [
+        ("fleet.db-wal", "sync::child_with_power", "when=20"),
+        ("fleet.db", "sync::child_with_much_to_write", "when=2"),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("data").join(file);
+        let inject = format!("inject=fsync,fdatasync:error=EIO:{when}");
+        let path = path.to_str().expect("a path in UTF-8");
+        let Some((output, trace)) =
+            traced(child, dir.path(), &["-P", path, "-e", "trace=fsync,fdatasync", "-e", &inject])
+        else {
+            return;
+        };
+        assert!(trace.contains("INJECTED"), "{file}: no sync failed: {trace}");
+        let told = told(&output);
+        let acknowledged = told.iter().take_while(|acknowledged| **acknowledged).count();
+        let refused = told[acknowledged..].iter().filter(|acknowledged| !**acknowledged).count();
+        assert!(acknowledged >= 5 && refused >= 5, "{file}: {told:?}");
+        assert_eq!(acknowledged + refused, told.len(), "{file}: acknowledged after the failure: {told:?}");
+        println!("{file}: {acknowledged} batches acknowledged, one sync failed, {refused} refused");
+    }
+}
