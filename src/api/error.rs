@@ -62,6 +62,18 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// 409: it is over, answered or expired.
+    #[must_use]
+    pub fn request_closed() -> Self {
+        Self::new(StatusCode::CONFLICT, "request_closed", "it is over, answered or expired")
+    }
+
+    /// The failure as a response.
+    #[must_use]
+    pub fn response(&self) -> HttpResponse {
+        self.error_response()
+    }
+
     /// The same failure with a time to retry after, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {

@@ -1,0 +1,3 @@
+//! The only client JSON of streams.
+
+pub mod v1;
