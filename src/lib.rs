@@ -6,5 +6,6 @@
 pub mod api;
 pub mod llm;
 pub mod settings;
+pub mod startup;
 pub mod storage;
 pub mod workflow;

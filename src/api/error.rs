@@ -62,6 +62,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// 409: something still uses it.
+    #[must_use]
+    pub fn in_use(detail: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "in_use", detail)
+    }
+
     /// The same failure with a time to retry after, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
