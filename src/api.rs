@@ -120,7 +120,6 @@ async fn no_such_route() -> HttpResponse {
 }
 
 /// What browser pages of other origins may do. Never credentials together with every origin.
-#[must_use]
 pub fn cors(settings: &Arc<Settings>) -> Cors {
     let origins = settings.clone();
     let cors = Cors::default()

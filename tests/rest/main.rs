@@ -1,0 +1,5 @@
+//! The HTTP resources, driven over a real connection.
+
+mod app;
+mod doors;
+mod resources;
