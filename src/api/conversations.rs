@@ -67,15 +67,25 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: ConversationId = id.parse().map_err(|_| ApiError::not_found("conversation"))?;
     find(&api, &id).await?;
-    let filter = WorkflowFilter { conversation: Some(id.clone()), unfinished: true, limit: RUNS_PAGE };
-    for row in api.sessions.store().workflows(filter).await? {
-        let cancelled = api.sessions.cancel(&row.workflow, "client").await;
-        cancelled.map_err(|error| ApiError::of_start(error, api.retry_after_s()))?;
-    }
+    cancel_runs(&api, &id).await?;
     match api.write(StoreWrite::DeleteConversation(id)).await? {
         Written::NotFound => Err(ApiError::not_found("conversation")),
         Written::Conflict => Err(ApiError::in_use("a run of the conversation was just started")),
         Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(HttpResponse::NoContent().finish()),
+    }
+}
+
+async fn cancel_runs(api: &Api, id: &ConversationId) -> Result<(), ApiError> {
+    loop {
+        let filter = WorkflowFilter { conversation: Some(id.clone()), unfinished: true, limit: RUNS_PAGE };
+        let rows = api.sessions.store().workflows(filter).await?;
+        for row in &rows {
+            let cancelled = api.sessions.cancel(&row.workflow, "client").await;
+            cancelled.map_err(|error| ApiError::of_start(error, api.retry_after_s()))?;
+        }
+        if rows.len() < RUNS_PAGE as usize {
+            return Ok(());
+        }
     }
 }
 

@@ -105,3 +105,26 @@ async fn history_pages_by_cursor_and_can_be_deleted() {
     assert_eq!(app.delete("/api/v1/history").await.status(), 204);
     assert!(app.get("/api/v1/history").await.json::<Vec<Value>>().await.unwrap().is_empty());
 }
+
+#[actix_web::test]
+async fn a_client_without_a_key_that_leaves_ends_its_run_at_once() {
+    let app = TestApp::spawn(Script::Hangs, 1);
+    let asked = async {
+        while app.model_calls() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = app.post("/api/v1/run", r#"{"task":"t"}"#) => panic!("the model hangs"),
+        () = asked => {}
+    }
+    let freed = async {
+        while app.sessions.admission().live() > 0 {
+            app.sessions.admission().released().await;
+        }
+    };
+    // Far below the grace, which a client with a key gets.
+    tokio::time::timeout(std::time::Duration::from_secs(5), freed).await.expect("the run goes on");
+    let sessions: Value = app.get("/api/v1/sessions").await.json().await.unwrap();
+    assert_eq!(sessions[0]["status"], "cancelled");
+}
