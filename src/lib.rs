@@ -1,10 +1,14 @@
 //! AgenticFleet: everything that touches the world. The runtime itself is the `fleet-actors` crate.
 //!
-//! In reading order: [`settings`] becomes [`startup`]'s plan; [`api`] and [`cli`] start turns; [`workflow`] is what a
-//! turn does; [`llm`] and [`storage`] are what it asks of the world.
+//! In reading order: [`cli`] reads the command; [`settings`] says how; [`runtime`] starts the services and [`startup`] the
+//! doors; [`api`] starts turns; [`workflow`] is what a turn does; [`llm`] and [`storage`] are what it asks of the world.
 
 pub mod api;
+pub mod cli;
 pub mod llm;
+pub mod runtime;
 pub mod settings;
+pub mod startup;
 pub mod storage;
+pub mod telemetry;
 pub mod workflow;

@@ -14,6 +14,7 @@
 pub mod admission;
 pub mod checkpoint;
 pub mod event;
+pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod limits;

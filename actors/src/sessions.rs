@@ -410,6 +410,12 @@ impl EventStream {
         self.watcher.workflow()
     }
 
+    /// Waits until the run is parked: for callers that will not wait for a human. Sockets stay subscribed over a park, so it
+    /// is no item of the stream. Says so at once for a run that no life of this process ever owned.
+    pub fn parked(&self) -> impl Future<Output = ()> + use<> {
+        self.watcher.parked()
+    }
+
     /// What is next; waits while there is nothing to say.
     ///
     /// # Errors

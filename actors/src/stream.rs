@@ -202,6 +202,13 @@ impl Watcher {
         self.tip.borrow().state == TailState::Live
     }
 
+    /// Waits until no life owns the run because it waits for an answer or a timer. Borrows nothing, so that a caller can
+    /// wait for the next event at the same time.
+    pub fn parked(&self) -> impl Future<Output = ()> + use<> {
+        let mut tip = self.tip.clone();
+        async move { drop(tip.wait_for(|tip| tip.state == TailState::Parked).await) }
+    }
+
     /// Everything at or below this number stands in the store.
     #[must_use]
     pub fn floor(&self) -> Seq {

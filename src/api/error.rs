@@ -62,16 +62,16 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// 409: something still uses it.
+    #[must_use]
+    pub fn in_use(detail: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "in_use", detail)
+    }
+
     /// 409: it is over, answered or expired.
     #[must_use]
     pub fn request_closed() -> Self {
         Self::new(StatusCode::CONFLICT, "request_closed", "it is over, answered or expired")
-    }
-
-    /// The failure as a response.
-    #[must_use]
-    pub fn response(&self) -> HttpResponse {
-        self.error_response()
     }
 
     /// The same failure with a time to retry after, in seconds.

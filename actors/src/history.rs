@@ -1,0 +1,104 @@
+//! Writes finished executions to an export file, behind a cursor that the store keeps.
+//!
+//! The rows themselves are committed with the end of their run; this only follows. At start it repairs the file, and makes
+//! it anew from the table when lines are missing. After deletions it makes it anew, so that what was deleted is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext as _, Context, WrapFuture as _};
+
+use crate::checkpoint::Checkpoints;
+use crate::ids::WorkflowId;
+use crate::ports::{HistoryExport, Store, StoreError, StoreWrite};
+
+/// Entries exported by one sync.
+const PAGE: u32 = 256;
+/// The queue is looked at again after this long.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The export's only writer.
+pub struct HistoryActor {
+    store: Arc<dyn Store>,
+    checkpoints: Checkpoints,
+    export: Arc<dyn HistoryExport>,
+}
+
+impl HistoryActor {
+    /// Starts it on `arbiter`.
+    pub fn start_on(
+        arbiter: &actix::ArbiterHandle,
+        store: Arc<dyn Store>,
+        checkpoints: Checkpoints,
+        export: Arc<dyn HistoryExport>,
+    ) {
+        let actor = Self { store, checkpoints, export };
+        drop(Self::start_in_arbiter(arbiter, |_| actor));
+    }
+}
+
+impl Actor for HistoryActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let follower =
+            Follower { store: self.store.clone(), checkpoints: self.checkpoints.clone(), export: self.export.clone() };
+        ctx.spawn(async move { follower.follow().await }.into_actor(self));
+    }
+}
+
+struct Follower {
+    store: Arc<dyn Store>,
+    checkpoints: Checkpoints,
+    export: Arc<dyn HistoryExport>,
+}
+
+impl Follower {
+    async fn follow(&self) {
+        while let Err(error) = self.repair().await {
+            tracing::warn!(%error, "the history export was not repaired, trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        loop {
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(error) => {
+                    tracing::warn!(%error, "the history export is behind, trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn repair(&self) -> Result<(), StoreError> {
+        let last_line = self.export.repair().await?;
+        let (cursor, _) = self.store.export_queue(1).await?;
+        if last_line.unwrap_or(0) < cursor { self.rewrite(cursor).await } else { Ok(()) }
+    }
+
+    /// Exports what is queued; true when there was something.
+    async fn step(&self) -> Result<bool, StoreError> {
+        let (_, entries) = self.store.export_queue(PAGE).await?;
+        let Some(last) = entries.last().map(|entry| entry.cursor) else { return Ok(false) };
+        let deleted = entries.iter().any(|entry| entry.row.is_none());
+        self.export.append(entries).await?;
+        self.checkpoints.write(StoreWrite::HistoryExported { cursor: last }).await?;
+        if deleted {
+            self.rewrite(last).await?;
+        }
+        Ok(true)
+    }
+
+    async fn rewrite(&self, cursor: u64) -> Result<(), StoreError> {
+        self.export.rewrite().await?;
+        let mut after: Option<WorkflowId> = None;
+        loop {
+            let rows = self.store.history_scan(after, PAGE).await?;
+            let Some(last) = rows.last().map(|row| row.workflow_id.clone()) else { break };
+            after = Some(last);
+            self.export.rows(cursor, rows).await?;
+        }
+        self.export.finish().await
+    }
+}

@@ -1,0 +1,87 @@
+//! Finished executions, newest first. `before` is the way to page; offsets are for version 1 clients.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use fleet_actors::ids::WorkflowId;
+use fleet_actors::ports::{HistoryRow, PageFrom, StoreWrite, Written};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+use super::query::Params;
+
+/// `GET /history`
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let params = Params::of(&request)?;
+    let limit = params.limit(&api.settings.server)?;
+    let from = match (params.get("before"), params.get("offset")) {
+        (Some(_), Some(_)) => return Err(ApiError::invalid("before", "cannot stand beside offset")),
+        (Some(before), None) => {
+            let cursor = before.parse().map_err(|_| ApiError::invalid("before", "is no cursor of this list"))?;
+            PageFrom::Before(cursor)
+        }
+        (None, _) => PageFrom::Offset(params.offset()?),
+    };
+    // One more than asked tells whether there is a next page.
+    let mut rows = api.sessions.store().history(from, limit + 1).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let mut response = HttpResponse::Ok();
+    if let Some(last) = rows.last().filter(|_| more) {
+        response.insert_header(("x-next-cursor", last.workflow_id.as_str()));
+    }
+    Ok(response.json(rows.iter().map(shown).collect::<Vec<_>>()))
+}
+
+/// `GET /history/{workflow_id}`
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id: WorkflowId = id.parse().map_err(|_| ApiError::not_found("execution"))?;
+    let row = api.sessions.store().history_entry(&id).await?.ok_or_else(|| ApiError::not_found("execution"))?;
+    Ok(HttpResponse::Ok().json(shown(&row)))
+}
+
+/// `DELETE /history/{workflow_id}`
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = id.parse().map_err(|_| ApiError::not_found("execution"))?;
+    match api.write(StoreWrite::DeleteHistory(id)).await? {
+        Written::NotFound => Err(ApiError::not_found("execution")),
+        Written::Conflict => Err(ApiError::in_use("the run is not over: cancel it first")),
+        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(HttpResponse::NoContent().finish()),
+    }
+}
+
+/// `DELETE /history`
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn clear(api: Data<Api>) -> Result<HttpResponse, ApiError> {
+    api.write(StoreWrite::ClearHistory).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn shown(row: &HistoryRow) -> Value {
+    json!({
+        "workflow_id": row.workflow_id,
+        "conversation_id": row.conversation_id,
+        "task": row.task,
+        "status": row.status.as_str(),
+        "result": row.result.as_ref().map(|output| &output.text),
+        "metadata": row.result.as_ref().map(|output| &output.metadata),
+        "error": row.error.as_ref().map(|error| json!({ "code": error.code, "message": error.message })),
+        "reasoning_effort": row.reasoning_effort,
+        "created_at": row.created_at.to_string(),
+        "completed_at": row.completed_at.to_string(),
+        "runtime_ms": row.runtime_ms,
+        "model_calls": row.model_calls,
+        "usage": row.usage,
+    })
+}

@@ -1,0 +1,51 @@
+//! Query strings: small numbers and ids, each refused by name. Unknown parameters are let through, as proxies add some.
+
+use std::collections::HashMap;
+
+use actix_web::{HttpRequest, web};
+
+use super::error::ApiError;
+use crate::settings::ServerSettings;
+
+/// The parameters of one request.
+#[derive(Debug)]
+pub struct Params(HashMap<String, String>);
+
+impl Params {
+    /// Those of `request`.
+    ///
+    /// # Errors
+    /// 422 when they cannot be decoded.
+    pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        web::Query::<HashMap<String, String>>::from_query(request.query_string())
+            .map(|query| Self(query.into_inner()))
+            .map_err(|_| ApiError::invalid("query", "cannot be decoded, or has a parameter twice"))
+    }
+
+    /// A parameter as it was given.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// How many entries a page is to have.
+    ///
+    /// # Errors
+    /// 422 outside 1 to `page_max`.
+    pub fn limit(&self, settings: &ServerSettings) -> Result<u32, ApiError> {
+        let max = settings.page_max.as_u32();
+        let Some(text) = self.get("limit") else { return Ok(settings.page_default.as_u32()) };
+        let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
+        limit.ok_or_else(|| ApiError::invalid("limit", format!("expected a whole number from 1 to {max}")))
+    }
+
+    /// How many entries to pass over.
+    ///
+    /// # Errors
+    /// 422 when it is no whole number.
+    pub fn offset(&self) -> Result<u64, ApiError> {
+        let Some(text) = self.get("offset") else { return Ok(0) };
+        let offset = text.parse::<u32>().map(u64::from);
+        offset.map_err(|_| ApiError::invalid("offset", "expected a whole number from 0 to 4294967295"))
+    }
+}

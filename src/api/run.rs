@@ -1,0 +1,231 @@
+//! `POST /api/v1/run` waits for a run's end; `POST /api/v1/runs` starts one and answers after its commit.
+//!
+//! The cap is looked at before the body is read. A key that has a run already joins that run and needs no place.
+//!
+//! Invariant: a client without a key that goes away leaves no run behind.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, rt};
+use fleet_actors::event::RunOutcome;
+use fleet_actors::ids::{Seq, WorkflowId};
+use fleet_actors::ports::{HistoryRow, RequestKey, WorkflowState};
+use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
+use serde_json::json;
+
+use super::Api;
+use super::body::{read_object, refuse};
+use super::error::ApiError;
+use super::metrics::{Admitted, Metrics};
+use super::start::NewRun;
+
+/// Starts a run and waits for its end.
+///
+/// # Errors
+/// [`ApiError`]; with `execution_id` once there is a run.
+pub async fn run(
+    api: Data<Api>,
+    metrics: Data<Metrics>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let turn = match submitted(&api, &metrics, &request, payload, false).await? {
+        Submitted::Refused(response) => return Ok(response),
+        Submitted::Joined(workflow) => return join(&api, &workflow).await,
+        Submitted::New(turn) => turn,
+    };
+    let guard = turn.made.request.is_none().then(|| CancelOnDrop::new(&api.sessions, &turn.workflow));
+    let started = begin(&api, &metrics, *turn).await;
+    let answer = match started {
+        Ok(stream) => finish(&api, stream).await,
+        Err(error) => Err(error),
+    };
+    metrics.run_ended(&answer);
+    if let Some(guard) = guard {
+        guard.disarm();
+    }
+    answer
+}
+
+/// Starts a run that nobody needs to watch.
+///
+/// # Errors
+/// [`ApiError`]; nothing runs then.
+pub async fn submit(
+    api: Data<Api>,
+    metrics: Data<Metrics>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let workflow = match submitted(&api, &metrics, &request, payload, true).await? {
+        Submitted::Refused(response) => return Ok(response),
+        Submitted::Joined(workflow) => workflow,
+        Submitted::New(turn) => begin(&api, &metrics, *turn).await?.workflow().clone(),
+    };
+    Ok(accepted(&workflow))
+}
+
+enum Submitted {
+    Refused(HttpResponse),
+    Joined(WorkflowId),
+    New(Box<StartTurn>),
+}
+
+async fn submitted(
+    api: &Api,
+    metrics: &Metrics,
+    request: &HttpRequest,
+    payload: Payload,
+    background: bool,
+) -> Result<Submitted, ApiError> {
+    let limits = &api.settings.server;
+    let key = idempotency_key(request)?;
+    let known = match &key {
+        Some(key) => api.sessions.store().request(key).await?,
+        None => None,
+    };
+    if let (None, Err(full)) = (&known, api.sessions.admission().look()) {
+        metrics.admission(Admitted::Refused);
+        let error = ApiError::of_start(full.into(), api.retry_after_s());
+        return Ok(Submitted::Refused(refuse(&error, request, payload, limits).await));
+    }
+    let mut fields = read_object(request, payload, limits).await?;
+    let message = fields.text("task");
+    let mode = fields.optional_text("mode");
+    let additional_context = fields.value("additional_context");
+    fields.finish()?;
+    let run = NewRun { message, mode, additional_context, key, background, ..NewRun::default() };
+    let turn = api.prepare(run).map_err(task_is_the_message)?;
+    match (known, &turn.made.request) {
+        (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {
+            Err(ApiError::of_start(fleet_actors::sessions::StartError::KeyConflict(row.workflow), 0))
+        }
+        (Some(row), _) => Ok(Submitted::Joined(row.workflow)),
+        (None, _) => Ok(Submitted::New(Box::new(turn))),
+    }
+}
+
+/// What every other door calls the message is the task here.
+fn task_is_the_message(mut error: ApiError) -> ApiError {
+    for wrong in error.errors.iter_mut().filter(|wrong| wrong.field == "message") {
+        wrong.field = "task".into();
+        error.detail = format!("task: {}", wrong.message);
+    }
+    error
+}
+
+fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
+    let Some(key) = request.headers().get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(_) | Err(_) => Err(ApiError::invalid("Idempotency-Key", "must have 1 to 255 visible ASCII characters")),
+    }
+}
+
+async fn begin(api: &Api, metrics: &Metrics, turn: StartTurn) -> Result<EventStream, ApiError> {
+    let permit = api.sessions.admit();
+    metrics.admission(if permit.is_ok() { Admitted::Admitted } else { Admitted::Refused });
+    let started = match permit {
+        Ok(permit) => api.sessions.start(turn, permit).await,
+        Err(full) => Err(full.into()),
+    };
+    started.map_err(|error| ApiError::of_start(error, api.retry_after_s()))
+}
+
+async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
+    let of_start = |error| ApiError::of_start(error, api.retry_after_s());
+    let row = api.sessions.store().workflow(workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
+    match row.state {
+        WorkflowState::Ended(_) => return answer(api, workflow).await,
+        WorkflowState::Parked => return Ok(accepted(workflow)),
+        WorkflowState::Running | WorkflowState::Resting(_) => {}
+    }
+    let stream = api.sessions.watch(workflow, Seq(0)).await.map_err(of_start)?;
+    api.sessions.resume(workflow, None).await.map_err(of_start)?;
+    finish(api, stream).await
+}
+
+async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiError> {
+    let workflow = stream.workflow().clone();
+    let mut parked = std::pin::pin!(stream.parked());
+    loop {
+        let item = tokio::select! {
+            biased;
+            item = stream.next() => item?,
+            () = &mut parked => return Ok(accepted(&workflow)),
+        };
+        match item {
+            StreamItem::Event(_) => {}
+            StreamItem::End => return answer(api, &workflow).await,
+            StreamItem::Rests(rest, text) => return Err(about(ApiError::rests(rest, text), &workflow)),
+        }
+    }
+}
+
+async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
+    let entry = api.sessions.store().history_entry(workflow).await?;
+    let HistoryRow { status, result, error, .. } = entry.ok_or_else(|| ApiError::not_found("execution"))?;
+    match (status, result) {
+        (RunOutcome::Completed, Some(output)) => Ok(HttpResponse::Created().json(json!({
+            "result": output.text,
+            "status": status.as_str(),
+            "execution_id": workflow,
+            "metadata": output.metadata,
+        }))),
+        (RunOutcome::Cancelled, _) => {
+            let text = error.map_or_else(|| "the run was cancelled".to_owned(), |error| error.message);
+            Err(about(ApiError::new(StatusCode::CONFLICT, "cancelled", text), workflow))
+        }
+        (RunOutcome::Completed | RunOutcome::Failed, _) => {
+            let error = error.as_ref().map_or_else(
+                || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the run ended without a result"),
+                ApiError::of_failure,
+            );
+            Err(about(error, workflow))
+        }
+    }
+}
+
+fn about(mut error: ApiError, workflow: &WorkflowId) -> ApiError {
+    error.execution_id = Some(workflow.to_string());
+    error
+}
+
+fn accepted(workflow: &WorkflowId) -> HttpResponse {
+    let session = format!("/api/v1/sessions/{workflow}");
+    HttpResponse::Accepted().insert_header(("location", session.clone())).json(json!({
+        "workflow_id": workflow,
+        "execution_id": workflow,
+        "links": {
+            "self": session,
+            "events": format!("/api/v1/workflows/{workflow}/events"),
+            "result": format!("/api/v1/history/{workflow}"),
+        },
+    }))
+}
+
+/// Cancels a run whose client's connection is gone: actix drops the handler then.
+struct CancelOnDrop {
+    run: Option<(Sessions, WorkflowId)>,
+}
+
+impl CancelOnDrop {
+    fn new(sessions: &Sessions, workflow: &WorkflowId) -> Self {
+        Self { run: Some((sessions.clone(), workflow.clone())) }
+    }
+
+    fn disarm(mut self) {
+        self.run = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let Some((sessions, workflow)) = self.run.take() else { return };
+        rt::spawn(async move {
+            if let Err(error) = sessions.cancel(&workflow, "disconnected").await {
+                tracing::debug!(%workflow, %error, "a run whose client left was not cancelled");
+            }
+        });
+    }
+}

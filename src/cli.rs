@@ -1,0 +1,146 @@
+//! The commands of the binary, one file each.
+
+mod chat;
+mod config;
+mod serve;
+mod simulate;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{Effective, Flags, Settings, Sources, process_environment};
+
+/// AgenticFleet: serves multi-agent LLM workflows over WebSocket, SSE and HTTP, durably, with exact backpressure.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve chats and workflow submissions.
+    Serve(Serve),
+    /// Run one message in this terminal, without a server.
+    Run(Run),
+    /// Look at the settings.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Serve the simulated model as an OpenAI-compatible server.
+    SimulateLlm(Simulate),
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Args)]
+struct Where {
+    /// A YAML file over the built-in defaults [env: FLEET_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Built-in profile: local, production or test [default: local].
+    #[arg(long)]
+    profile: Option<String>,
+    /// The one directory that is written to [default: .var].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Address to listen on [default: 127.0.0.1].
+    #[arg(long)]
+    host: Option<String>,
+    /// Port to listen on; 0 takes a free one [default: 8000].
+    #[arg(long)]
+    port: Option<u16>,
+    #[command(flatten)]
+    from: Where,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The message.
+    #[arg(short, long)]
+    message: String,
+    /// Print the result as one JSON object instead of streaming the text.
+    #[arg(long)]
+    json: bool,
+    /// minimal, medium or maximal, for this run alone.
+    #[arg(long)]
+    reasoning_effort: Option<String>,
+    /// Go on in this conversation.
+    #[arg(long, value_name = "ID")]
+    conversation: Option<String>,
+    #[command(flatten)]
+    from: Where,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective settings and where each value comes from; exit 2 when they are wrong.
+    Check(Serve),
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// Port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 8001)]
+    port: u16,
+    /// Other seeds give other answers.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Milliseconds before the first token.
+    #[arg(long, default_value_t = 200)]
+    latency_ms: u64,
+    /// Tokens a second; 0 sends them at once.
+    #[arg(long, default_value_t = 60)]
+    tokens_per_second: u32,
+    /// Share, 0 to 1, by which times vary.
+    #[arg(long, default_value_t = 0.2)]
+    jitter: f64,
+    /// Tokens of an answer; what it has to say when absent.
+    #[arg(long)]
+    tokens: Option<u32>,
+}
+
+/// Runs the command and gives the process's exit code: 0 done, 1 failed, 2 wrong settings or usage, 74 storage failed, 75
+/// the data directory is in use.
+#[must_use]
+pub fn run(cli: Cli) -> i32 {
+    match cli.command {
+        Command::Serve(serve) => with_settings(&serve.flags(), serve::serve),
+        Command::Run(run) => with_settings(&run.from.flags(), |effective| chat::run(&run, effective)),
+        Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),
+        Command::SimulateLlm(simulate) => simulate::serve(&simulate),
+    }
+}
+
+fn with_settings(flags: &Flags, then: impl FnOnce(Effective) -> i32) -> i32 {
+    match Settings::load(&sources(flags)) {
+        Ok(effective) => then(effective),
+        Err(error) => {
+            eprintln!("{error}");
+            2
+        }
+    }
+}
+
+fn sources(flags: &Flags) -> Sources {
+    Sources { flags: flags.clone(), environment: process_environment() }
+}
+
+impl Where {
+    fn flags(&self) -> Flags {
+        let (config, profile, data_dir) = (self.config.clone(), self.profile.clone(), self.data_dir.clone());
+        Flags { host: None, port: None, config, profile, data_dir }
+    }
+}
+
+impl Serve {
+    fn flags(&self) -> Flags {
+        Flags { host: self.host.clone(), port: self.port, ..self.from.flags() }
+    }
+}

@@ -1,0 +1,234 @@
+//! Makes the runtime of the settings: the store, the model clients, the actors. The only place where services start,
+//! besides the doors in [`startup`](crate::startup).
+
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::rt::Arbiter;
+use fleet_actors::admission::Admission;
+use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::event::Failure;
+use fleet_actors::history::HistoryActor;
+use fleet_actors::ids::Timestamp;
+use fleet_actors::limits::RunLimits;
+use fleet_actors::ports::{Clock, EffectPolicy, LocalFuture, Store, ToolCall, ToolRunner, Tools};
+use fleet_actors::sessions::Sessions;
+use fleet_actors::stream::Logs;
+use fleet_actors::supervisor::Services;
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+
+use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
+use crate::settings::{Api as ApiChoice, Durability as DurabilityChoice, Provider as ProviderChoice, Settings};
+use crate::storage::{DataDirLock, Durability, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+
+/// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
+pub const EXIT_STORAGE_FAILED: i32 = 74;
+/// Exit code when another process owns the data directory (`EX_TEMPFAIL` of sysexits.h).
+pub const EXIT_IN_USE: i32 = 75;
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// Another process owns the data directory, or it cannot be made.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The model provider cannot be called as configured.
+    #[error(transparent)]
+    Llm(#[from] llm::ConfigError),
+    /// The settings name no agent.
+    #[error("the settings name no agent: `agents` needs at least one")]
+    NoAgent,
+}
+
+/// The wall clock and the system's randomness.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn random(&self) -> u64 {
+        fastrand::u64(..)
+    }
+}
+
+/// No tools: a model's call of one is an error that it sees.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTools;
+
+impl Tools for NoTools {
+    fn runner(&self) -> Rc<dyn ToolRunner> {
+        Rc::new(Self)
+    }
+}
+
+impl ToolRunner for NoTools {
+    fn policy(&self, _: &str) -> EffectPolicy {
+        EffectPolicy::SafeToRepeat
+    }
+
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move { Err(Failure::new("tool_unknown", format!("there is no tool `{}`", call.name))) })
+    }
+}
+
+/// The running services.
+pub struct Runtime {
+    /// The door to them.
+    pub sessions: Sessions,
+    /// The config slice that workflows can see.
+    pub workflow_config: Arc<Value>,
+    /// Which model answers.
+    pub model: LlmIdentity,
+    /// Held as long as the runtime lives.
+    pub lock: DataDirLock,
+    /// Where services and woken runs live.
+    pub arbiter: Arbiter,
+}
+
+impl Runtime {
+    /// Takes the data directory and starts the services. Call it inside an actix system.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing runs then.
+    pub fn start(settings: &Settings, address: &str) -> Result<Self, RuntimeError> {
+        let workflow_config = Arc::new(workflow_config(settings)?);
+        let llm = llm_config(settings);
+        let model = LlmIdentity::of(&llm);
+        let agents = llm::clients(&llm)?;
+        let storage = &settings.storage;
+        let lock = DataDirLock::acquire(&storage.data_dir, address)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let durability = match storage.durability {
+            DurabilityChoice::Power => Durability::Power,
+            DurabilityChoice::Process => Durability::Process,
+        };
+        let options = SqliteOptions { durability, ..SqliteOptions::default() };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&storage.data_dir, &options, clock.clone())?);
+        let arbiter = Arbiter::new();
+        let on_failed = Arc::new(|reason: &str| {
+            tracing::error!(reason, "storage_failed");
+            std::process::exit(EXIT_STORAGE_FAILED);
+        });
+        let checkpoints = CheckpointActor::start_on(&arbiter.handle(), store.clone(), on_failed);
+        let export = Arc::new(JsonlExport::new(storage.history_file()));
+        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
+        let services = Services {
+            store,
+            checkpoints,
+            clock,
+            agents,
+            tools: Arc::new(NoTools),
+            workflows: Arc::new(FleetWorkflows),
+            logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
+            limits: run_limits(settings),
+        };
+        let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
+        let sessions = Sessions::start_on(&arbiter.handle(), services, admission);
+        Ok(Self { sessions, workflow_config, model, lock, arbiter })
+    }
+}
+
+fn run_limits(settings: &Settings) -> RunLimits {
+    let sessions = &settings.sessions;
+    RunLimits {
+        runtime_max: sessions.run_timeout_ms.duration(),
+        idle_timeout: sessions.run_idle_timeout_ms.duration(),
+        model_timeout: settings.llm.request_timeout_ms.duration(),
+        park_after: sessions.park_after_ms.duration(),
+        disconnect_grace: sessions.disconnect_grace_ms.duration(),
+        events_max: sessions.events_per_run_max.get(),
+        text_bytes_max: sessions.text_per_run_bytes_max.get(),
+        failed_starts_max: sessions.attempts_max.as_u32(),
+        ..RunLimits::default()
+    }
+}
+
+/// What workflows see of the settings. The agent that answers is `assistant`, or the first of the roster.
+fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
+    let named = settings.agents.iter().find(|(name, _)| name.as_str() == "assistant");
+    let (name, agent) = named.or_else(|| settings.agents.iter().next()).ok_or(RuntimeError::NoAgent)?;
+    let fast = &settings.fast_path;
+    let config = WorkflowConfig {
+        agent: AgentProfile {
+            name: name.as_str().to_owned(),
+            model: agent.model.as_ref().unwrap_or(&settings.llm.model).as_str().to_owned(),
+            instructions: agent.instructions.clone(),
+            temperature: agent.temperature.map(|temperature| temperature.get()),
+            timeout_ms: agent.timeout_ms.map(|timeout| timeout.get()),
+        },
+        fast_path: FastPathRules {
+            enabled: fast.enabled,
+            max_chars: fast.max_chars.as_usize(),
+            patterns: fast.patterns.iter().map(|phrase| phrase.as_str().to_owned()).collect(),
+            time_sensitive: fast.time_sensitive.iter().map(|phrase| phrase.as_str().to_owned()).collect(),
+        },
+        context_messages_max: settings.conversation.messages_max.as_u32(),
+        context_chars_max: settings.conversation.chars_max.as_usize(),
+        output_tokens_max: settings.llm.output_tokens_max.map(|tokens| tokens.as_u32()),
+    };
+    Ok(serde_json::to_value(config).unwrap_or_default())
+}
+
+fn llm_config(settings: &Settings) -> LlmConfig {
+    let llm = &settings.llm;
+    let rule = |(pattern, rules): (&crate::settings::ModelPattern, &crate::settings::ModelRules)| {
+        let minimal = rules.minimal_effort.as_ref().unwrap_or(&llm.effort.minimal);
+        let pattern = serde_json::to_value(pattern).ok().and_then(|text| text.as_str().map(str::to_owned));
+        let pattern = pattern.unwrap_or_default();
+        if rules.reasoning_effort {
+            ModelRule::reasoning(&pattern, minimal.as_str())
+        } else {
+            ModelRule::plain(&pattern)
+        }
+    };
+    let mut models: Vec<ModelRule> = llm.models.iter().map(rule).collect();
+    // The most particular pattern speaks first.
+    models.sort_by_key(|rule| std::cmp::Reverse(rule.pattern.len()));
+    let retry = NonZeroU32::new(llm.retry.attempts_max.as_u32()).filter(|attempts| attempts.get() > 1);
+    let mut config = LlmConfig {
+        provider: match llm.provider {
+            ProviderChoice::Auto => llm::Provider::Auto,
+            ProviderChoice::Openai => llm::Provider::OpenAi,
+            ProviderChoice::Simulated => llm::Provider::Simulated,
+        },
+        api: match llm.api {
+            ApiChoice::Auto => llm::Api::Auto,
+            ApiChoice::Responses => llm::Api::Responses,
+            ApiChoice::ChatCompletions => llm::Api::ChatCompletions,
+        },
+        base_url: llm.base_url.as_ref().map(|url| url.as_str().to_owned()),
+        api_key: settings.secrets.openai_api_key.as_ref().map(|key| key.expose_secret().into()),
+        model: llm.model.as_str().to_owned(),
+        connect_timeout: llm.connect_timeout_ms.duration(),
+        silence_timeout: llm.stream_idle_timeout_ms.duration(),
+        models,
+        ..LlmConfig::default()
+    };
+    config.caps.bytes_max = llm.answer_bytes_max.as_usize();
+    config.caps.events_max = llm.events_max.as_u32();
+    config.caps.json_depth_max = llm.json_depth_max.as_u32();
+    config.retry = retry.map(|attempts_max| llm::RetryPolicy {
+        attempts_max,
+        base: llm.retry.backoff_ms.duration(),
+        delay_max: llm.retry.backoff_ms_max.duration(),
+        budget_percent: (llm.retry.budget.get() * 100.0) as u32,
+    });
+    config.breaker = NonZeroU32::new(llm.breaker.failures_max.as_u32())
+        .map(|failures| llm::BreakerPolicy { failures, open_for: llm.breaker.open_ms.duration() });
+    config.simulated.seed = llm.simulated.seed;
+    config.simulated.latency = llm.simulated.latency_ms.duration();
+    config.simulated.tokens_per_second = NonZeroU32::new(llm.simulated.tokens_per_second.as_u32());
+    config.simulated.jitter = llm.simulated.jitter.get();
+    config
+}

@@ -1,0 +1,157 @@
+//! A real server on a free port, over a store in memory and a model that a test scripts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use agentic_fleet::api::Api;
+use agentic_fleet::api::health::Draining;
+use agentic_fleet::api::metrics::Metrics;
+use agentic_fleet::settings::{Flags, Settings, Sources};
+use agentic_fleet::startup::Application;
+use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+use fleet_actors::admission::Admission;
+use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::event::Failure;
+use fleet_actors::ids::Timestamp;
+use fleet_actors::limits::RunLimits;
+use fleet_actors::ports::{
+    AgentClients, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
+    ReasoningEffort, ToolCall, ToolRunner, Tools,
+};
+use fleet_actors::sessions::Sessions;
+use fleet_actors::stream::Logs;
+use fleet_actors::supervisor::Services;
+use fleet_actors::testing::{ManualClock, MemoryStore};
+use serde_json::Value;
+
+/// How the model answers.
+#[derive(Clone, Copy)]
+pub enum Script {
+    Answers(&'static str),
+    Fails(&'static str),
+    Hangs,
+}
+
+#[derive(Clone)]
+struct Model {
+    script: Script,
+    calls: Arc<AtomicU32>,
+}
+
+impl AgentClients for Model {
+    fn client(&self, _: Option<ReasoningEffort>) -> Rc<dyn ModelClient> {
+        Rc::new(self.clone())
+    }
+}
+
+impl ModelClient for Model {
+    fn call<'a>(
+        &'a self,
+        _: &'a ModelCall,
+        _: &'a mut dyn FnMut(ModelDelta),
+    ) -> LocalFuture<'a, Result<ModelReply, ModelError>> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            match self.script {
+                Script::Answers(text) => Ok(ModelReply { text: text.to_owned(), ..ModelReply::default() }),
+                Script::Fails(code) => Err(ModelError { failure: Failure::new(code, "no luck"), retry_in: None }),
+                Script::Hangs => std::future::pending().await,
+            }
+        })
+    }
+}
+
+struct NoTools;
+
+impl Tools for NoTools {
+    fn runner(&self) -> Rc<dyn ToolRunner> {
+        Rc::new(Self)
+    }
+}
+
+impl ToolRunner for NoTools {
+    fn policy(&self, _: &str) -> EffectPolicy {
+        EffectPolicy::Ambiguous
+    }
+
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move { Err(Failure::new("unknown_tool", format!("there is no tool {}", call.name))) })
+    }
+}
+
+pub struct TestApp {
+    pub url: String,
+    pub http: reqwest::Client,
+    pub sessions: Sessions,
+    pub draining: Draining,
+    calls: Arc<AtomicU32>,
+}
+
+impl TestApp {
+    /// A server for `cap` runs at once.
+    pub fn spawn(script: Script, cap: u32) -> Self {
+        let flags = Flags { profile: Some("test".to_owned()), ..Flags::default() };
+        let mut settings = Settings::load(&Sources { flags, ..Sources::default() }).unwrap().settings;
+        settings.server.workers = serde_json::from_value(1.into()).unwrap();
+        settings.server.body_timeout_ms = serde_json::from_value(200.into()).unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let arbiter = actix::Arbiter::current();
+        let calls = Arc::new(AtomicU32::new(0));
+        let services = Services {
+            checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
+            store,
+            clock,
+            agents: Arc::new(Model { script, calls: calls.clone() }),
+            tools: Arc::new(NoTools),
+            workflows: Arc::new(FleetWorkflows),
+            logs: Logs::new(64),
+            limits: RunLimits::default(),
+        };
+        let sessions = Sessions::start_on(&arbiter, services, Admission::new(cap));
+        let config = serde_json::to_value(workflow_config()).unwrap();
+        let api = Api { sessions: sessions.clone(), settings: Arc::new(settings), workflow_config: Arc::new(config) };
+        let app = Application::bind(api, Metrics::default()).unwrap();
+        let (url, draining) = (format!("http://127.0.0.1:{}", app.port()), app.draining());
+        actix_web::rt::spawn(app.run_until_stopped());
+        Self { url, http: reqwest::Client::new(), sessions, draining, calls }
+    }
+
+    pub fn model_calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    pub async fn get(&self, path: &str) -> reqwest::Response {
+        self.http.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    pub async fn delete(&self, path: &str) -> reqwest::Response {
+        self.http.delete(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<String>) -> reqwest::Response {
+        self.request(path, body).send().await.unwrap()
+    }
+
+    pub fn request(&self, path: &str, body: impl Into<String>) -> reqwest::RequestBuilder {
+        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        request.body(body.into())
+    }
+}
+
+fn workflow_config() -> WorkflowConfig {
+    WorkflowConfig {
+        agent: AgentProfile {
+            name: "assistant".to_owned(),
+            model: "test".to_owned(),
+            instructions: "answer".to_owned(),
+            temperature: None,
+            timeout_ms: None,
+        },
+        fast_path: FastPathRules { enabled: false, max_chars: 0, patterns: vec![], time_sensitive: vec![] },
+        context_messages_max: 10,
+        context_chars_max: 10_000,
+        output_tokens_max: None,
+    }
+}

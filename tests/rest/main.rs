@@ -1,0 +1,7 @@
+//! The HTTP resources, driven over a real connection.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod app;
+mod doors;
+mod resources;
