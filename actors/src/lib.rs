@@ -18,6 +18,7 @@ pub mod ids;
 pub mod journal;
 pub mod limits;
 pub mod mailbox;
+mod mutant;
 pub mod ports;
 pub mod recovery;
 pub mod session_manager;

@@ -98,6 +98,17 @@ impl Log {
         tail.events.push((position, Arc::new(event)));
     }
 
+    /// For the mutant whose deltas overtake.
+    pub(crate) fn overtake(&self, event: LogEvent) {
+        let mut tail = self.tail();
+        let at = tail.visible;
+        let seq = event.seq;
+        tail.events.insert(at, (Position(0), Arc::new(event)));
+        tail.visible += 1;
+        drop(tail);
+        self.tip.send_modify(|tip| tip.visible = seq);
+    }
+
     /// The journal is durable up to `position`: shows what may show.
     pub(crate) fn reveal(&self, position: Position) {
         let mut tail = self.tail();

@@ -6,6 +6,8 @@
 //! the journal counts the starts, so a restart of the process does not forgive them.
 
 mod life;
+#[cfg(test)]
+mod simulation;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -309,7 +311,7 @@ async fn prepare(
     }
     let effort = effort.or(past.effort);
     let made = NewWorkflow { effort, ..row.made };
-    Ok(Prepared { made, epoch: past.epoch.next(), runtime: row.runtime, past, fresh: None, function })
+    Ok(Prepared { made, epoch: past.next_epoch(), runtime: row.runtime, past, fresh: None, function })
 }
 
 fn never<'a>(

@@ -166,6 +166,9 @@ impl Turn {
             let open = OpenStep::attempt(attempt, StepKind::Model, who.clone(), input.clone(), run.now());
             let intent = run.start_attempt(&path, open, &key);
             run.durable(intent).await;
+            if run.shows_failed_append() {
+                return Err(Failure::new("storage_unavailable", "an append failed"));
+            }
             let mut deltas = |delta| run.delta(&path, delta);
             let reply = tokio::time::timeout_at(deadline, run.ports.model.call(&call, &mut deltas)).await;
             let failure = match reply {

@@ -24,6 +24,9 @@ pub enum Record {
     Began {
         /// When.
         at: Timestamp,
+        /// Chance, so that two owners that take the same epoch in the same millisecond write different records, and
+        /// one of them is fenced.
+        owner: u64,
     },
     /// What the run is pinned to. Body, shared: the content of the config slice that workflows can see.
     Pinned {

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::{Answer, Audience, Channel, EventBody, Failure, LogEvent, Question, RunOutcome, StepKind};
-use crate::ids::{Epoch, Position, Seq, Timestamp};
+use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp};
 use crate::journal::record::{MalformedRecord, Positioned, Record};
+use crate::mutant::{self, Mutant};
 use crate::ports::{ModelReply, ReasoningEffort, TaskInput};
 
 /// What the journal has of one step.
@@ -165,6 +166,12 @@ impl Past {
         self.steps.get_mut(&entry.path).ok_or_else(|| format!("it ends step {}, which never began", entry.path))
     }
 
+    /// The epoch that the next life takes.
+    #[must_use]
+    pub fn next_epoch(&self) -> Epoch {
+        if mutant::is(Mutant::EpochNotTaken) { self.epoch } else { self.epoch.next() }
+    }
+
     /// Steps whose last attempt has no end, by path: models and tools that died with the life before.
     #[must_use]
     pub fn open_attempts(&self) -> Vec<(Arc<str>, u32)> {
@@ -176,6 +183,19 @@ impl Past {
             .collect();
         open.sort();
         open
+    }
+
+    /// Open questions under `prefix` that the function has not asked for in this life.
+    #[must_use]
+    pub fn unread_questions(&self, prefix: &str) -> Vec<(Arc<str>, RequestId)> {
+        let under = self.steps.iter().filter(|(path, step)| path.starts_with(prefix) && !step.read.get());
+        let mut asked = Vec::new();
+        for (path, step) in under {
+            if let StepState::Asked(question) = &step.state {
+                asked.push((path.clone(), question.request_id.clone()));
+            }
+        }
+        asked
     }
 
     /// Marks every step under `prefix` as asked for: the losers of a race whose outcome is recorded.

@@ -25,6 +25,7 @@ use crate::event::{Answer, EventBody, Failure, RunOutcome};
 use crate::ids::{Epoch, Position, WorkflowId};
 use crate::journal::{Past, Record, encode};
 use crate::limits::RunLimits;
+use crate::mutant::{self, Mutant};
 use crate::ports::{
     Append, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewWorkflow, Next, OnDisconnect, Outcome, Posted,
     Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
@@ -189,7 +190,7 @@ impl Life {
         let open = past.open_attempts();
         let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone());
         let root: Arc<str> = Arc::from("");
-        run.push(&root, Record::Began { at: run.now() }, None);
+        run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
             let pinned = Record::Pinned { workflow: made.name.clone(), version: made.version };
             run.push(&root, pinned, Some(json(&fresh.config)));
@@ -200,7 +201,7 @@ impl Life {
             (made.clone(), fresh.message)
         });
         if takeover {
-            for (path, attempt) in open {
+            for (path, attempt) in open.into_iter().filter(|_| !mutant::is(Mutant::NoVoidsAtTakeover)) {
                 run.void(&path, attempt, "restarted");
             }
             if run.past.effort != made.effort {
@@ -377,6 +378,7 @@ impl Life {
             Err(error) if in_flight.since.elapsed() >= self.run.limits.storage_patience => self.give_up(error),
             Err(error) => {
                 tracing::warn!(workflow = %self.run.workflow, %error, tries = in_flight.tries, "append failed, asking again");
+                self.run.show_failed_append();
                 let wait = Duration::from_millis(20 << in_flight.tries.min(5));
                 let (writer, append) = (self.writer.clone(), in_flight.append.clone());
                 let future = async move {
@@ -621,13 +623,13 @@ impl Life {
         if let Some(since) = self.unwatched_since {
             tick = tick.min(since + limits.disconnect_grace);
         }
-        if let Some(until) = self.run.first_wake() {
-            let wait = until.since(self.run.now());
-            // A question that is being expired is awake already; its answer wakes the function.
-            tick = tick
-                .min(now + wait.max(Duration::from_millis(1) * u32::from(!self.expiring.borrow().is_empty()) * 100));
+        // Timers wake the function by themselves; an expired question must be committed first.
+        if let Some(until) = self.run.first_expiry() {
+            let again = if self.expiring.borrow().is_empty() { 1 } else { 100 };
+            tick = tick.min(now + until.since(self.run.now()).max(Duration::from_millis(again)));
         }
-        tick
+        // A limit that has passed and cannot be acted on yet must not make this a loop without a wait.
+        tick.max(now + Duration::from_millis(1))
     }
 
     fn check_limits(&mut self) {

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use super::{Found, StepResult, Turn};
 use crate::event::{Failure, StepKind};
 use crate::journal::{Record, StepState};
+use crate::mutant::{self, Mutant};
 
 impl Turn {
     /// Runs `branch` once for each item, at most `limit` at a time, and gives the results in the order of the items.
@@ -76,8 +77,12 @@ impl Turn {
         if self.run.halted().is_some() {
             return self.halted().await;
         }
-        self.run.void_under(&format!("{}/", scopes[1 - winner as usize]), "lost_race");
-        self.run.push(&path, Record::RaceDecided { winner }, None);
+        if !mutant::is(Mutant::NoVoidsForLosers) {
+            self.run.void_loser(&format!("{}/", scopes[1 - winner as usize]));
+        }
+        if !mutant::is(Mutant::RaceNotRecorded) {
+            self.run.push(&path, Record::RaceDecided { winner }, None);
+        }
         result
     }
 

@@ -18,6 +18,7 @@ use crate::event::{Answer, Audience, Channel, EventBody, Failure, LogEvent, Ques
 use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
+use crate::mutant::{self, Mutant};
 use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, Store, ToolRunner};
 use crate::stream::Log;
 
@@ -77,6 +78,8 @@ pub(crate) struct Run {
     opened: RefCell<Vec<(RequestId, Timestamp)>>,
     closed: RefCell<Vec<RequestId>>,
     waiters: RefCell<Vec<(Position, Waker)>>,
+    /// For the mutant that shows storage errors to the function.
+    append_failed: Cell<bool>,
     open: RefCell<BTreeMap<Arc<str>, OpenStep>>,
     waiting: RefCell<BTreeMap<Arc<str>, Waiting>>,
     answers: RefCell<HashMap<RequestId, Answer>>,
@@ -118,6 +121,7 @@ impl Run {
             opened: RefCell::default(),
             closed: RefCell::default(),
             waiters: RefCell::default(),
+            append_failed: Cell::new(false),
             open: RefCell::default(),
             waiting: RefCell::default(),
             answers: RefCell::default(),
@@ -144,6 +148,9 @@ impl Run {
                 format!("the run made {n} events, as many as a run may"),
             )));
         }
+        if mutant::is(Mutant::SeqFollowsDurable) {
+            return Seq(self.past.last_seq.0 + n);
+        }
         Seq::new(self.epoch, n)
     }
 
@@ -163,7 +170,8 @@ impl Run {
     ) -> Position {
         let seq = self.next_seq();
         let position = self.place(Some(seq), path, record, body);
-        self.log.push(position, LogEvent { seq, at, body: event });
+        let shows_at = if mutant::is(Mutant::VisibleBeforeDurable) { self.durable.get() } else { position };
+        self.log.push(shows_at, LogEvent { seq, at, body: event });
         self.wants_flush.set(true);
         position
     }
@@ -272,7 +280,11 @@ impl Run {
             agent: step.agent.clone(),
         };
         drop(open);
-        self.log.push(self.head.get(), LogEvent { seq, at: self.now(), body });
+        let event = LogEvent { seq, at: self.now(), body };
+        if mutant::is(Mutant::DeltasOvertake) {
+            return self.log.overtake(event);
+        }
+        self.log.push(self.head.get(), event);
         // Nothing needs a commit for a delta, but it may be visible at once.
         self.log.reveal(self.durable.get());
     }
@@ -285,6 +297,9 @@ impl Run {
         }
         if !open.reasoning.is_empty() {
             reply.reasoning = open.reasoning.clone();
+        }
+        if mutant::is(Mutant::CompletedWithoutText) {
+            reply.text.clear();
         }
         self.model_calls.set(self.model_calls.get() + 1);
         let mut usage = self.usage.get();
@@ -383,6 +398,18 @@ impl Run {
         self.waiting.borrow_mut().retain(|path, _| !path.starts_with(prefix));
     }
 
+    /// Voids a branch that lost a race, what an earlier life left of it and this one never reached included.
+    pub fn void_loser(&self, prefix: &str) {
+        self.void_under(prefix, "lost_race");
+        let mut asked: Vec<_> = self.past.unread_questions(prefix);
+        asked.sort();
+        for (path, question) in asked {
+            self.closed.borrow_mut().push(question);
+            self.void(&path, 1, "lost_race");
+        }
+        self.past.mark_read(prefix);
+    }
+
     /// Voids one open attempt, to retry it.
     pub fn void_to_retry(&self, path: &Arc<str>) {
         let open = self.open.borrow_mut().remove(path);
@@ -445,6 +472,13 @@ impl Run {
         let open = self.open.borrow();
         let due = waiting.iter().filter(|(_, waits)| waits.until <= now);
         due.filter_map(|(path, _)| open.get(path)?.question.clone()).collect()
+    }
+
+    /// When the first open question expires.
+    pub fn first_expiry(&self) -> Option<Timestamp> {
+        let open = self.open.borrow();
+        let asks = |path: &Arc<str>| open.get(path).is_some_and(|step| step.question.is_some());
+        self.waiting.borrow().iter().filter(|(path, _)| asks(path)).map(|(_, waits)| waits.until).min()
     }
 
     pub fn set_waiting(&self, path: &Arc<str>, until: Option<Timestamp>) {
@@ -511,6 +545,17 @@ impl Run {
         *waiters = rest;
         drop(waiters);
         due.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// For the mutant that shows storage errors to the function.
+    pub fn show_failed_append(&self) {
+        if mutant::is(Mutant::StorageErrorShown) {
+            self.append_failed.set(true);
+        }
+    }
+
+    pub fn shows_failed_append(&self) -> bool {
+        mutant::is(Mutant::StorageErrorShown) && self.append_failed.take()
     }
 
     pub fn totals(&self) -> (u32, Usage) {
