@@ -1,9 +1,9 @@
 //! The one store: an adapter of [`fleet_actors::ports::Store`] over one SQLite file.
 //!
-//! Everything that must become durable together is one transaction in `<data-dir>/fleet.db`, made by the one thread that
-//! writes; a few more read. `history.jsonl`-style exports and the lock of the data directory live beside it.
+//! Everything that must become durable together is one transaction, made by the one thread that writes; a few more read. The
+//! history file and the lock of the data directory live beside it.
 //!
-//! Invariant: what was answered survives `kill -9`, and with [`Durability::Power`] a power cut.
+//! Invariant: what was answered survives `kill -9`, and with `durability: power` a power cut.
 //! Absent on purpose: any word of HTTP or of what a record means. Records are bytes with a checksum here.
 
 mod append;
@@ -15,6 +15,7 @@ mod history;
 mod journal;
 mod lists;
 mod lock;
+mod options;
 mod readers;
 mod record;
 mod remove;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fleet_actors::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
 use fleet_actors::ports::{
@@ -38,45 +40,17 @@ use tokio::sync::oneshot;
 
 pub use export::{ExportError, HistoryFile, JsonlExport};
 pub use lock::{DataDirLock, LockError};
+pub use options::SqliteOptions;
 
 use self::fault::Fault;
+use self::journal::Page;
 use self::readers::Readers;
 use self::reserve::Reserve;
 use self::wal::{Gate, Wal};
 use self::writer::{Job, Reply, Writer};
 
-/// The database within a data directory.
-pub const DATABASE: &str = "fleet.db";
-
 /// Jobs that wait for the writer. A full queue is an answer: [`StoreError::Unavailable`].
 const WRITE_QUEUE: usize = 256;
-
-/// What an acknowledged write survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// A power cut: a sync before every answer.
-    #[default]
-    Power,
-    /// The death of this process.
-    Process,
-}
-
-/// How a store is opened.
-#[derive(Clone, Debug)]
-pub struct SqliteOptions {
-    /// What an acknowledged write survives.
-    pub durability: Durability,
-    /// Threads that read.
-    pub readers: NonZeroUsize,
-    /// Pages of 4 KiB that the database may have; above them the store is full. `None` leaves it to the disk.
-    pub pages_max: Option<u32>,
-}
-
-impl Default for SqliteOptions {
-    fn default() -> Self {
-        Self { durability: Durability::Power, readers: NonZeroUsize::MIN.saturating_add(1), pages_max: None }
-    }
-}
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +106,10 @@ pub struct SqliteStore {
     readers: Option<Readers>,
     /// None when it was opened to read.
     writer: Option<WriterHandle>,
+    /// Which opening of the store this is; 0 for one that only reads.
     opening: i64,
+    /// A page of records ends after this long.
+    read_timeout: Duration,
 }
 
 struct WriterHandle {
@@ -147,34 +124,34 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store of a data directory, making or migrating it. The caller holds the directory's
-    /// [lock](DataDirLock).
+    /// Opens a store, making or migrating it. The caller holds the data directory's [lock](DataDirLock).
     ///
     /// # Errors
     /// [`OpenError`]; nothing of an existing file is changed then, but for migrations that succeeded.
-    pub fn open(dir: &Path, options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let path = dir.join(DATABASE);
+    pub fn open(options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let path = &options.database;
         let explain = |fault: Fault| OpenError::Store { path: path.clone(), error: fault.0 };
-        let mut db = schema::open_writer(&path, options.durability, options.pages_max)?;
+        let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
         let opening = schema::next_opening(&db).map_err(explain)?;
         let gate = Arc::new(Gate::default());
-        let wal = Wal::new(&mut db, gate.clone()).map_err(|e| explain(e.into()))?;
-        let readers = Readers::start(&path, options.readers, &gate)?;
-        let writer = Writer::new(db, wal, Reserve::new(dir.join("reserve")), clock, opening);
+        let wal = Wal::new(&mut db, options, gate.clone()).map_err(|e| explain(e.into()))?;
+        let readers = Readers::start(path, options.readers, &gate)?;
+        let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
+        let writer = Writer::new(db, wal, reserve, clock, opening);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&queue));
-        let thread = thread.map_err(|error| OpenError::Io { path, error })?;
-        Ok(Self { readers: Some(readers), writer: Some(WriterHandle { jobs, thread }), opening })
+        let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        let writer = Some(WriterHandle { jobs, thread });
+        Ok(Self { readers: Some(readers), writer, opening, read_timeout: options.read_timeout })
     }
 
-    /// Opens the store of a data directory that another process may be writing. Every write is refused.
+    /// Opens a store that another process may be writing. Every write is refused.
     ///
     /// # Errors
     /// [`OpenError`], also when there is no store yet or it needs a migration.
-    pub fn open_read_only(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join(DATABASE);
-        let readers = Readers::start(&path, NonZeroUsize::MIN, &Arc::new(Gate::default()))?;
-        Ok(Self { readers: Some(readers), writer: None, opening: 0 })
+    pub fn open_read_only(options: &SqliteOptions) -> Result<Self, OpenError> {
+        let readers = Readers::start(&options.database, NonZeroUsize::MIN, &Arc::new(Gate::default()))?;
+        Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout: options.read_timeout })
     }
 
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
@@ -243,7 +220,8 @@ impl Store for SqliteStore {
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |db| journal::read(db, &id, after, max_bytes))
+        let page = Page::new(max_bytes, self.read_timeout);
+        self.look(move |db| journal::read(db, &id, after, page))
     }
 
     fn read_events(
@@ -253,7 +231,8 @@ impl Store for SqliteStore {
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |db| journal::read_events(db, &id, after, max_bytes))
+        let page = Page::new(max_bytes, self.read_timeout);
+        self.look(move |db| journal::read_events(db, &id, after, page))
     }
 
     fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>> {

@@ -904,11 +904,11 @@ pub trait HistoryExport: Send + Sync {
     fn repair(&self) -> SendFuture<'_, Result<Option<u64>, StoreError>>;
     /// Appends entries, in order. Durable when it answers, all of them by one sync.
     fn append(&self, entries: Vec<ExportEntry>) -> SendFuture<'_, Result<(), StoreError>>;
-    /// Begins a new file beside the old one, which stays in place until [`finish`](Self::finish). Forgets an unfinished
-    /// one.
-    fn rewrite(&self) -> SendFuture<'_, Result<(), StoreError>>;
-    /// Adds a page of rows, as of `cursor`, to the new file.
-    fn rows(&self, cursor: u64, rows: Vec<HistoryRow>) -> SendFuture<'_, Result<(), StoreError>>;
-    /// Makes the new file durable and puts it in the old one's place.
+    /// Begins a new file, as of `cursor`, beside the old one, which stays in place until [`finish`](Self::finish). Forgets
+    /// an unfinished one.
+    fn rewrite(&self, cursor: u64) -> SendFuture<'_, Result<(), StoreError>>;
+    /// Adds a page of rows to the new file.
+    fn rows(&self, rows: Vec<HistoryRow>) -> SendFuture<'_, Result<(), StoreError>>;
+    /// Makes the new file durable and puts it in the place of everything before it.
     fn finish(&self) -> SendFuture<'_, Result<(), StoreError>>;
 }

@@ -13,9 +13,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::fault::Fault;
 use super::record::{self, COLUMNS};
 
-/// A read that answers a page of any length stops here, so that no reader holds a checkpoint back for longer.
-const PATIENCE: Duration = Duration::from_millis(50);
-
 /// The records of one workflow that belong to a journal: those in `(after, upto]`.
 struct Segment {
     num: i64,
@@ -55,30 +52,20 @@ fn journal(db: &Connection, id: &WorkflowId) -> Result<Option<Journal>, Fault> {
 }
 
 /// Records behind `after`, dense.
-pub(super) fn read(
-    db: &Connection,
-    id: &WorkflowId,
-    after: Position,
-    max_bytes: usize,
-) -> Result<Vec<RecordRow>, Fault> {
+pub(super) fn read(db: &Connection, id: &WorkflowId, after: Position, page: Page) -> Result<Vec<RecordRow>, Fault> {
     match journal(db, id)? {
-        Some(journal) => collect(db, id, &journal, after.0, max_bytes, |_| true),
+        Some(journal) => collect(db, id, &journal, after.0, page, |_| true),
         None => Ok(Vec::new()),
     }
 }
 
 /// Records that hold an event numbered above `after`. Those between them are read, too, so that a missing event is found
 /// as any missing record is.
-pub(super) fn read_events(
-    db: &Connection,
-    id: &WorkflowId,
-    after: Seq,
-    max_bytes: usize,
-) -> Result<Vec<RecordRow>, Fault> {
+pub(super) fn read_events(db: &Connection, id: &WorkflowId, after: Seq, page: Page) -> Result<Vec<RecordRow>, Fault> {
     let Some(journal) = journal(db, id)? else { return Ok(Vec::new()) };
     // That event is read, too: its checksum vouches for the number that was searched for.
     let behind = last_event_at_most(db, &journal, after.0)?.saturating_sub(1);
-    collect(db, id, &journal, behind, max_bytes, |record| record.seq.is_some_and(|seq| seq > after))
+    collect(db, id, &journal, behind, page, |record| record.seq.is_some_and(|seq| seq > after))
 }
 
 /// The position of the last event numbered `after` or less, 0 if there is none. Numbers grow with positions, so halving
@@ -118,10 +105,10 @@ fn collect(
     id: &WorkflowId,
     journal: &Journal,
     after: u64,
-    max_bytes: usize,
+    mut page: Page,
     wanted: impl Fn(&RecordRow) -> bool,
 ) -> Result<Vec<RecordRow>, Fault> {
-    let mut page = Page::new(max_bytes);
+    page.began = Instant::now();
     let mut expected = after.saturating_add(1);
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM journal j \
@@ -160,16 +147,18 @@ pub(super) fn epoch_at(db: &Connection, id: &WorkflowId, position: u64) -> Resul
 }
 
 /// Records until they are too many bytes or have taken too long, but at least one.
-struct Page {
+pub(super) struct Page {
     records: Vec<RecordRow>,
     bytes: usize,
     max_bytes: usize,
     began: Instant,
+    /// So that no reader holds a checkpoint back for longer.
+    patience: Duration,
 }
 
 impl Page {
-    fn new(max_bytes: usize) -> Self {
-        Self { records: Vec::new(), bytes: 0, max_bytes, began: Instant::now() }
+    pub fn new(max_bytes: usize, patience: Duration) -> Self {
+        Self { records: Vec::new(), bytes: 0, max_bytes, began: Instant::now(), patience }
     }
 
     /// Takes a record; false when the page is full, and then, unless it is the first, without this one.
@@ -179,6 +168,6 @@ impl Page {
             return false;
         }
         self.records.push(record);
-        self.bytes < self.max_bytes && self.began.elapsed() < PATIENCE
+        self.bytes < self.max_bytes && self.began.elapsed() < self.patience
     }
 }

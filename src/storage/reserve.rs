@@ -1,27 +1,27 @@
 //! Room that is kept for removals: on a full disk, deleting needs space, too.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// What is kept.
-const BYTES: usize = 16 * 1024 * 1024;
 /// Between two tries to take it back.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// A file of zeros that is given up when a removal finds the disk full.
 pub(super) struct Reserve {
     path: PathBuf,
+    bytes: u64,
     held: bool,
     /// Not before this.
     next_try: Instant,
 }
 
 impl Reserve {
-    pub fn new(path: PathBuf) -> Self {
-        let held = path.metadata().is_ok_and(|file| file.len() == BYTES as u64);
-        Self { path, held, next_try: Instant::now() }
+    /// The reserve at `path`; of no bytes, there is none and none is missed.
+    pub fn new(path: PathBuf, bytes: u64) -> Self {
+        let held = path.metadata().is_ok_and(|file| file.len() == bytes);
+        Self { path, bytes, held, next_try: Instant::now() }
     }
 
     /// Gives the room up; false if there was none.
@@ -32,16 +32,16 @@ impl Reserve {
 
     /// Whether an idle moment would be used.
     pub fn is_missing(&self) -> bool {
-        !self.held
+        !self.held && self.bytes > 0
     }
 
     /// Takes the room back if it is time and there is any.
     pub fn restore(&mut self) {
-        if self.held || Instant::now() < self.next_try {
+        if !self.is_missing() || Instant::now() < self.next_try {
             return;
         }
         self.next_try = Instant::now() + PAUSE;
-        match fill(&self.path) {
+        match fill(&self.path, self.bytes) {
             Ok(()) => self.held = true,
             Err(error) => {
                 // A part of it would only make the disk fuller.
@@ -54,11 +54,8 @@ impl Reserve {
 }
 
 /// Real bytes: a hole would reserve nothing. Synced, because the promise is about blocks, not about a length.
-fn fill(path: &std::path::Path) -> std::io::Result<()> {
+fn fill(path: &std::path::Path, bytes: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
-    let zeros = [0; 64 * 1024];
-    for _ in 0..BYTES / zeros.len() {
-        file.write_all(&zeros)?;
-    }
+    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
     file.sync_data()
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::OpenError;
 use super::fault::Fault;
-use super::{Durability, OpenError};
+use crate::settings::Durability;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
 const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];

@@ -1,7 +1,7 @@
 //! When the write-ahead log moves into the database.
 //!
 //! SQLite's own checkpoints swallow their errors, so the writer makes them itself, between transactions: PASSIVE when it
-//! is idle or the log has 4,000 new pages; TRUNCATE above 64 MiB or after a removal, with new reads held back, because
+//! is idle or the log has many new pages; TRUNCATE when the log is too large or after a removal, with new reads held back, because
 //! overlapping readers would let the log grow without end.
 //! Absent on purpose: a checkpoint that waits. A TRUNCATE has the connection's busy timeout to find a moment without
 //! readers, else it comes again later.
@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::SqliteOptions;
 use super::fault::Fault;
 
-/// New pages in the log that make the writer checkpoint even under load.
-const PASSIVE_PAGES: u32 = 4_000;
-/// 64 MiB in pages of 4 KiB.
-const TRUNCATE_PAGES: u32 = 16_384;
+/// SQLite's, which we leave as it is.
+const PAGE_BYTES: u64 = 4_096;
 /// How long a wanted TRUNCATE waits for an idle moment, and how long one that found readers waits for its next try.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -49,6 +48,10 @@ pub(super) struct Wal {
     seen: u32,
     /// A PASSIVE is due at this many pages.
     passive_at: u32,
+    /// New pages that make the writer checkpoint even under load.
+    passive_pages: u32,
+    /// Pages above which it truncates.
+    truncate_pages: u32,
     /// Commits since the last checkpoint that moved everything.
     behind: bool,
     /// A TRUNCATE is wanted, at the latest at this time.
@@ -57,14 +60,23 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    pub fn new(db: &mut Connection, gate: Arc<Gate>) -> rusqlite::Result<Self> {
+    pub fn new(db: &mut Connection, options: &SqliteOptions, gate: Arc<Gate>) -> rusqlite::Result<Self> {
         let pages = Arc::new(AtomicU32::new(0));
         let told = pages.clone();
         db.wal_hook(Some(move |_: &mut _, pages: std::ffi::c_int| {
             told.store(pages.unsigned_abs(), Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { pages, seen: 0, passive_at: PASSIVE_PAGES, behind: true, truncate_by: None, gate })
+        Ok(Self {
+            pages,
+            seen: 0,
+            passive_at: options.wal_pages_max,
+            passive_pages: options.wal_pages_max,
+            truncate_pages: u32::try_from(options.wal_bytes_max / PAGE_BYTES).unwrap_or(u32::MAX),
+            behind: true,
+            truncate_by: None,
+            gate,
+        })
     }
 
     /// What was removed must leave the log, too.
@@ -81,12 +93,12 @@ impl Wal {
     pub fn after_commit(&mut self, db: &Connection) -> Result<(), Fault> {
         let pages = self.pages.load(Ordering::Relaxed);
         if pages < self.seen {
-            self.passive_at = PASSIVE_PAGES;
+            self.passive_at = self.passive_pages;
         }
         self.behind |= pages != self.seen;
         self.seen = pages;
         let overdue = self.truncate_by.is_some_and(|by| by <= Instant::now());
-        if overdue || (pages >= TRUNCATE_PAGES && self.truncate_by.is_none()) {
+        if overdue || (pages >= self.truncate_pages && self.truncate_by.is_none()) {
             self.truncate(db)
         } else if pages >= self.passive_at {
             self.passive(db)
@@ -103,7 +115,7 @@ impl Wal {
     fn passive(&mut self, db: &Connection) -> Result<(), Fault> {
         let (_, pages, moved) = checkpoint(db, "PASSIVE")?;
         self.behind = moved < pages;
-        self.passive_at = self.seen + PASSIVE_PAGES;
+        self.passive_at = self.seen + self.passive_pages;
         Ok(())
     }
 
@@ -118,7 +130,7 @@ impl Wal {
             self.want_truncate();
         } else {
             self.pages.store(0, Ordering::Relaxed);
-            (self.seen, self.passive_at) = (0, PASSIVE_PAGES);
+            (self.seen, self.passive_at) = (0, self.passive_pages);
         }
         Ok(())
     }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use agentic_fleet::storage::{Durability, SqliteOptions};
 use fleet_actors::ids::Position;
 use fleet_actors::ports::{Outcome, Store, StoreError, WorkflowFilter};
 use fleet_actors::testing::store_contract::{CASES, Harness, violations};
 use fleet_actors::testing::{CommitFault, ManualClock, MemoryStore};
 
-use crate::support::{OnDisk, make};
+use crate::support::{OnDisk, make, without_syncs};
 
 struct InMemory {
     store: MemoryStore,
@@ -39,8 +38,7 @@ impl Harness for InMemory {
 #[test]
 fn the_store_on_disk_keeps_the_contract() {
     // The promises are the same without a sync for each of some thousand commits; that those happen is shown elsewhere.
-    let options = SqliteOptions { durability: Durability::Process, ..SqliteOptions::default() };
-    assert_eq!(violations(|| OnDisk::new(options.clone())), []);
+    assert_eq!(violations(|| OnDisk::new(without_syncs)), []);
     assert!(CASES.len() >= 40, "{} cases", CASES.len());
 }
 

@@ -1,11 +1,11 @@
 //! Bytes that are not what was written.
 
-use agentic_fleet::storage::{DATABASE, SqliteOptions, SqliteStore};
+use agentic_fleet::storage::SqliteStore;
 use fleet_actors::ids::{Position, Seq};
 use fleet_actors::ports::{RecordBody, RecordRow, Store, StoreError};
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{OnDisk, block_on, make};
+use crate::support::{DATABASE, OnDisk, block_on, make};
 
 const ALL: usize = usize::MAX;
 
@@ -61,7 +61,7 @@ fn a_damaged_record_is_named_never_served_and_harms_no_other_workflow() {
     ];
     for (position, sql) in &damages {
         let position = *position;
-        let mut disk = OnDisk::new(SqliteOptions::default());
+        let mut disk = OnDisk::new(|_| {});
         let written = written(&disk);
         disk.close();
         let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
@@ -86,7 +86,7 @@ fn a_damaged_record_is_named_never_served_and_harms_no_other_workflow() {
 
 /// What is read back of a damaged file: the truth, or no record at all.
 fn judge(disk: &OnDisk, written: &[(&str, Vec<RecordRow>)], what: &str) -> &'static str {
-    let store = match SqliteStore::open(disk.dir.path(), &disk.options, std::sync::Arc::new(disk.clock.clone())) {
+    let store = match SqliteStore::open(&disk.options, std::sync::Arc::new(disk.clock.clone())) {
         Ok(store) => store,
         Err(error) => {
             assert!(error.to_string().contains(DATABASE), "{what}: {error}");
@@ -111,7 +111,7 @@ fn judge(disk: &OnDisk, written: &[(&str, Vec<RecordRow>)], what: &str) -> &'sta
 
 #[test]
 fn a_flipped_or_truncated_file_never_yields_a_record_that_was_not_written() {
-    let mut disk = OnDisk::new(SqliteOptions::default());
+    let mut disk = OnDisk::new(|_| {});
     let written = written(&disk);
     disk.close();
     let file = disk.file(DATABASE);

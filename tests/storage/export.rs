@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::{block_on, make};
 
+const BYTES_MAX: u64 = 1 << 30;
+
 fn ran(cursor: u64, name: &str) -> ExportEntry {
     ExportEntry { cursor, workflow: make::id(name), row: Some(make::entry(name)) }
 }
@@ -22,7 +24,7 @@ fn lines(path: &Path) -> Vec<Value> {
 fn executions_and_tombstones_are_lines_that_say_how_far_the_file_got() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("logs/execution_history.jsonl");
-    let mut file = HistoryFile::new(&path);
+    let mut file = HistoryFile::new(&path, BYTES_MAX);
     assert_eq!(file.repair().expect("nothing to repair"), None);
     let tombstone = ExportEntry { cursor: 3, workflow: make::id("a"), row: None };
     file.append(&[ran(1, "a"), ran(2, "b")]).expect("appended");
@@ -33,14 +35,14 @@ fn executions_and_tombstones_are_lines_that_say_how_far_the_file_got() {
     assert_eq!(lines[0]["task"], "a task\nof two lines");
     assert_eq!(lines[0]["completed_at"], "1970-01-01T00:00:02.500Z");
     assert_eq!(lines[2], json!({"deleted": "a", "cursor": 3}));
-    assert_eq!(HistoryFile::new(&path).repair().expect("whole"), Some(3));
+    assert_eq!(HistoryFile::new(&path, BYTES_MAX).repair().expect("whole"), Some(3));
 }
 
 #[test]
 fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("history.jsonl");
-    let mut file = HistoryFile::new(&path);
+    let mut file = HistoryFile::new(&path, BYTES_MAX);
     let mut long = ran(2, "b");
     // Longer than the step in which the end is searched.
     long.row.as_mut().expect("a row").task = "long ".repeat(30_000);
@@ -50,7 +52,7 @@ fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
     let whole = std::fs::read(&path).expect("the file");
     for cut in before.len()..whole.len() {
         std::fs::write(&path, &whole[..cut]).expect("torn");
-        let mut file = HistoryFile::new(&path);
+        let mut file = HistoryFile::new(&path, BYTES_MAX);
         assert_eq!(file.repair().expect("repaired"), Some(2), "cut at {cut}");
         assert!(std::fs::read(&path).expect("the file") == before, "cut at {cut}");
         file.append(&[ran(3, "c")]).expect("appended");
@@ -59,12 +61,12 @@ fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
     // A power cut may leave blocks of zeros, with a line feed behind them or not.
     for garbage in [&[0; 5_000][..], b"\0\0\0\n", b"\n\n", b"{\"workflow_id\":\"x\"}\n", b"\xff\xfe\n\0"] {
         std::fs::write(&path, [&whole[..], garbage].concat()).expect("spoilt");
-        assert_eq!(HistoryFile::new(&path).repair().expect("repaired"), Some(3));
+        assert_eq!(HistoryFile::new(&path, BYTES_MAX).repair().expect("repaired"), Some(3));
         assert!(std::fs::read(&path).expect("the file") == whole, "{garbage:?}");
     }
     for nothing in [&b""[..], b"garbage", b"\n\n\n"] {
         std::fs::write(&path, nothing).expect("spoilt");
-        assert_eq!(HistoryFile::new(&path).repair().expect("repaired"), None);
+        assert_eq!(HistoryFile::new(&path, BYTES_MAX).repair().expect("repaired"), None);
         assert_eq!(std::fs::read(&path).expect("the file"), b"");
     }
 }
@@ -73,10 +75,10 @@ fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
 fn a_file_without_repair_is_repaired_before_the_first_append() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("history.jsonl");
-    HistoryFile::new(&path).append(&[ran(1, "a")]).expect("appended");
+    HistoryFile::new(&path, BYTES_MAX).append(&[ran(1, "a")]).expect("appended");
     let whole = std::fs::read(&path).expect("the file");
     std::fs::write(&path, [&whole[..], b"{\"torn\":"].concat()).expect("torn");
-    HistoryFile::new(&path).append(&[ran(2, "b")]).expect("appended");
+    HistoryFile::new(&path, BYTES_MAX).append(&[ran(2, "b")]).expect("appended");
     assert_eq!(lines(&path).len(), 2);
 }
 
@@ -85,24 +87,68 @@ fn a_rewrite_takes_the_old_files_place_only_when_it_is_whole() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("history.jsonl");
     block_on(async {
-        let export = JsonlExport::new(&path);
+        let export = JsonlExport::new(&path, BYTES_MAX);
         export.append(vec![ran(1, "a"), ran(2, "b"), ran(3, "c")]).await.expect("appended");
         let old = std::fs::read(&path).expect("the file");
-        export.rewrite().await.expect("begun");
-        export.rows(9, vec![make::entry("b")]).await.expect("added");
+        export.rewrite(9).await.expect("begun");
+        export.rows(vec![make::entry("b")]).await.expect("added");
         assert_eq!(std::fs::read(&path).expect("the file"), old);
         // Dies here; the next one begins anew.
-        let export = JsonlExport::new(&path);
+        let export = JsonlExport::new(&path, BYTES_MAX);
         assert_eq!(export.repair().await, Ok(Some(3)));
-        assert!(matches!(export.rows(9, vec![]).await, Err(StoreError::Unavailable(_))));
-        export.rewrite().await.expect("begun");
-        export.rows(9, vec![make::entry("b")]).await.expect("added");
-        export.rows(9, vec![make::entry("c")]).await.expect("added");
+        assert!(matches!(export.rows(vec![]).await, Err(StoreError::Unavailable(_))));
+        export.rewrite(9).await.expect("begun");
+        export.rows(vec![make::entry("b")]).await.expect("added");
+        export.rows(vec![make::entry("c")]).await.expect("added");
         export.finish().await.expect("finished");
         export.append(vec![ran(10, "d")]).await.expect("appended");
         assert_eq!(export.repair().await, Ok(Some(10)));
     });
-    let ids: Vec<_> = lines(&path).iter().map(|line| line["workflow_id"].clone()).collect();
+    let lines = lines(&path);
+    assert_eq!(lines[0], json!({"rewritten": true, "cursor": 9}));
+    let ids: Vec<_> = lines[1..].iter().map(|line| line["workflow_id"].clone()).collect();
     assert_eq!(ids, ["b", "c", "d"]);
     assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1);
+}
+
+#[test]
+fn a_large_file_is_put_aside_and_a_rewrite_makes_one_of_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("history.jsonl");
+    let names = || {
+        let files = std::fs::read_dir(dir.path()).expect("the directory");
+        let mut names: Vec<_> =
+            files.map(|file| file.expect("a file").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    let mut file = HistoryFile::new(&path, 400);
+    for cursor in 1..=9 {
+        file.append(&[ran(cursor, &format!("run-{cursor}"))]).expect("appended");
+    }
+    assert!(names().len() > 3, "{:?}", names());
+    let mut cursors = Vec::new();
+    for name in names().iter().filter(|name| *name != "history.jsonl").map(String::as_str).chain(["history.jsonl"]) {
+        cursors.extend(lines(&dir.path().join(name)).iter().map(|line| line["cursor"].as_u64()));
+    }
+    assert_eq!(cursors, (1..=9).map(Some).collect::<Vec<_>>(), "read in order they are one");
+    // Put aside, and killed before the next line.
+    std::fs::rename(&path, dir.path().join("history.000099.jsonl")).expect("renamed");
+    std::fs::write(&path, b"").expect("made");
+    assert_eq!(HistoryFile::new(&path, 400).repair().expect("whole"), Some(9));
+
+    let old: Vec<_> =
+        names().iter().map(|name| (name.clone(), std::fs::read(dir.path().join(name)).expect("read"))).collect();
+    let mut file = HistoryFile::new(&path, 400);
+    file.begin_rewrite(9).expect("begun");
+    file.rewrite_rows(&[make::entry("run-3")]).expect("added");
+    file.finish_rewrite().expect("finished");
+    assert_eq!(names(), ["history.jsonl"]);
+    // Killed before what is obsolete was removed: the next start removes it.
+    for (name, bytes) in old.iter().filter(|(name, _)| name != "history.jsonl") {
+        std::fs::write(dir.path().join(name), bytes).expect("written");
+    }
+    assert_eq!(HistoryFile::new(&path, 400).repair().expect("repaired"), Some(9));
+    assert_eq!(names(), ["history.jsonl"]);
+    assert_eq!(lines(&path).len(), 2);
 }

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use agentic_fleet::storage::{DATABASE, DataDirLock, LockError, OpenError, SqliteOptions, SqliteStore};
+use agentic_fleet::storage::{DataDirLock, LockError, OpenError, SqliteOptions, SqliteStore};
 use fleet_actors::ids::Position;
 use fleet_actors::ports::{Store, StoreError, StoreWrite};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{OnDisk, block_on, make};
+use crate::support::{DATABASE, OnDisk, block_on, make};
 
 fn open(dir: &std::path::Path) -> Result<SqliteStore, OpenError> {
-    SqliteStore::open(dir, &SqliteOptions::default(), Arc::new(ManualClock::default()))
+    SqliteStore::open(&SqliteOptions::new(dir), Arc::new(ManualClock::default()))
 }
 
 #[test]
 fn data_of_a_newer_binary_is_refused_with_both_numbers_and_left_alone() {
-    let mut disk = OnDisk::new(SqliteOptions::default());
+    let mut disk = OnDisk::new(|_| {});
     disk.close();
     let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
     db.pragma_update(None, "user_version", 99).expect("changed");
     drop(db);
     let before = std::fs::read(disk.file(DATABASE)).expect("the file");
-    for error in [open(disk.dir.path()).err(), SqliteStore::open_read_only(disk.dir.path()).err()] {
+    for error in [open(disk.dir.path()).err(), SqliteStore::open_read_only(&disk.options).err()] {
         let error = error.expect("refused");
         assert!(matches!(error, OpenError::Newer { found: 99, known: 1, .. }), "{error}");
         assert!(error.to_string().contains("99") && error.to_string().contains("up to 1"), "{error}");
@@ -50,9 +50,9 @@ fn what_is_not_ours_is_refused_and_left_alone() {
 
 #[test]
 fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
-    let disk = OnDisk::new(SqliteOptions::default());
+    let disk = OnDisk::new(|_| {});
     block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
-    let reader = SqliteStore::open_read_only(disk.dir.path()).expect("it opens beside the server");
+    let reader = SqliteStore::open_read_only(&disk.options).expect("it opens beside the server");
     let read = |store: &SqliteStore| block_on(store.read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len());
     assert_eq!(read(&reader), Ok(3));
     block_on(disk.store().commit(vec![make::more("w", 3, 1)])).expect("written");
@@ -61,15 +61,15 @@ fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
     drop(reader);
     let mut disk = disk;
     disk.close();
-    assert_eq!(read(&SqliteStore::open_read_only(disk.dir.path()).expect("and without one")), Ok(4));
+    assert_eq!(read(&SqliteStore::open_read_only(&disk.options).expect("and without one")), Ok(4));
     let empty = tempfile::tempdir().expect("a directory");
-    assert!(SqliteStore::open_read_only(empty.path()).is_err());
+    assert!(SqliteStore::open_read_only(&SqliteOptions::new(empty.path())).is_err());
     assert!(!empty.path().join(DATABASE).exists());
 }
 
 #[test]
 fn a_closed_store_is_one_file() {
-    let mut disk = OnDisk::new(SqliteOptions::default());
+    let mut disk = OnDisk::new(|_| {});
     block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
     disk.close();
     assert!(!disk.file("fleet.db-wal").exists() && !disk.file("fleet.db-shm").exists());
@@ -79,7 +79,7 @@ fn a_closed_store_is_one_file() {
 #[test]
 fn the_database_is_readable_by_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let disk = OnDisk::new(SqliteOptions::default());
+    let disk = OnDisk::new(|_| {});
     for name in [DATABASE, "fleet.db-wal"] {
         let mode = disk.file(name).metadata().expect("the file").permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");

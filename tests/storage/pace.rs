@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use agentic_fleet::storage::SqliteOptions;
 use fleet_actors::testing::store_contract::Harness;
 
 use crate::support::{OnDisk, block_on, make};
@@ -30,7 +29,7 @@ fn batches() -> Vec<Vec<fleet_actors::ports::Append>> {
 }
 
 fn ours() -> Duration {
-    let disk = OnDisk::new(SqliteOptions::default());
+    let disk = OnDisk::new(|_| {});
     let store = disk.store();
     let mut batches = batches().into_iter();
     block_on(async {

@@ -5,13 +5,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentic_fleet::storage::{Durability, SqliteOptions, SqliteStore};
+use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use fleet_actors::ids::Position;
 use fleet_actors::ports::{Outcome, Store, StoreError, StoreWrite, Written};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{OnDisk, block_on, make};
+use crate::support::{OnDisk, block_on, make, without_syncs};
 
 /// Commits workflows `w0`, `w1`, ... of 40 KiB until there is no room; how many were acknowledged.
 fn fill(store: &dyn Store) -> usize {
@@ -39,8 +39,10 @@ fn delete(store: &dyn Store, n: usize) {
 
 #[test]
 fn a_full_store_refuses_whole_batches_reads_on_and_heals_when_something_is_deleted() {
-    let options = SqliteOptions { durability: Durability::Process, pages_max: Some(400), ..SqliteOptions::default() };
-    let mut disk = OnDisk::new(options);
+    let mut disk = OnDisk::new(|options| {
+        without_syncs(options);
+        options.pages_max = Some(400);
+    });
     let store = disk.store();
     let acknowledged = fill(&*store);
     assert!(acknowledged > 10, "{acknowledged}");
@@ -97,8 +99,8 @@ fn a_full_disk_gives_up_its_reserve_for_a_deletion_and_takes_it_back() {
             std::thread::yield_now();
         }
     };
-    let options = SqliteOptions::default();
-    let store = SqliteStore::open(disk.path(), &options, Arc::new(ManualClock::default())).expect("it opens");
+    let store =
+        SqliteStore::open(&SqliteOptions::new(disk.path()), Arc::new(ManualClock::default())).expect("it opens");
     until("the reserve is never made", &|| len() == 16 << 20);
     let acknowledged = fill(&store);
     // Whatever a checkpoint freed is taken, too, until nothing at all is left.

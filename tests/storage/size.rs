@@ -2,16 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use agentic_fleet::storage::{DATABASE, Durability, SqliteOptions};
 use fleet_actors::ids::{Position, Timestamp};
 use fleet_actors::ports::{MessageRow, PageFrom, Role, Store, StoreWrite, Written};
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{OnDisk, block_on, make};
-
-fn quick() -> SqliteOptions {
-    SqliteOptions { durability: Durability::Process, ..SqliteOptions::default() }
-}
+use crate::support::{DATABASE, OnDisk, block_on, make, without_syncs};
 
 async fn fill(store: &dyn Store, entries: std::ops::Range<u32>) {
     let names: Vec<_> = entries.map(|n| format!("{n:08}")).collect();
@@ -33,7 +28,7 @@ async fn quickest<T>(mut ask: impl AsyncFnMut() -> T) -> Duration {
 
 #[test]
 fn a_page_of_history_costs_the_same_at_a_hundred_and_at_a_hundred_thousand_entries() {
-    let mut disk = OnDisk::new(quick());
+    let mut disk = OnDisk::new(without_syncs);
     let mut costs = Vec::new();
     let (few, many) = (100, 100_000);
     for (from, to) in [(0, few), (few, many)] {
@@ -67,7 +62,7 @@ fn a_page_of_history_costs_the_same_at_a_hundred_and_at_a_hundred_thousand_entri
 
 #[test]
 fn the_log_stays_small_under_readers_that_overlap() {
-    let disk = OnDisk::new(quick());
+    let disk = OnDisk::new(without_syncs);
     let store = disk.store();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let mut largest = 0;
@@ -99,7 +94,7 @@ fn the_log_stays_small_under_readers_that_overlap() {
 
 #[test]
 fn a_body_is_kept_once_however_often_it_is_recorded() {
-    let mut disk = OnDisk::new(quick());
+    let mut disk = OnDisk::new(without_syncs);
     let store = disk.store();
     let same = |mut append: fleet_actors::ports::Append, shared| {
         for record in &mut append.records {
@@ -134,7 +129,7 @@ fn a_body_is_kept_once_however_often_it_is_recorded() {
 
 #[test]
 fn what_was_deleted_is_in_no_file_any_more() {
-    let disk = OnDisk::new(SqliteOptions::default());
+    let disk = OnDisk::new(|_| {});
     let store = disk.store();
     let secret = "the-deleted-words";
     let mut append = make::with_bodies(make::first("w", 3), 5_000);

@@ -3,11 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use agentic_fleet::settings::Durability;
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use fleet_actors::ports::Store;
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 use tempfile::TempDir;
+
+pub const DATABASE: &str = "fleet.db";
+
+/// For tests in which syncs prove nothing and cost much.
+pub fn without_syncs(options: &mut SqliteOptions) {
+    options.durability = Durability::Process;
+}
 
 pub struct OnDisk {
     pub dir: TempDir,
@@ -17,8 +25,10 @@ pub struct OnDisk {
 }
 
 impl OnDisk {
-    pub fn new(options: SqliteOptions) -> Self {
+    pub fn new(change: impl FnOnce(&mut SqliteOptions)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        let mut options = SqliteOptions::new(dir.path());
+        change(&mut options);
         let mut made = Self { dir, clock: ManualClock::default(), options, store: None };
         made.open();
         made
@@ -26,7 +36,7 @@ impl OnDisk {
 
     pub fn open(&mut self) {
         self.close();
-        let store = SqliteStore::open(self.dir.path(), &self.options, Arc::new(self.clock.clone()));
+        let store = SqliteStore::open(&self.options, Arc::new(self.clock.clone()));
         self.store = Some(Arc::new(store.expect("the store opens")));
     }
 
@@ -142,7 +152,7 @@ impl Harness for OnDisk {
     fn restart(&mut self) {
         // A case may still hold the old store, as a process that does not know it is dead.
         self.store = None;
-        let store = SqliteStore::open(self.dir.path(), &self.options, Arc::new(self.clock.clone()));
+        let store = SqliteStore::open(&self.options, Arc::new(self.clock.clone()));
         self.store = Some(Arc::new(store.expect("the store opens")));
     }
 

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use agentic_fleet::storage::{Durability, SqliteOptions, SqliteStore};
+use agentic_fleet::settings::Durability;
+use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use fleet_actors::ports::{Store, StoreError};
 use fleet_actors::testing::ManualClock;
 use std::sync::Arc;
@@ -40,8 +41,8 @@ fn child_dir() -> Option<PathBuf> {
 /// Commits batches of 16 appends and says of each what became of it.
 fn commit_and_tell(durability: Durability, batches: u64, bytes: usize) {
     let Some(dir) = child_dir() else { return };
-    let options = SqliteOptions { durability, ..SqliteOptions::default() };
-    let store = SqliteStore::open(&dir, &options, Arc::new(ManualClock::default())).expect("it opens");
+    let options = SqliteOptions { durability, ..SqliteOptions::new(&dir) };
+    let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("it opens");
     println!();
     for batch in 0..batches {
         let appends = (0..16).map(|n| match batch {
