@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::rt::Arbiter;
+use actix::Arbiter;
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
 use fleet_actors::event::Failure;
@@ -20,8 +20,8 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
-use crate::settings::{Api as ApiChoice, Durability as DurabilityChoice, Provider as ProviderChoice, Settings};
-use crate::storage::{DataDirLock, Durability, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings};
+use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
@@ -109,19 +109,15 @@ impl Runtime {
         let storage = &settings.storage;
         let lock = DataDirLock::acquire(&storage.data_dir, address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let durability = match storage.durability {
-            DurabilityChoice::Power => Durability::Power,
-            DurabilityChoice::Process => Durability::Process,
-        };
-        let options = SqliteOptions { durability, ..SqliteOptions::default() };
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&storage.data_dir, &options, clock.clone())?);
+        let options = SqliteOptions::from(storage);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&options, clock.clone())?);
         let arbiter = Arbiter::new();
         let on_failed = Arc::new(|reason: &str| {
             tracing::error!(reason, "storage_failed");
             std::process::exit(EXIT_STORAGE_FAILED);
         });
         let checkpoints = CheckpointActor::start_on(&arbiter.handle(), store.clone(), on_failed);
-        let export = Arc::new(JsonlExport::new(storage.history_file()));
+        let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
         let services = Services {
             store,

@@ -91,13 +91,13 @@ impl Follower {
     }
 
     async fn rewrite(&self, cursor: u64) -> Result<(), StoreError> {
-        self.export.rewrite().await?;
+        self.export.rewrite(cursor).await?;
         let mut after: Option<WorkflowId> = None;
         loop {
             let rows = self.store.history_scan(after, PAGE).await?;
             let Some(last) = rows.last().map(|row| row.workflow_id.clone()) else { break };
             after = Some(last);
-            self.export.rows(cursor, rows).await?;
+            self.export.rows(rows).await?;
         }
         self.export.finish().await
     }

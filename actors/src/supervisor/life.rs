@@ -599,7 +599,7 @@ impl Life {
             self.runtime += now - since;
         }
         self.working_since = working.then_some(now);
-        let quiet = !working && self.function.is_some() && self.run.first_wake().is_some() && !self.run.has_pending();
+        let quiet = !working && self.function.is_some() && self.run.first_wake().is_some();
         self.quiet_since = quiet.then(|| self.quiet_since.unwrap_or(now));
         let alone = watchers == 0 && !self.detached && self.made.on_disconnect == OnDisconnect::Cancel;
         self.unwatched_since = alone.then(|| self.unwatched_since.unwrap_or(now));
@@ -649,7 +649,8 @@ impl Life {
             return self.fail(Failure::new("idle_timeout", format!("no step made progress for {ms} ms")));
         }
         self.expire_questions();
-        let settled = self.in_flight.is_none() && !self.run.has_pending();
+        // What is in order and not yet written goes out with the park.
+        let settled = self.in_flight.is_none();
         let waits_long = self.quiet_since.is_some_and(|since| now >= since + limits.park_after);
         let left = self.unwatched_since.is_some_and(|since| now >= since + limits.disconnect_grace);
         let asks = self.run.asks();

@@ -523,10 +523,6 @@ impl Run {
         self.wants_flush.get() && !self.pending.borrow().is_empty()
     }
 
-    pub fn has_pending(&self) -> bool {
-        !self.pending.borrow().is_empty()
-    }
-
     /// Takes what is in order and not yet on its way.
     pub fn take_batch(&self) -> Batch {
         self.wants_flush.set(false);
