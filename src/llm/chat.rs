@@ -1,0 +1,207 @@
+//! OpenAI's Chat Completions, as OpenAI and everybody else speak it.
+//!
+//! The terminator of a stream is a `finish_reason` or `[DONE]`. After a `finish_reason` the usage may still come.
+//! Fields are read by name from plain JSON, so what is unknown, missing or of another type is skipped.
+
+use fleet_actors::event::Channel;
+use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Flow, parse, usage};
+use super::config::{ModelRule, Temperature, TokenLimitField};
+use super::failure::Fault;
+use super::schema::strict;
+
+#[derive(Serialize)]
+pub(super) struct ChatBody<'a> {
+    model: &'a str,
+    messages: Vec<Message<'a>>,
+    stream: bool,
+    stream_options: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
+}
+
+/// The word for a role in both protocols.
+pub(super) fn role(role: Role) -> &'static str {
+    match role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    }
+}
+
+/// The request's body. `effort` is the provider's word, if the model takes one.
+pub(super) fn body<'a>(
+    request: &'a ModelRequest,
+    rule: &ModelRule,
+    effort: Option<&'a str>,
+) -> Result<ChatBody<'a>, Fault> {
+    let limit = |field| request.max_output_tokens.filter(|_| rule.limit == field);
+    Ok(ChatBody {
+        model: &request.model,
+        messages: request.context.messages().into_iter().map(message).collect(),
+        stream: true,
+        stream_options: json!({ "include_usage": true }),
+        tools: request
+            .tools
+            .iter()
+            .map(|tool| {
+                json!({ "type": "function", "function": {
+                    "name": tool.name, "description": tool.description, "parameters": tool.parameters } })
+            })
+            .collect(),
+        response_format: match &request.output {
+            OutputForm::Text => None,
+            OutputForm::Json { name, schema } => {
+                let schema = strict(schema).map_err(|error| Fault::schema(error.to_string()))?;
+                Some(json!({ "type": "json_schema", "json_schema": {
+                    "name": name, "schema": schema, "strict": true } }))
+            }
+        },
+        reasoning_effort: effort,
+        temperature: request.temperature.filter(|_| rule.temperature == Temperature::Taken),
+        max_tokens: limit(TokenLimitField::MaxTokens),
+        max_completion_tokens: limit(TokenLimitField::MaxCompletionTokens),
+    })
+}
+
+fn message(message: &ChatMessage) -> Message<'_> {
+    let tool_calls: Vec<Value> = message
+        .tool_calls
+        .iter()
+        .map(|call| {
+            json!({ "id": call.id, "type": "function", "function": {
+                "name": call.name, "arguments": arguments_text(&call.arguments) } })
+        })
+        .collect();
+    Message {
+        role: role(message.role),
+        content: (tool_calls.is_empty() || !message.content.is_empty()).then_some(&message.content),
+        tool_calls,
+        tool_call_id: message.tool_call_id.as_deref(),
+    }
+}
+
+/// A call's arguments as the text the model wrote.
+pub(super) fn arguments_text(arguments: &Value) -> String {
+    arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned)
+}
+
+/// Takes one event of a stream.
+pub(super) fn event(
+    data: &[u8],
+    answer: &mut Answer<'_>,
+    depth_max: u32,
+    key: Option<&SecretString>,
+) -> Result<Flow, Fault> {
+    if data.trim_ascii() == b"[DONE]" {
+        answer.finish(FinishReason::Stop);
+        return Ok(Flow::Done);
+    }
+    let chunk = parse(data, depth_max)?;
+    refuse_error(&chunk, key)?;
+    head(&chunk, answer);
+    let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
+    for choice in choices.filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0) {
+        if let Some(delta) = choice.get("delta") {
+            content(delta, answer);
+        }
+        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
+            answer.finish(finish_reason(reason));
+        }
+    }
+    Ok(Flow::More)
+}
+
+/// Takes the answer of a provider that does not stream.
+pub(super) fn whole(
+    body: &[u8],
+    answer: &mut Answer<'_>,
+    depth_max: u32,
+    key: Option<&SecretString>,
+) -> Result<(), Fault> {
+    let body = parse(body, depth_max)?;
+    refuse_error(&body, key)?;
+    head(&body, answer);
+    let Some(choice) = body.pointer("/choices/0") else {
+        return Err(Fault::malformed("the provider's answer holds no choice"));
+    };
+    if let Some(message) = choice.get("message") {
+        content(message, answer);
+    }
+    answer.finish(choice.get("finish_reason").and_then(Value::as_str).map_or(FinishReason::Stop, finish_reason));
+    Ok(())
+}
+
+fn refuse_error(body: &Value, key: Option<&SecretString>) -> Result<(), Fault> {
+    match body.get("error") {
+        None | Some(Value::Null) => Ok(()),
+        Some(error) => Err(Fault::reported(error, key)),
+    }
+}
+
+fn head(body: &Value, answer: &mut Answer<'_>) {
+    if let Some(usage) = body.get("usage").and_then(usage) {
+        answer.usage(usage);
+    }
+    answer.model(body.get("model").and_then(Value::as_str).unwrap_or_default());
+}
+
+/// A delta of a stream or the message of a whole answer: they have the same fields.
+fn content(delta: &Value, answer: &mut Answer<'_>) {
+    // Reasoning has no field of OpenAI's; these are the two that others use, some both at once.
+    let reasoning = ["reasoning_content", "reasoning"].iter().find_map(|name| delta.get(name)?.as_str());
+    answer.push(Channel::Reasoning, reasoning.unwrap_or_default());
+    match delta.get("content") {
+        Some(Value::String(text)) => answer.push(Channel::Text, text),
+        Some(Value::Array(parts)) => {
+            for text in parts.iter().filter_map(|part| part.get("text")?.as_str()) {
+                answer.push(Channel::Text, text);
+            }
+        }
+        _ => {}
+    }
+    // A refusal is the model's answer in its own words.
+    answer.push(Channel::Text, delta.get("refusal").and_then(Value::as_str).unwrap_or_default());
+    for call in delta.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+        let text = |path| call.pointer(path).and_then(Value::as_str);
+        let id = text("/id").filter(|id| !id.is_empty());
+        let (last, next) = answer.call_places();
+        // Some providers number no calls: one with an id is a new one.
+        let index = call.get("index").and_then(Value::as_u64).unwrap_or(if id.is_some() { next } else { last });
+        answer.call(index, id, text("/function/name"), text("/function/arguments").unwrap_or_default());
+    }
+}
+
+fn finish_reason(word: &str) -> FinishReason {
+    match word {
+        "length" | "max_tokens" => FinishReason::Length,
+        "content_filter" => FinishReason::ContentFilter,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        _ => FinishReason::Stop,
+    }
+}
