@@ -1,0 +1,81 @@
+//! The WebSocket door of a chat: version 1, one run a socket, and `fleet.v2`, as many as its client likes.
+//!
+//! The order of refusals: origin (403), places for sockets (503), then for version 1 alone a full house: 429 for tools,
+//! and for browsers, which cannot read the status of a refused handshake, an accepted socket that is told so.
+
+mod reader;
+mod socket;
+mod v1;
+mod v2;
+
+use actix_web::web::{Data, Payload, ServiceConfig, get};
+use actix_web::{HttpRequest, HttpResponse};
+use actix_ws::{AggregatedMessageStream, Session};
+
+use self::socket::Socket;
+use super::Api;
+use super::connections::Connection;
+use super::error::ApiError;
+use super::origin::{self, Visitor};
+use super::wire::Version;
+
+/// The subprotocol of version 2.
+pub const FLEET_V2: &str = "fleet.v2";
+
+/// Adds the routes.
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.route("/api/ws/chat", get().to(open));
+}
+
+async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, actix_web::Error> {
+    let visitor = origin::judge(&request, &api.settings.server)?;
+    let place = api.connections.take()?;
+    let version = if speaks_v2(&request) { Version::V2 } else { Version::V1 };
+    let full = match version {
+        Version::V1 if !comes_to_resume(&request) => api.look_at_the_house().err(),
+        Version::V1 | Version::V2 => None,
+    };
+    match full {
+        Some(error) if visitor == Visitor::Tool => return Err(error.into()),
+        Some(_) | None => {}
+    }
+    let (response, session, frames) = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2])?;
+    let server = &api.settings.server;
+    let frames = frames
+        .max_frame_size(server.frame_bytes_max.as_usize())
+        .aggregate_continuations()
+        .max_continuation_size(server.message_bytes_max.as_usize());
+    actix_web::rt::spawn(serve(Api::clone(&api), session, frames, place, version, full));
+    Ok(response)
+}
+
+fn speaks_v2(request: &HttpRequest) -> bool {
+    let offers = request.headers().get_all("sec-websocket-protocol");
+    offers.filter_map(|offer| offer.to_str().ok()).flat_map(|offer| offer.split(',')).any(|one| one.trim() == FLEET_V2)
+}
+
+fn comes_to_resume(request: &HttpRequest) -> bool {
+    request.query_string().split('&').any(|pair| pair == "resume=1")
+}
+
+async fn serve(
+    api: Api,
+    session: Session,
+    frames: AggregatedMessageStream,
+    place: Connection,
+    version: Version,
+    full: Option<ApiError>,
+) {
+    let mut socket = Socket::new(api, session, reader::start(frames), place);
+    let end = match (full, version) {
+        (Some(error), _) => {
+            let patience = socket.api.settings.server.refusal_timeout_ms.duration();
+            let refused = tokio::time::timeout(patience, socket.refuse(&error)).await;
+            refused.unwrap_or(socket::End::Gone)
+        }
+        (None, Version::V1) => v1::serve(&mut socket).await,
+        (None, Version::V2) => v2::serve(&mut socket).await,
+    };
+    tracing::debug!(?end, "a socket ended");
+    socket.end(end).await;
+}
