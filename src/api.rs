@@ -5,20 +5,24 @@ pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
 mod checkpoints;
+pub mod connections;
 mod conversations;
 pub mod error;
 pub mod health;
 mod history;
 pub mod metrics;
-pub mod open;
 pub mod openapi;
+pub mod origin;
 pub mod query;
+pub mod rejoin;
 pub mod request_id;
 mod run;
 mod sessions;
+pub mod sse;
 pub mod start;
 mod types;
 pub mod wire;
+pub mod workflow_events;
 
 use std::sync::Arc;
 
@@ -30,6 +34,7 @@ use fleet_actors::sessions::Sessions;
 use serde_json::Value;
 use utoipa_swagger_ui::SwaggerUi;
 
+use self::connections::Connections;
 use self::error::ApiError;
 use crate::settings::Settings;
 
@@ -42,6 +47,8 @@ pub struct Api {
     pub settings: Arc<Settings>,
     /// The config slice that workflows can see, as it is pinned into each new run.
     pub workflow_config: Arc<Value>,
+    /// Places for sockets and streams.
+    pub connections: Connections,
 }
 
 impl Api {
@@ -66,6 +73,7 @@ impl Api {
 pub fn routes(cfg: &mut web::ServiceConfig) {
     cfg.configure(chat_ws::routes)
         .configure(chat_sse::routes)
+        .configure(workflow_events::routes)
         .service(at("/api/v1/types", "GET").route(web::get().to(types::types)))
         .service(at("/api/v1/agents", "GET").route(web::get().to(types::agents)))
         .service(at("/api/v1/run", "POST").route(web::post().to(run::run)))

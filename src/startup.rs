@@ -9,10 +9,14 @@ use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 
+use crate::api::connections::settle;
 use crate::api::health::Draining;
 use crate::api::metrics::Metrics;
 use crate::api::request_id::request_id;
 use crate::api::{Api, cors, routes};
+
+/// Connections of each worker above the cap: those that are being told so.
+const REFUSALS: usize = 256;
 
 /// A bound server.
 pub struct Application {
@@ -32,7 +36,7 @@ impl Application {
         let draining = Draining::default();
         let (state, connections) = ((Data::new(api), Data::new(draining.clone())), metrics.clone());
         let metrics = Data::new(metrics);
-        let origins = settings.clone();
+        let (origins, accepted) = (settings.clone(), settings.clone());
         let make = move || {
             let (api, draining) = state.clone();
             App::new()
@@ -49,11 +53,15 @@ impl Application {
         };
         let http = HttpServer::new(make)
             .workers(workers)
-            .max_connections(server.connections_max.as_usize().div_ceil(workers))
+            // Above the cap of the doors, so that there is room to say why somebody is refused.
+            .max_connections(server.connections_max.as_usize().div_ceil(workers) + REFUSALS)
             .client_request_timeout(server.header_timeout_ms.duration())
             // A handler must not outlive its client.
             .h1_allow_half_closed(false)
-            .on_connect(move |_, extensions| drop(extensions.insert(connections.connection())))
+            .on_connect(move |connection, extensions| {
+                settle(connection, &accepted.server);
+                drop(extensions.insert(connections.connection()));
+            })
             .disable_signals()
             .bind((server.host.ip(), server.port.as_u16()))?;
         let port = http.addrs().first().map_or(0, std::net::SocketAddr::port);

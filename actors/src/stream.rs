@@ -8,6 +8,7 @@
 //! Absent on purpose: a queue per watcher. Each holds a number, so a slow one costs nothing and can lose nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
@@ -44,6 +45,18 @@ pub struct Log {
     tip: watch::Sender<Tip>,
     watchers: watch::Sender<usize>,
     watchers_max: usize,
+    /// Runs of this process that are in their grace, shared with [`Logs`].
+    in_grace: Arc<AtomicUsize>,
+}
+
+/// Counts a run whose last watcher left and that waits for one to come back. Held by its life for that long.
+#[derive(Debug)]
+pub(crate) struct Grace(Arc<AtomicUsize>);
+
+impl Drop for Grace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -65,11 +78,11 @@ pub struct TooManyWatchers {
 }
 
 impl Log {
-    fn new(workflow: WorkflowId, watchers_max: usize) -> Self {
+    fn new(workflow: WorkflowId, watchers_max: usize, in_grace: Arc<AtomicUsize>) -> Self {
         let tip = Tip { visible: Seq(0), state: TailState::Parked };
         let (tip, _) = watch::channel(tip);
         let (watchers, _) = watch::channel(0);
-        Self { workflow, tail: Mutex::default(), tip, watchers, watchers_max }
+        Self { workflow, tail: Mutex::default(), tip, watchers, watchers_max, in_grace }
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -125,6 +138,12 @@ impl Log {
     /// The life ended.
     pub(crate) fn rest(&self, state: TailState) {
         self.tip.send_modify(|tip| tip.state = state);
+    }
+
+    /// The run's grace begins.
+    pub(crate) fn begin_grace(&self) -> Grace {
+        self.in_grace.fetch_add(1, Ordering::Relaxed);
+        Grace(self.in_grace.clone())
     }
 
     /// How many watch.
@@ -269,13 +288,20 @@ impl Drop for Watcher {
 pub struct Logs {
     by_workflow: Arc<Mutex<HashMap<WorkflowId, Weak<Log>>>>,
     watchers_max: usize,
+    in_grace: Arc<AtomicUsize>,
 }
 
 impl Logs {
     /// No logs yet; each may have `watchers_max` watchers.
     #[must_use]
     pub fn new(watchers_max: usize) -> Self {
-        Self { by_workflow: Arc::default(), watchers_max }
+        Self { by_workflow: Arc::default(), watchers_max, in_grace: Arc::default() }
+    }
+
+    /// How many runs of this process are in their grace. One atomic read, for refusals that must cost no lock.
+    #[must_use]
+    pub fn in_grace(&self) -> usize {
+        self.in_grace.load(Ordering::Relaxed)
     }
 
     /// The log of `workflow`, made if nobody holds it.
@@ -289,7 +315,7 @@ impl Logs {
         if logs.len() == logs.capacity() {
             logs.retain(|_, log| log.strong_count() > 0);
         }
-        let log = Arc::new(Log::new(workflow.clone(), self.watchers_max));
+        let log = Arc::new(Log::new(workflow.clone(), self.watchers_max, self.in_grace.clone()));
         logs.insert(workflow.clone(), Arc::downgrade(&log));
         log
     }

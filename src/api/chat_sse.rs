@@ -1,170 +1,169 @@
-//! Chat over SSE: the same events as `data:` lines, with the event's number as `id:`.
+//! The SSE door of a chat: a stream per message, answers and cancels beside it.
 //!
-//! An EventSource that reconnects sends the last number it saw and goes on from there; it never starts a second run.
+//! A client that reconnects with `Last-Event-ID` goes on with the run it left and never starts one. A client that comes
+//! without it finds the run it left, too, before the cap is looked at.
 
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 
-use actix_web::web::Bytes;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Json, Path, Query, ServiceConfig, get, post};
+use actix_web::{HttpRequest, HttpResponse};
+use fleet_actors::event::EventBody;
 use fleet_actors::ids::{ConversationId, RequestId, Seq, WorkflowId};
-use fleet_actors::ports::{Posted, ReasoningEffort};
-use fleet_actors::sessions::StreamItem;
+use fleet_actors::ports::{WorkflowRow, WorkflowState};
+use fleet_actors::sessions::stored_events;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::connections::Connection;
 use super::error::ApiError;
-use super::open::Opened;
+use super::rejoin::{Returning, answered, stopped};
+use super::sse::{self, Wish};
 use super::start::NewRun;
-use super::wire::v1::Renderer;
+use super::wire::frames::effort;
+use super::wire::{Deltas, Version};
 
-/// Registers the door.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .route("/api/chat/{conversation_id}/stream", web::get().to(stream))
-        .route("/api/chat/{conversation_id}/respond", web::post().to(respond))
-        .route("/api/chat/{conversation_id}/cancel", web::post().to(cancel));
+/// Adds the routes.
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.route("/api/chat/{conversation_id}/stream", get().to(stream))
+        .route("/api/chat/{conversation_id}/respond", post().to(respond))
+        .route("/api/chat/{conversation_id}/cancel", post().to(cancel));
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StreamQuery {
-    message: String,
-    reasoning_effort: Option<ReasoningEffort>,
-    enable_checkpointing: Option<bool>,
-    client_message_id: Option<String>,
-}
+/// The fields of a query, by name. Unknown ones are left alone: pages add some against caches.
+pub(super) type Fields = Query<BTreeMap<String, String>>;
 
 async fn stream(
+    api: Data<Api>,
     request: HttpRequest,
-    conversation: web::Path<String>,
-    query: web::Query<StreamQuery>,
-    api: web::Data<Api>,
+    path: Path<String>,
+    query: Fields,
 ) -> Result<HttpResponse, ApiError> {
-    let query = query.into_inner();
-    let conversation: ConversationId = conversation
-        .parse()
-        .map_err(|error: fleet_actors::ids::MalformedId| ApiError::invalid("conversation_id", error.to_string()))?;
-    let max = api.settings.server.query_message_bytes_max.as_usize();
-    if query.message.len() > max {
-        return Err(ApiError::invalid("message", format!("has more than {max} bytes, as many as a GET may carry")));
+    let place = api.connections.take()?;
+    let conversation = conversation_id(&path)?;
+    let run = new_run(&api, conversation.clone(), &query)?;
+    let checkpointing = flag(&query, "enable_checkpointing")?.unwrap_or(api.settings.sessions.enable_checkpointing);
+    let mut wish = wish(&query)?;
+    wish.checkpointing = checkpointing;
+    if let Some(after) = last_event_id(&request)? {
+        wish.after = after;
+        let row = api.asked_before(&conversation, run.key.as_deref(), &run.message).await?;
+        return resume(&api, row, wish, place).await;
     }
-    let last = request.headers().get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.parse().ok()));
-    let opened = match last {
-        Some(None) => return Err(ApiError::invalid("Last-Event-ID", "must be the number of an event")),
-        Some(Some(after)) => match api.reconnect(&conversation, &query.message, Seq(after)).await? {
-            Some(opened) => opened,
-            None => return Ok(HttpResponse::NoContent().finish()),
-        },
-        None => {
-            let run = NewRun {
-                message: query.message,
-                conversation: Some(conversation),
-                effort: query.reasoning_effort,
-                key: query.client_message_id,
-                ..NewRun::default()
-            };
-            api.open_chat(run).await?
-        }
+    let turn = api.prepare(run)?;
+    let opened = match api.join(&turn, Returning::Joins).await? {
+        Some(opened) => opened,
+        None => api.begin(turn).await?,
     };
-    let checkpointing = query.enable_checkpointing.unwrap_or(api.settings.sessions.enable_checkpointing);
-    Ok(respond_with(api.get_ref().clone(), opened, checkpointing))
+    Ok(sse::respond(&api, opened, wish, place))
 }
 
-struct Pump {
-    api: Api,
-    opened: Opened,
-    renderer: Renderer,
-    connected: Option<Value>,
-    heartbeat: tokio::time::Interval,
-    over: bool,
-}
-
-fn respond_with(api: Api, opened: Opened, checkpointing: bool) -> HttpResponse {
-    let renderer = Renderer::new(api.settings.clone(), opened.events.workflow().to_string(), true);
-    let now = api.sessions.services().clock.now();
-    let conversation = opened.conversation.as_ref().map(|id| id.as_str());
-    let connected = Some(renderer.connected(now, conversation, opened.is_resume, checkpointing));
-    let mut heartbeat = tokio::time::interval(api.settings.server.heartbeat_interval_ms.duration());
-    heartbeat.reset();
-    let pump = Pump { api, opened, renderer, connected, heartbeat, over: false };
-    let chunks = futures_util::stream::unfold(pump, |mut pump| async move {
-        let chunk = pump.next().await?;
-        Some((Ok::<_, Infallible>(chunk), pump))
-    });
-    HttpResponse::Ok()
-        .insert_header(("content-type", "text/event-stream"))
-        .insert_header(("cache-control", "no-cache"))
-        .insert_header(("x-accel-buffering", "no"))
-        .streaming(chunks)
-}
-
-impl Pump {
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(connected) = self.connected.take() {
-            return Some(line(None, &connected));
+/// Goes on with a run after a number; 204 tells an EventSource to stop when there is nothing to go on with.
+pub(super) async fn resume(
+    api: &Api,
+    row: Option<WorkflowRow>,
+    wish: Wish,
+    place: Connection,
+) -> Result<HttpResponse, ApiError> {
+    match row {
+        Some(row) if !is_past_done(api, &row, wish.after).await? => {
+            let opened = api.follow(row, wish.after).await?;
+            Ok(sse::respond(api, opened, wish, place))
         }
-        while !self.over {
-            let item = tokio::select! {
-                item = self.opened.events.next() => item,
-                _ = self.heartbeat.tick() => {
-                    let now = self.api.sessions.services().clock.now();
-                    return Some(line(None, &self.renderer.heartbeat(now)));
-                }
-            };
-            match item {
-                Ok(StreamItem::Event(event)) => {
-                    let Some(shown) = self.renderer.render(&event) else { continue };
-                    self.over = shown["type"] == "done";
-                    return Some(line(Some(event.seq), &shown));
-                }
-                // SSE just ends, so that an EventSource comes back.
-                Ok(StreamItem::Rests(..) | StreamItem::End) | Err(_) => self.over = true,
-            }
-        }
-        None
+        Some(_) | None => Ok(HttpResponse::NoContent().finish()),
     }
 }
 
-fn line(id: Option<Seq>, event: &Value) -> Bytes {
-    match id {
-        Some(id) => format!("id: {id}\ndata: {event}\n\n").into(),
-        None => format!("data: {event}\n\n").into(),
+async fn is_past_done(api: &Api, row: &WorkflowRow, after: Seq) -> Result<bool, ApiError> {
+    if !matches!(row.state, WorkflowState::Ended(_)) {
+        return Ok(false);
+    }
+    let left = stored_events(api.sessions.store().as_ref(), &row.workflow, after).await?;
+    Ok(!left.iter().any(|event| matches!(event.body, EventBody::Finished { .. })))
+}
+
+fn conversation_id(text: &str) -> Result<ConversationId, ApiError> {
+    text.parse().map_err(|error| ApiError::invalid("conversation_id", format!("{error}")))
+}
+
+fn new_run(api: &Api, conversation: ConversationId, query: &Fields) -> Result<NewRun, ApiError> {
+    let message = query.get("message").cloned().unwrap_or_default();
+    let max = api.settings.server.query_message_bytes_max.as_usize();
+    if message.len() > max {
+        let text = format!("has {} bytes, at most {max} fit into a query", message.len());
+        return Err(ApiError::invalid("message", text));
+    }
+    let effort = query.get("reasoning_effort").filter(|name| !name.is_empty()).map(|name| effort(name)).transpose();
+    let effort = effort.map_err(|error| ApiError {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "validation_failed".into(),
+        ..error
+    })?;
+    let key = query.get("client_message_id").cloned();
+    Ok(NewRun { message, conversation: Some(conversation), effort, key, ..NewRun::default() })
+}
+
+/// The wishes that every stream's query may hold: `version`, `stream`.
+pub(super) fn wish(query: &Fields) -> Result<Wish, ApiError> {
+    let version = match query.get("version").map(String::as_str) {
+        None | Some("1") => Version::V1,
+        Some("2") => Version::V2,
+        Some(_) => return Err(ApiError::invalid("version", "must be 1 or 2")),
+    };
+    let deltas = if flag(query, "stream")?.unwrap_or(true) { Deltas::Shown } else { Deltas::Hidden };
+    Ok(Wish { version, deltas, ..Wish::default() })
+}
+
+fn flag(query: &Fields, name: &'static str) -> Result<Option<bool>, ApiError> {
+    match query.get(name).map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some("true" | "1") => Ok(Some(true)),
+        Some("false" | "0") => Ok(Some(false)),
+        Some(_) => Err(ApiError::invalid(name, "must be true or false")),
     }
 }
 
-#[derive(Deserialize)]
-struct RunQuery {
-    workflow_id: String,
+/// The number that a reconnecting EventSource saw last.
+pub(super) fn last_event_id(request: &HttpRequest) -> Result<Option<Seq>, ApiError> {
+    let Some(value) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(|number| Some(Seq(number))).ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be a whole number"))
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RespondBody {
+struct Respond {
     request_id: String,
     response: Value,
 }
 
 async fn respond(
-    query: web::Query<RunQuery>,
-    body: web::Json<RespondBody>,
-    api: web::Data<Api>,
+    api: Data<Api>,
+    path: Path<String>,
+    query: Fields,
+    body: Json<Respond>,
 ) -> Result<HttpResponse, ApiError> {
-    let RespondBody { request_id, response } = body.into_inner();
-    let workflow: WorkflowId = query.workflow_id.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    let request = RequestId::from_trusted(request_id.clone());
-    match api.sessions.answer(&workflow, &request, response).await.map_err(|error| ApiError::of_start(error, 2))? {
-        Posted::Accepted => Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request_id }))),
-        Posted::Closed => Err(ApiError::request_closed()),
-        Posted::Unknown => Err(ApiError::not_found("workflow or request")),
-    }
+    let workflow = workflow_of(&api, &path, &query).await?;
+    let Respond { request_id, response } = body.into_inner();
+    let request: RequestId = request_id.parse().map_err(|error| ApiError::invalid("request_id", format!("{error}")))?;
+    let posted = api.sessions.answer(&workflow, &request, response).await.map_err(|error| api.refusal(error))?;
+    answered(posted)?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request })))
 }
 
-async fn cancel(query: web::Query<RunQuery>, api: web::Data<Api>) -> Result<HttpResponse, ApiError> {
-    let workflow: WorkflowId = query.workflow_id.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    match api.sessions.cancel(&workflow, "client").await.map_err(|error| ApiError::of_start(error, 2))? {
-        Posted::Accepted => Ok(HttpResponse::Ok().json(json!({ "status": "cancelled", "workflow_id": workflow }))),
-        Posted::Closed => Err(ApiError::request_closed()),
-        Posted::Unknown => Err(ApiError::not_found("workflow")),
-    }
+async fn cancel(api: Data<Api>, path: Path<String>, query: Fields) -> Result<HttpResponse, ApiError> {
+    let workflow = workflow_of(&api, &path, &query).await?;
+    let posted = api.sessions.cancel(&workflow, "client").await.map_err(|error| api.refusal(error))?;
+    stopped(posted)?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "cancelled", "workflow_id": workflow })))
+}
+
+async fn workflow_of(api: &Api, conversation: &str, query: &Fields) -> Result<WorkflowId, ApiError> {
+    let conversation = conversation_id(conversation)?;
+    let id = query.get("workflow_id").ok_or_else(|| ApiError::invalid("workflow_id", "is missing"))?;
+    let id: WorkflowId = id.parse().map_err(|error| ApiError::invalid("workflow_id", format!("{error}")))?;
+    Ok(api.run_of(&conversation, &id).await?.workflow)
 }

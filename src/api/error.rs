@@ -68,12 +68,6 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "in_use", detail)
     }
 
-    /// 409: it is over, answered or expired.
-    #[must_use]
-    pub fn request_closed() -> Self {
-        Self::new(StatusCode::CONFLICT, "request_closed", "it is over, answered or expired")
-    }
-
     /// The same failure with a time to retry after, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {

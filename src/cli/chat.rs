@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Run;
 use crate::api::Api;
+use crate::api::connections::Connections;
 use crate::api::error::ApiError;
 use crate::api::start::NewRun;
 use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
@@ -48,7 +49,8 @@ pub(super) fn run(options: &Run, effective: Effective) -> i32 {
             eprintln!("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
         }
         let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
-        let api = Api { sessions, settings, workflow_config };
+        let connections = Connections::new(1);
+        let api = Api { sessions, settings, workflow_config, connections };
         let conversation = Some(conversation.unwrap_or_else(ConversationId::generate));
         let run = NewRun { message: options.message.clone(), conversation, effort, ..NewRun::default() };
         match stream(&api, run, options.json).await {
@@ -62,13 +64,16 @@ pub(super) fn run(options: &Run, effective: Effective) -> i32 {
 }
 
 async fn stream(api: &Api, run: NewRun, as_json: bool) -> Result<RunOutcome, ApiError> {
-    let mut opened = api.open_chat(run).await?;
-    let workflow = opened.events.workflow().clone();
+    let turn = api.prepare(run)?;
+    let conversation = turn.made.conversation.clone();
+    let permit = api.sessions.admit().map_err(|error| api.refusal(error.into()))?;
+    let mut events = api.sessions.start(turn, permit).await.map_err(|error| api.refusal(error))?;
+    let workflow = events.workflow().clone();
     let mut out = std::io::stdout();
     let mut interrupted = false;
     loop {
         let item = tokio::select! {
-            item = opened.events.next() => item?,
+            item = events.next() => item?,
             _ = tokio::signal::ctrl_c(), if !interrupted => {
                 interrupted = true;
                 let (sessions, workflow) = (api.sessions.clone(), workflow.clone());
@@ -94,7 +99,7 @@ async fn stream(api: &Api, run: NewRun, as_json: bool) -> Result<RunOutcome, Api
                     let entry = api.sessions.store().history_entry(&workflow).await?;
                     let result = json!({
                         "execution_id": workflow,
-                        "conversation_id": opened.conversation,
+                        "conversation_id": conversation,
                         "status": outcome,
                         "result": entry.as_ref().and_then(|entry| entry.result.as_ref()).map(|result| &result.text),
                         "metadata": entry.as_ref().and_then(|entry| entry.result.as_ref()).map(|result| &result.metadata),

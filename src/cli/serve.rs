@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::sources;
 use crate::api::Api;
+use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
 use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
@@ -73,6 +74,7 @@ async fn run(settings: Arc<Settings>) -> Result<(), Failure> {
         sessions: sessions.clone(),
         settings: settings.clone(),
         workflow_config: runtime.workflow_config.clone(),
+        connections: Connections::new(settings.server.connections_max.as_usize()),
     };
     let app = Application::bind(api, Metrics::default()).map_err(|error| Failure::Bind(wanted, error))?;
     let url = format!("http://{host}:{}", app.port());

@@ -111,7 +111,9 @@ impl TestApp {
         };
         let sessions = Sessions::start_on(&arbiter, services, Admission::new(cap));
         let config = serde_json::to_value(workflow_config()).unwrap();
-        let api = Api { sessions: sessions.clone(), settings: Arc::new(settings), workflow_config: Arc::new(config) };
+        let connections = agentic_fleet::api::connections::Connections::new(settings.server.connections_max.as_usize());
+        let (settings, workflow_config) = (Arc::new(settings), Arc::new(config));
+        let api = Api { sessions: sessions.clone(), settings, workflow_config, connections };
         let app = Application::bind(api, Metrics::default()).unwrap();
         let (url, draining) = (format!("http://127.0.0.1:{}", app.port()), app.draining());
         actix_web::rt::spawn(app.run_until_stopped());

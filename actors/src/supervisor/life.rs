@@ -30,7 +30,7 @@ use crate::ports::{
     Append, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewWorkflow, Next, OnDisconnect, Outcome, Posted,
     Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
 };
-use crate::stream::Log;
+use crate::stream::{Grace, Log};
 use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
 
 /// The door to the store's one writer.
@@ -163,7 +163,8 @@ struct Life {
     runtime: Duration,
     working_since: Option<Instant>,
     quiet_since: Option<Instant>,
-    unwatched_since: Option<Instant>,
+    /// Since when nobody watches, and the run's place among those in their grace.
+    unwatched_since: Option<(Instant, Grace)>,
     detached: bool,
     takeover: bool,
     /// The last append of this life, once it is known.
@@ -602,7 +603,8 @@ impl Life {
         let quiet = !working && self.function.is_some() && self.run.first_wake().is_some();
         self.quiet_since = quiet.then(|| self.quiet_since.unwrap_or(now));
         let alone = watchers == 0 && !self.detached && self.made.on_disconnect == OnDisconnect::Cancel;
-        self.unwatched_since = alone.then(|| self.unwatched_since.unwrap_or(now));
+        self.unwatched_since =
+            alone.then(|| self.unwatched_since.take().unwrap_or_else(|| (now, self.log.begin_grace())));
     }
 
     fn next_tick(&self) -> Instant {
@@ -620,8 +622,8 @@ impl Life {
         if let Some(since) = self.quiet_since {
             tick = tick.min(since + limits.park_after);
         }
-        if let Some(since) = self.unwatched_since {
-            tick = tick.min(since + limits.disconnect_grace);
+        if let Some((since, _)) = &self.unwatched_since {
+            tick = tick.min(*since + limits.disconnect_grace);
         }
         // Timers wake the function by themselves; an expired question must be committed first.
         if let Some(until) = self.run.first_expiry() {
@@ -652,7 +654,7 @@ impl Life {
         // What is in order and not yet written goes out with the park.
         let settled = self.in_flight.is_none();
         let waits_long = self.quiet_since.is_some_and(|since| now >= since + limits.park_after);
-        let left = self.unwatched_since.is_some_and(|since| now >= since + limits.disconnect_grace);
+        let left = self.unwatched_since.as_ref().is_some_and(|(since, _)| now >= *since + limits.disconnect_grace);
         let asks = self.run.asks();
         if settled && self.quiet_since.is_some() && (waits_long || (left && asks)) {
             self.park();

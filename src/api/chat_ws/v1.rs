@@ -1,0 +1,198 @@
+//! Version 1 over a socket: the first frame starts or resumes one run, later frames cancel it or answer its questions,
+//! and `done` comes before every close.
+
+use actix_web::http::StatusCode;
+use actix_web::rt::task::JoinHandle;
+use actix_ws::CloseCode;
+use fleet_actors::ids::{Seq, WorkflowId};
+use fleet_actors::ports::{ReasoningEffort, StoreError};
+use fleet_actors::sessions::{EventStream, StreamItem};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+use super::socket::{End, Socket, Wake};
+use crate::api::Api;
+use crate::api::error::ApiError;
+use crate::api::rejoin::{How, Opened, Returning, answered, stopped};
+use crate::api::sse::{connected, woken};
+use crate::api::wire::frames::{FirstFrame, LaterFrame, ResumeFrame, RunFrame};
+use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
+
+/// Asks of one socket that are on their way to the runtime; frames wait meanwhile.
+const ASKS: usize = 16;
+
+/// Serves a socket to its end.
+pub(super) async fn serve(socket: &mut Socket) -> End {
+    let first = match first_frame(socket).await {
+        Ok(first) => first,
+        Err(end) => return end,
+    };
+    let opened = match FirstFrame::parse(&first) {
+        Ok(FirstFrame::Run(frame)) => start(&socket.api, frame).await,
+        Ok(FirstFrame::Resume(frame)) => resume(&socket.api, &frame).await,
+        Err(error) => Err(error),
+    };
+    match opened {
+        Ok((chat, hello)) => match socket.send(hello).await {
+            Ok(()) => {
+                socket.begin_heartbeats();
+                chat.run(socket).await
+            }
+            Err(end) => chat.left(socket, end),
+        },
+        Err(error) => socket.refuse(&error).await,
+    }
+}
+
+async fn first_frame(socket: &mut Socket) -> Result<String, End> {
+    let deadline = Instant::now() + socket.api.settings.server.handshake_timeout_ms.duration();
+    loop {
+        let event = tokio::select! {
+            event = socket.next_event() => event,
+            () = sleep_until(deadline) => {
+                let text = "no frame came within the handshake timeout";
+                let error = ApiError::new(StatusCode::REQUEST_TIMEOUT, "handshake_timeout", text);
+                return Err(socket.refuse(&error).await);
+            }
+        };
+        if let Wake::Frame(text) = socket.handle(event).await? {
+            return Ok(text);
+        }
+    }
+}
+
+async fn start(api: &Api, frame: RunFrame) -> Result<(Chat, WireEvent), ApiError> {
+    let RunFrame { run, deltas, checkpointing, stray_checkpoint } = frame;
+    if stray_checkpoint {
+        tracing::warn!("a checkpoint id beside a message was ignored");
+    }
+    let turn = api.prepare(run)?;
+    let opened = match api.join(&turn, Returning::Joins).await? {
+        Some(opened) => opened,
+        None => api.begin(turn).await?,
+    };
+    let checkpointing = checkpointing.unwrap_or(api.settings.sessions.enable_checkpointing);
+    Ok(Chat::new(api, opened, deltas, None, checkpointing))
+}
+
+async fn resume(api: &Api, frame: &ResumeFrame) -> Result<(Chat, WireEvent), ApiError> {
+    let opened = api.reopen(frame).await?;
+    Ok(Chat::new(api, opened, frame.deltas, frame.effort, true))
+}
+
+/// A socket's one run.
+struct Chat {
+    workflow: WorkflowId,
+    stream: EventStream,
+    renderer: Renderer,
+    started_here: bool,
+    after: Seq,
+    /// The run is waking; it gives a fresh stream.
+    waking: Option<JoinHandle<Result<EventStream, ApiError>>>,
+    /// Cancels and answers on their way. They go on when the socket ends.
+    asks: FuturesUnordered<JoinHandle<Result<(), ApiError>>>,
+}
+
+impl Chat {
+    fn new(
+        api: &Api,
+        opened: Opened,
+        deltas: Deltas,
+        effort: Option<ReasoningEffort>,
+        checkpointing: bool,
+    ) -> (Self, WireEvent) {
+        let Opened { stream, conversation, how } = opened;
+        let workflow = stream.workflow().clone();
+        let hello = connected(api, &workflow, conversation, how, checkpointing);
+        let waking = (how == How::Resting).then(|| {
+            let (api, workflow) = (api.clone(), workflow.clone());
+            actix_web::rt::spawn(async move { api.wake(&workflow, effort, Seq(0)).await })
+        });
+        let renderer = Renderer::new(Version::V1, &workflow, deltas);
+        let (started_here, asks) = (how == How::Started, FuturesUnordered::new());
+        (Self { workflow, stream, renderer, started_here, after: Seq(0), waking, asks }, hello)
+    }
+
+    async fn run(mut self, socket: &mut Socket) -> End {
+        loop {
+            socket.in_use();
+            let stepped = tokio::select! {
+                item = self.stream.next() => self.show(socket, item).await,
+                woken = woken(&mut self.waking) => self.woken(socket, woken).await,
+                Some(told) = self.asks.next() => match told {
+                    Ok(Err(error)) => socket.send_error(&error).await,
+                    Ok(Ok(())) | Err(_) => Ok(()),
+                },
+                event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
+                    Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
+                    Ok(Wake::Quiet) => Ok(()),
+                    Err(end) => Err(end),
+                },
+            };
+            if let Err(end) = stepped {
+                return self.left(socket, end);
+            }
+        }
+    }
+
+    async fn show(&mut self, socket: &mut Socket, item: Result<StreamItem, StoreError>) -> Result<(), End> {
+        let error = match item {
+            Ok(StreamItem::Event(event)) => {
+                // A stream that was opened again begins where the old one stood.
+                if event.seq <= self.after {
+                    return Ok(());
+                }
+                self.after = event.seq;
+                let Some(wire) = self.renderer.render(&event) else { return Ok(()) };
+                let done = wire.r#type == "done";
+                socket.send(wire).await?;
+                self.started_here &= !done;
+                return if done { Err(End::close(CloseCode::Normal, "done")) } else { Ok(()) };
+            }
+            // It has just been told to go on.
+            Ok(StreamItem::Rests(..)) if self.waking.is_some() => return Ok(()),
+            Ok(StreamItem::Rests(rest, text)) => ApiError::rests(rest, text),
+            Ok(StreamItem::End) => return Err(End::close(CloseCode::Normal, "done")),
+            Err(error) => error.into(),
+        };
+        Err(socket.refuse(&error).await)
+    }
+
+    async fn woken(&mut self, socket: &mut Socket, woken: Result<EventStream, ApiError>) -> Result<(), End> {
+        self.waking = None;
+        match woken {
+            Ok(stream) => {
+                self.stream = stream;
+                Ok(())
+            }
+            Err(error) => Err(socket.refuse(&error).await),
+        }
+    }
+
+    async fn frame(&mut self, socket: &mut Socket, text: &str) -> Result<(), End> {
+        let (api, workflow) = (socket.api.clone(), self.workflow.clone());
+        match LaterFrame::parse(text) {
+            Ok(LaterFrame::Cancel) => self.asks.push(actix_web::rt::spawn(cancel(api, workflow))),
+            Ok(LaterFrame::Respond(request, response)) => self.asks.push(actix_web::rt::spawn(async move {
+                let posted = api.sessions.answer(&workflow, &request, response).await;
+                posted.map_err(|error| api.refusal(error)).and_then(answered)
+            })),
+            Err(error) => socket.send_error(&error).await?,
+        }
+        Ok(())
+    }
+
+    /// The client left, or the socket did. Only a close with 1000 by the client that started the run stops it.
+    fn left(&self, socket: &Socket, end: End) -> End {
+        if self.started_here && matches!(end, End::Closed(Some(CloseCode::Normal))) {
+            actix_web::rt::spawn(cancel(socket.api.clone(), self.workflow.clone()));
+        }
+        end
+    }
+}
+
+async fn cancel(api: Api, workflow: WorkflowId) -> Result<(), ApiError> {
+    let posted = api.sessions.cancel(&workflow, "client").await;
+    posted.map_err(|error| api.refusal(error)).and_then(stopped)
+}

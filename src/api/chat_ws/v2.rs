@@ -1,0 +1,255 @@
+//! `fleet.v2` over a socket: many turns, many watchers, every event with its number.
+//!
+//! Nothing is refused by closing: a frame that cannot be done gets an `error` event with its `client_message_id`, and the
+//! socket stays. Closing never cancels.
+
+use actix_web::http::StatusCode;
+use actix_web::rt::task::JoinHandle;
+use fleet_actors::ids::{ConversationId, Seq, WorkflowId};
+use fleet_actors::ports::{LocalFuture, ReasoningEffort, StoreError};
+use fleet_actors::sessions::{EventStream, StreamItem};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::socket::{End, IDLE_OR_SLOW, Socket, Wake};
+use crate::api::Api;
+use crate::api::error::ApiError;
+use crate::api::rejoin::{How, Opened, Returning, answered, stopped};
+use crate::api::sse::connected;
+use crate::api::wire::frames::{ResumeFrame, RunFrame, V2Frame};
+use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
+
+/// Frames of one socket that are being done; more wait unread.
+const ASKS: usize = 16;
+/// Runs that one socket may watch.
+const RUNS: usize = 64;
+
+/// Serves a socket to its end.
+pub(super) async fn serve(socket: &mut Socket) -> End {
+    socket.begin_heartbeats();
+    Turns { runs: FuturesUnordered::new(), asks: FuturesUnordered::new() }.run(socket).await
+}
+
+/// A run that the socket watches.
+struct Watched {
+    stream: EventStream,
+    renderer: Renderer,
+    after: Seq,
+    key: Option<String>,
+}
+
+/// What a frame came to.
+enum Told {
+    Nothing,
+    Opened(Box<Opening>),
+    /// A run that was at rest goes on: its stream, opened again.
+    Woken(Box<Watched>),
+    Failed(ApiError, Option<String>),
+}
+
+/// A run that is about to be watched.
+struct Opening {
+    stream: EventStream,
+    conversation: Option<ConversationId>,
+    how: How,
+    wish: Wish,
+}
+
+/// How a frame wants its run shown.
+#[derive(Clone, Default)]
+struct Wish {
+    key: Option<String>,
+    deltas: Deltas,
+    effort: Option<ReasoningEffort>,
+    checkpointing: bool,
+    after: Seq,
+    /// A run at rest is told to go on.
+    wakes: bool,
+}
+
+type Next = LocalFuture<'static, (Watched, Result<StreamItem, StoreError>)>;
+
+struct Turns {
+    runs: FuturesUnordered<Next>,
+    /// Frames that are being done. They go on when the socket ends.
+    asks: FuturesUnordered<JoinHandle<Told>>,
+}
+
+impl Turns {
+    async fn run(mut self, socket: &mut Socket) -> End {
+        loop {
+            let stepped = tokio::select! {
+                Some((watched, item)) = self.runs.next() => self.show(socket, watched, item).await,
+                Some(told) = self.asks.next() => self.told(socket, told.unwrap_or(Told::Nothing)).await,
+                event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
+                    Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
+                    Ok(Wake::Quiet) => Ok(()),
+                    Err(end) => Err(end),
+                },
+            };
+            if let Err(end) = stepped {
+                return end;
+            }
+            if !self.runs.is_empty() || !self.asks.is_empty() {
+                socket.in_use();
+            } else if socket.is_idle() {
+                return End::Close(IDLE_OR_SLOW, "the socket was idle");
+            }
+        }
+    }
+
+    fn watch(&mut self, mut watched: Watched) {
+        self.runs.push(Box::pin(async move {
+            let item = watched.stream.next().await;
+            (watched, item)
+        }));
+    }
+
+    async fn show(
+        &mut self,
+        socket: &mut Socket,
+        mut watched: Watched,
+        item: Result<StreamItem, StoreError>,
+    ) -> Result<(), End> {
+        let error = match item {
+            Ok(StreamItem::Event(event)) => {
+                watched.after = event.seq;
+                let wire = watched.renderer.render(&event);
+                let done = wire.as_ref().is_some_and(|wire| wire.r#type == "done");
+                if !done {
+                    self.watch(watched);
+                }
+                return match wire {
+                    Some(wire) => socket.send(wire).await,
+                    None => Ok(()),
+                };
+            }
+            Ok(StreamItem::End) => return Ok(()),
+            Ok(StreamItem::Rests(rest, text)) => ApiError::rests(rest, text),
+            Err(error) => error.into(),
+        };
+        let event = WireEvent::refusal(socket.now(), &error).of_workflow(watched.stream.workflow());
+        socket.send(event.of_request(watched.key)).await
+    }
+
+    async fn frame(&mut self, socket: &mut Socket, text: &str) -> Result<(), End> {
+        let api = socket.api.clone();
+        let ask: LocalFuture<'static, Told> = match V2Frame::parse(text) {
+            Ok(V2Frame::Send(frame)) if self.is_full() => {
+                return self.failed(socket, &too_many_runs(), frame.run.key).await;
+            }
+            Ok(V2Frame::Resume(_) | V2Frame::Watch { .. }) if self.is_full() => {
+                return self.failed(socket, &too_many_runs(), None).await;
+            }
+            Ok(V2Frame::Send(frame)) => Box::pin(send(api, *frame)),
+            Ok(V2Frame::Resume(frame)) => Box::pin(resume(api, *frame)),
+            Ok(V2Frame::Watch { workflow, after, deltas }) => Box::pin(watch(api, workflow, after, deltas)),
+            Ok(V2Frame::Cancel(workflow)) => Box::pin(async move {
+                let posted = api.sessions.cancel(&workflow, "client").await;
+                settled(posted.map_err(|error| api.refusal(error)).and_then(stopped))
+            }),
+            Ok(V2Frame::Respond(workflow, request, response)) => Box::pin(async move {
+                let posted = api.sessions.answer(&workflow, &request, response).await;
+                settled(posted.map_err(|error| api.refusal(error)).and_then(answered))
+            }),
+            Ok(V2Frame::Ping) => {
+                let pong = WireEvent::pong(socket.now());
+                return socket.send(pong).await;
+            }
+            Err((error, key)) => return self.failed(socket, &error, key).await,
+        };
+        self.asks.push(actix_web::rt::spawn(ask));
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.runs.len() + self.asks.len() >= RUNS
+    }
+
+    async fn failed(&self, socket: &mut Socket, error: &ApiError, key: Option<String>) -> Result<(), End> {
+        let event = WireEvent::refusal(socket.now(), error).of_request(key);
+        socket.send(event).await
+    }
+
+    async fn told(&mut self, socket: &mut Socket, told: Told) -> Result<(), End> {
+        match told {
+            Told::Nothing => Ok(()),
+            Told::Failed(error, key) => self.failed(socket, &error, key).await,
+            Told::Woken(watched) => {
+                self.watch(*watched);
+                Ok(())
+            }
+            Told::Opened(opening) => {
+                let Opening { stream, conversation, how, wish } = *opening;
+                let workflow = stream.workflow().clone();
+                let hello = connected(&socket.api, &workflow, conversation, how, wish.checkpointing);
+                socket.send(hello.of_request(wish.key.clone())).await?;
+                let renderer = Renderer::new(Version::V2, &workflow, wish.deltas);
+                let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
+                if how == How::Resting && wish.wakes {
+                    let waking = wake(socket.api.clone(), watched, wish.effort);
+                    self.asks.push(actix_web::rt::spawn(waking));
+                } else {
+                    self.watch(watched);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn too_many_runs() -> ApiError {
+    let text = format!("a socket watches at most {RUNS} runs");
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "socket_runs_max_reached", text)
+}
+
+fn settled(result: Result<(), ApiError>) -> Told {
+    match result {
+        Ok(()) => Told::Nothing,
+        Err(error) => Told::Failed(error, None),
+    }
+}
+
+fn opened(result: Result<Opened, ApiError>, wish: Wish) -> Told {
+    match result {
+        Ok(Opened { stream, conversation, how }) => Told::Opened(Box::new(Opening { stream, conversation, how, wish })),
+        Err(error) => Told::Failed(error, wish.key),
+    }
+}
+
+async fn send(api: Api, frame: RunFrame) -> Told {
+    let checkpointing = frame.checkpointing.unwrap_or(api.settings.sessions.enable_checkpointing);
+    let (key, deltas) = (frame.run.key.clone(), frame.deltas);
+    let wish = Wish { key, deltas, checkpointing, wakes: true, ..Wish::default() };
+    let run = async {
+        let turn = api.prepare(frame.run)?;
+        match api.join(&turn, Returning::Never).await? {
+            Some(opened) => Ok(opened),
+            None => api.begin(turn).await,
+        }
+    };
+    opened(run.await, wish)
+}
+
+async fn resume(api: Api, frame: ResumeFrame) -> Told {
+    let ResumeFrame { deltas, effort, after, .. } = frame;
+    let wish = Wish { deltas, effort, after, checkpointing: true, wakes: true, ..Wish::default() };
+    opened(api.reopen(&frame).await, wish)
+}
+
+async fn watch(api: Api, workflow: WorkflowId, after: Seq, deltas: Deltas) -> Told {
+    let wish = Wish { deltas, after, ..Wish::default() };
+    let found = async {
+        let row = api.sessions.store().workflow(&workflow).await?;
+        api.follow(row.ok_or_else(|| ApiError::not_found("workflow"))?, after).await
+    };
+    opened(found.await, wish)
+}
+
+async fn wake(api: Api, watched: Watched, effort: Option<ReasoningEffort>) -> Told {
+    let workflow = watched.stream.workflow().clone();
+    match api.wake(&workflow, effort, watched.after).await {
+        Ok(stream) => Told::Woken(Box::new(Watched { stream, ..watched })),
+        Err(error) => Told::Failed(error, watched.key),
+    }
+}

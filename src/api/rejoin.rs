@@ -1,0 +1,213 @@
+//! Which run a client means: a new one, the one it left, or the one its key started.
+//!
+//! A request with a key follows only the key. Without one, the same message in the same conversation joins a run that
+//! is not over and that nobody watches: clients that reopen in a fast loop must not start a run each time. A run that
+//! finishes on its own (`on_disconnect: continue`) is joined as well, for the same reason.
+
+use actix_web::http::StatusCode;
+use fleet_actors::ids::{ConversationId, Seq, WorkflowId};
+use fleet_actors::ports::{ReasoningEffort, WorkflowFilter, WorkflowRow, WorkflowState};
+use fleet_actors::sessions::{EventStream, StartError, StartTurn};
+
+use super::Api;
+use super::error::ApiError;
+use super::wire::frames::ResumeFrame;
+
+/// Newest runs of a conversation that are looked at.
+const LOOKED_AT: u32 = 32;
+
+/// A run that a client follows from now on.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its events.
+    pub stream: EventStream,
+    /// Its conversation.
+    pub conversation: Option<ConversationId>,
+    /// How the client came to it.
+    pub how: How,
+}
+
+/// How a client came to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It started it.
+    Started,
+    /// It was there, and needs nothing.
+    Joined,
+    /// It was there and has no owner: it must be resumed.
+    Resting,
+}
+
+/// Whether a request without a key may join a run that nobody watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Returning {
+    /// Version 1.
+    Joins,
+    /// Version 2 names the run it means.
+    Never,
+}
+
+impl Api {
+    /// The run that this request has already, if any. Costs no permit.
+    ///
+    /// # Errors
+    /// [`ApiError`]; `request_key_conflict` when the key was used with other words.
+    pub async fn join(&self, turn: &StartTurn, returning: Returning) -> Result<Option<Opened>, ApiError> {
+        let found = match &turn.made.request {
+            Some(request) => match self.sessions.store().request(&request.key).await? {
+                Some(row) if row.digest != request.digest => {
+                    return Err(self.refusal(StartError::KeyConflict(row.workflow)));
+                }
+                Some(row) => self.sessions.store().workflow(&row.workflow).await?,
+                None => None,
+            },
+            None if returning == Returning::Joins => self.left(turn).await?,
+            None => None,
+        };
+        match found {
+            Some(row) => self.follow(row, Seq(0)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts a run under a permit of its own.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    ///
+    /// # Cancel safety
+    /// The run goes on without a watcher, and its grace begins.
+    pub async fn begin(&self, turn: StartTurn) -> Result<Opened, ApiError> {
+        let conversation = turn.made.conversation.clone();
+        let permit = self.sessions.admit().map_err(|full| self.refusal(full.into()))?;
+        let stream = self.sessions.start(turn, permit).await.map_err(|error| self.refusal(error))?;
+        Ok(Opened { stream, conversation, how: How::Started })
+    }
+
+    /// Follows a run that is there.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn follow(&self, row: WorkflowRow, after: Seq) -> Result<Opened, ApiError> {
+        let stream = self.sessions.watch(&row.workflow, after).await.map_err(|error| self.refusal(error))?;
+        let how = match row.state {
+            WorkflowState::Ended(_) | WorkflowState::Parked => How::Joined,
+            WorkflowState::Running | WorkflowState::Resting(_) => {
+                let live = self.sessions.is_live(&row.workflow).await.map_err(|error| self.refusal(error.into()))?;
+                if live { How::Joined } else { How::Resting }
+            }
+        };
+        Ok(Opened { stream, conversation: row.made.conversation, how })
+    }
+
+    /// The run that a resume frame means, or a fork of it.
+    ///
+    /// # Errors
+    /// [`ApiError`]; `validation_failed` when it belongs to another conversation.
+    pub async fn reopen(&self, frame: &ResumeFrame) -> Result<Opened, ApiError> {
+        let parent = self.sessions.store().workflow(&frame.checkpoint.workflow).await?;
+        let parent = parent.ok_or_else(|| ApiError::not_found("checkpoint"))?;
+        if frame.conversation.is_some() && frame.conversation != parent.made.conversation {
+            return Err(ApiError::invalid("conversation_id", "the checkpoint belongs to another conversation"));
+        }
+        let at = self.sessions.at_checkpoint(&frame.checkpoint).await;
+        let workflow = at.map_err(|error| match error {
+            StartError::Unknown => ApiError::not_found("checkpoint"),
+            other => self.refusal(other),
+        })?;
+        self.follow(self.row(&workflow).await?, frame.after).await
+    }
+
+    /// Goes on with a run that has no owner, when a permit is free, and follows it from the event after `after`.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn wake(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+        after: Seq,
+    ) -> Result<EventStream, ApiError> {
+        self.sessions.resume(workflow, effort).await.map_err(|error| self.refusal(error))?;
+        self.sessions.watch(workflow, after).await.map_err(|error| self.refusal(error))
+    }
+
+    /// The newest run of a conversation that was asked with this key, else with these words.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn asked_before(
+        &self,
+        conversation: &ConversationId,
+        key: Option<&str>,
+        message: &str,
+    ) -> Result<Option<WorkflowRow>, ApiError> {
+        if let Some(key) = key {
+            let Some(request) = self.sessions.store().request(key).await? else { return Ok(None) };
+            let row = self.sessions.store().workflow(&request.workflow).await?;
+            return Ok(row.filter(|row| row.made.conversation.as_ref() == Some(conversation)));
+        }
+        let rows = self.runs_of(conversation, false).await?;
+        Ok(rows.into_iter().find(|row| &*row.made.task == message))
+    }
+
+    /// A run of this conversation.
+    ///
+    /// # Errors
+    /// [`ApiError`] 404, also when the run belongs to another conversation.
+    pub async fn run_of(&self, conversation: &ConversationId, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
+        let row = self.row(workflow).await?;
+        let belongs = row.made.conversation.as_ref() == Some(conversation);
+        if belongs { Ok(row) } else { Err(ApiError::not_found("workflow")) }
+    }
+
+    async fn row(&self, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
+        let row = self.sessions.store().workflow(workflow).await?;
+        row.ok_or_else(|| ApiError::not_found("workflow"))
+    }
+
+    async fn left(&self, turn: &StartTurn) -> Result<Option<WorkflowRow>, ApiError> {
+        let Some(conversation) = &turn.made.conversation else { return Ok(None) };
+        let logs = &self.sessions.services().logs;
+        let rows = self.runs_of(conversation, true).await?;
+        Ok(rows.into_iter().find(|row| {
+            row.made.task == turn.made.task
+                && row.state == WorkflowState::Running
+                && *logs.open(&row.workflow).watchers().borrow() == 0
+        }))
+    }
+
+    async fn runs_of(&self, conversation: &ConversationId, unfinished: bool) -> Result<Vec<WorkflowRow>, ApiError> {
+        let conversation = Some(conversation.clone());
+        let filter = WorkflowFilter { conversation, unfinished, limit: LOOKED_AT };
+        Ok(self.sessions.store().workflows(filter).await?)
+    }
+}
+
+/// What became of an answer, as an error where it is one.
+///
+/// # Errors
+/// [`ApiError`] 404 or 409 `request_closed`.
+pub fn answered(posted: fleet_actors::ports::Posted) -> Result<(), ApiError> {
+    use fleet_actors::ports::Posted;
+    match posted {
+        Posted::Accepted => Ok(()),
+        Posted::Unknown => Err(ApiError::new(StatusCode::NOT_FOUND, "request_unknown", "there is no such request")),
+        Posted::Closed => {
+            Err(ApiError::new(StatusCode::CONFLICT, "request_closed", "the request is answered or expired"))
+        }
+    }
+}
+
+/// What became of a cancel, as an error where it is one.
+///
+/// # Errors
+/// [`ApiError`] 404 or 409 `workflow_closed`.
+pub fn stopped(posted: fleet_actors::ports::Posted) -> Result<(), ApiError> {
+    use fleet_actors::ports::Posted;
+    match posted {
+        Posted::Accepted => Ok(()),
+        Posted::Unknown => Err(ApiError::not_found("workflow")),
+        Posted::Closed => Err(ApiError::new(StatusCode::CONFLICT, "workflow_closed", "the workflow is over")),
+    }
+}

@@ -1,0 +1,181 @@
+//! A run's log as server-sent events: `connected`, the events, heartbeats, and the end after `done`.
+//!
+//! Heartbeats are data because an existing UI gives up after 30 s without any; only events of the log have an `id:`.
+//! Absent on purpose: a queue. The log is the queue; a slow reader holds a number and is cut by the kernel's own timeout
+//! ([`settle`](super::connections::settle)).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::rt::task::JoinHandle;
+use actix_web::web::Bytes;
+use fleet_actors::ids::{ConversationId, Seq};
+use fleet_actors::ports::StoreError;
+use fleet_actors::sessions::{EventStream, StreamItem};
+use futures_util::stream;
+use tokio::time::{Instant, sleep_until};
+
+use super::Api;
+use super::connections::Connection;
+use super::error::ApiError;
+use super::rejoin::{How, Opened};
+use super::wire::{Connected, Deltas, Renderer, Version, WireEvent};
+
+/// How a client wants its stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Which contract it speaks.
+    pub version: Version,
+    /// Whether text is shown as it comes.
+    pub deltas: Deltas,
+    /// Whether positions are listed.
+    pub checkpointing: bool,
+    /// Events up to here were seen.
+    pub after: Seq,
+}
+
+/// The stream of a run. Holding it is watching.
+struct Feed {
+    api: Api,
+    stream: EventStream,
+    renderer: Renderer,
+    after: Seq,
+    heartbeat: Duration,
+    next_heartbeat: Instant,
+    /// The run is waking; it gives a fresh stream.
+    waking: Option<JoinHandle<Result<EventStream, ApiError>>>,
+    first: Option<WireEvent>,
+    over: bool,
+    _place: Connection,
+}
+
+/// Answers with the stream of a run.
+#[must_use]
+pub fn respond(api: &Api, opened: Opened, wish: Wish, place: Connection) -> HttpResponse {
+    let feed = Feed::new(api, opened, wish, place);
+    let chunks = stream::unfold(feed, async |mut feed| {
+        let chunk = feed.chunk().await?;
+        Some((Ok::<_, Infallible>(chunk), feed))
+    });
+    HttpResponse::Ok()
+        .insert_header(("content-type", "text/event-stream"))
+        .insert_header(("cache-control", "no-cache"))
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(chunks)
+}
+
+impl Feed {
+    fn new(api: &Api, opened: Opened, wish: Wish, place: Connection) -> Self {
+        let Opened { stream, conversation, how } = opened;
+        let workflow = stream.workflow().clone();
+        let waking = (how == How::Resting).then(|| {
+            let (api, workflow) = (api.clone(), workflow.clone());
+            actix_web::rt::spawn(async move { api.wake(&workflow, None, wish.after).await })
+        });
+        let heartbeat = api.settings.server.heartbeat_interval_ms.duration();
+        let first = connected(api, &workflow, conversation, how, wish.checkpointing);
+        Self {
+            api: api.clone(),
+            renderer: Renderer::new(wish.version, &workflow, wish.deltas),
+            stream,
+            after: wish.after,
+            heartbeat,
+            next_heartbeat: Instant::now() + heartbeat,
+            waking,
+            first: Some(first),
+            over: false,
+            _place: place,
+        }
+    }
+
+    /// The next piece of the body; `None` ends it.
+    async fn chunk(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(self.encode(None, first));
+        }
+        while !self.over {
+            let item = tokio::select! {
+                item = self.stream.next() => item,
+                woken = woken(&mut self.waking) => {
+                    self.waking = None;
+                    match woken {
+                        Ok(stream) => self.stream = stream,
+                        Err(error) => return Some(self.last(&error)),
+                    }
+                    continue;
+                }
+                () = sleep_until(self.next_heartbeat) => {
+                    self.next_heartbeat = Instant::now() + self.heartbeat;
+                    let beat = WireEvent::heartbeat(self.now());
+                    return Some(self.encode(None, beat));
+                }
+            };
+            if let Some(chunk) = self.item(item) {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn item(&mut self, item: Result<StreamItem, StoreError>) -> Option<Bytes> {
+        match item {
+            Ok(StreamItem::Event(event)) => {
+                self.after = event.seq;
+                let wire = self.renderer.render(&event)?;
+                self.over = wire.r#type == "done";
+                Some(self.encode(Some(event.seq), wire))
+            }
+            // It has just been told to go on.
+            Ok(StreamItem::Rests(..)) if self.waking.is_some() => None,
+            Ok(StreamItem::Rests(rest, text)) => Some(self.last(&ApiError::rests(rest, text))),
+            Ok(StreamItem::End) => {
+                self.over = true;
+                None
+            }
+            Err(error) => Some(self.last(&error.into())),
+        }
+    }
+
+    /// A failure of the stream itself: it ends without `done`, so that an EventSource comes back.
+    fn last(&mut self, error: &ApiError) -> Bytes {
+        self.over = true;
+        let event = WireEvent::refusal(self.now(), error).of_workflow(self.stream.workflow());
+        self.encode(None, event)
+    }
+
+    fn now(&self) -> fleet_actors::ids::Timestamp {
+        self.api.sessions.services().clock.now()
+    }
+
+    fn encode(&self, id: Option<Seq>, event: WireEvent) -> Bytes {
+        let json = event.encode(&self.api.settings.ui_routing);
+        Bytes::from(match id {
+            Some(seq) => format!("id: {seq}\ndata: {json}\n\n"),
+            None => format!("data: {json}\n\n"),
+        })
+    }
+}
+
+/// The first frame of a stream.
+pub(super) fn connected(
+    api: &Api,
+    workflow: &fleet_actors::ids::WorkflowId,
+    conversation: Option<ConversationId>,
+    how: How,
+    checkpointing_enabled: bool,
+) -> WireEvent {
+    let is_resume = how != How::Started;
+    let connected = Connected { workflow: workflow.clone(), conversation, is_resume, checkpointing_enabled };
+    WireEvent::connected(api.sessions.services().clock.now(), &connected)
+}
+
+/// Waits for a run that wakes; for ever when none does.
+pub(super) async fn woken(
+    waking: &mut Option<JoinHandle<Result<EventStream, ApiError>>>,
+) -> Result<EventStream, ApiError> {
+    match waking {
+        Some(task) => task.await.unwrap_or_else(|_| Err(ApiError::draining())),
+        None => std::future::pending().await,
+    }
+}

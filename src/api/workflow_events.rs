@@ -1,0 +1,94 @@
+//! The log of one run, by its id: as SSE, or as a page of JSON for clients that ask for `application/json`.
+//!
+//! Version 2 unless the query says otherwise. Watching changes nothing: a run that rests stays at rest.
+
+use actix_web::http::header::ACCEPT;
+use actix_web::web::{Data, Path, ServiceConfig, get};
+use actix_web::{HttpRequest, HttpResponse};
+use fleet_actors::event::{EventBody, LogEvent};
+use fleet_actors::ids::{Seq, WorkflowId};
+use fleet_actors::ports::WorkflowRow;
+use fleet_actors::sessions::stored_events;
+use serde_json::json;
+
+use super::Api;
+use super::chat_sse::{Fields, last_event_id, wish};
+use super::error::ApiError;
+use super::rejoin::How;
+use super::sse::{self, Wish};
+use super::wire::{Renderer, Version, WireEvent};
+
+/// Adds the routes.
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.route("/api/v1/workflows/{workflow_id}/events", get().to(events));
+}
+
+async fn events(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    query: Fields,
+) -> Result<HttpResponse, ApiError> {
+    let workflow: WorkflowId = path.parse().map_err(|_| ApiError::not_found("workflow"))?;
+    let row = api.sessions.store().workflow(&workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
+    let mut wish = wish(&query)?;
+    if !query.contains_key("version") {
+        wish.version = Version::V2;
+    }
+    wish.after = number(&query, "after")?.map_or(Seq(0), Seq);
+    if accepts_json(&request) {
+        return page(&api, &row, wish, &query).await;
+    }
+    let place = api.connections.take()?;
+    if let Some(after) = last_event_id(&request)? {
+        wish.after = after;
+        if over(&api, &row, after).await? {
+            return Ok(HttpResponse::NoContent().finish());
+        }
+    }
+    let mut opened = api.follow(row, wish.after).await?;
+    if opened.how == How::Resting {
+        opened.how = How::Joined;
+    }
+    Ok(sse::respond(&api, opened, wish, place))
+}
+
+async fn over(api: &Api, row: &WorkflowRow, after: Seq) -> Result<bool, ApiError> {
+    let ended = matches!(row.state, fleet_actors::ports::WorkflowState::Ended(_));
+    Ok(ended && stored_events(api.sessions.store().as_ref(), &row.workflow, after).await?.is_empty())
+}
+
+fn accepts_json(request: &HttpRequest) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains("text/event-stream")
+}
+
+/// Durable events after a number: `{events, next_after, done}`. `next_after` is absent on the last page.
+async fn page(api: &Api, row: &WorkflowRow, wish: Wish, query: &Fields) -> Result<HttpResponse, ApiError> {
+    let server = &api.settings.server;
+    let limit = number(query, "limit")?.unwrap_or(server.page_default.get());
+    if limit == 0 || limit > server.page_max.get() {
+        return Err(ApiError::invalid("limit", format!("must be from 1 to {}", server.page_max)));
+    }
+    let mut log = stored_events(api.sessions.store().as_ref(), &row.workflow, wish.after).await?;
+    let more = log.len() as u64 > limit;
+    log.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_after = log.last().filter(|_| more).map(|event| event.seq);
+    let done = log.iter().any(|event| matches!(event.body, EventBody::Finished { .. }));
+    let mut page = json!({ "events": render(api, &row.workflow, wish, &log), "done": done });
+    if let Some(next_after) = next_after {
+        page["next_after"] = next_after.0.into();
+    }
+    Ok(HttpResponse::Ok().json(page))
+}
+
+fn render(api: &Api, workflow: &WorkflowId, wish: Wish, log: &[LogEvent]) -> Vec<WireEvent> {
+    let mut renderer = Renderer::new(wish.version, workflow, wish.deltas);
+    let shown = log.iter().filter_map(|event| renderer.render(event));
+    shown.map(|event| event.routed(&api.settings.ui_routing)).collect()
+}
+
+fn number(query: &Fields, name: &'static str) -> Result<Option<u64>, ApiError> {
+    let number = query.get(name).map(|text| text.parse());
+    number.transpose().map_err(|_| ApiError::invalid(name, "must be a whole number"))
+}
