@@ -118,6 +118,12 @@ pub fn run(cli: Cli) -> i32 {
     }
 }
 
+/// Prints a line. Whoever reads it may have gone, as in `serve | head -1`; that is no reason to stop.
+fn say(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn with_settings(flags: &Flags, then: impl FnOnce(Effective) -> i32) -> i32 {
     match Settings::load(&sources(flags)) {
         Ok(effective) => then(effective),

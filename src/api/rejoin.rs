@@ -111,9 +111,8 @@ impl Api {
             return Err(ApiError::invalid("conversation_id", "the checkpoint belongs to another conversation"));
         }
         let at = self.sessions.at_checkpoint(&frame.checkpoint).await;
-        let workflow = at.map_err(|error| match error {
-            StartError::Unknown => ApiError::not_found("checkpoint"),
-            other => self.refusal(other),
+        let workflow = at.map_err(|error| {
+            if error == StartError::Unknown { ApiError::not_found("checkpoint") } else { self.refusal(error) }
         })?;
         self.follow(self.row(&workflow).await?, frame.after).await
     }

@@ -1,8 +1,9 @@
 //! `config check`: the effective settings, where each value comes from, secrets redacted.
 
+use super::say;
 use crate::settings::{Effective, report};
 
 pub(super) fn check(effective: Effective) -> i32 {
-    print!("{}", report(&effective));
+    say(report(&effective).trim_end());
     0
 }

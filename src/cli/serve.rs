@@ -11,7 +11,7 @@ use fleet_actors::sessions::Sessions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::sources;
+use super::{say, sources};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
@@ -122,9 +122,10 @@ async fn run(settings: Arc<Settings>) -> Result<(), Failure> {
 }
 
 fn banner(runtime: &Runtime, url: &str) {
-    println!("AgenticFleet {} answers with {}", env!("CARGO_PKG_VERSION"), runtime.model);
-    println!("browser: {url}/docs    health: {url}/health");
-    println!("try it:  curl -s {url}/api/v1/run -H 'content-type: application/json' -d '{{\"task\":\"hello\"}}'");
+    say(&format!("AgenticFleet {} answers with {}", env!("CARGO_PKG_VERSION"), runtime.model));
+    say(&format!("browser: {url}/docs    health: {url}/health"));
+    let body = r#"{"task":"hello"}"#;
+    say(&format!("try it:  curl -s {url}/api/v1/run -H 'content-type: application/json' -d '{body}'"));
 }
 
 /// Waits until no permit is held; false when the time is over first.

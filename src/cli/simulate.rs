@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Simulate;
+use super::{Simulate, say};
 use crate::llm::simulate_server::{SimulatorConfig, start};
 
 pub(super) fn serve(options: &Simulate) -> i32 {
@@ -17,8 +17,8 @@ pub(super) fn serve(options: &Simulate) -> i32 {
     config.simulation.tokens = options.tokens;
     let served = actix_web::rt::System::new().block_on(async move {
         let simulator = start(config)?;
-        println!("simulated model: OPENAI_BASE_URL={}", simulator.base_url());
-        println!("what it was asked: curl {}/admin/stats", simulator.base_url().trim_end_matches("/v1"));
+        say(&format!("simulated model: OPENAI_BASE_URL={}", simulator.base_url()));
+        say(&format!("what it was asked: curl {}/admin/stats", simulator.base_url().trim_end_matches("/v1")));
         tokio::select! {
             served = simulator.wait() => served,
             stopped = tokio::signal::ctrl_c() => stopped,
