@@ -52,8 +52,7 @@ impl Service {
     /// A service of what `config` says; `api` and `base_url` are resolved.
     pub(super) fn new(config: &LlmConfig, api: Api, base_url: &str) -> Result<Self, ConfigError> {
         let path = if api == Api::Responses { "responses" } else { "chat/completions" };
-        let url = Url::parse(&format!("{}/{path}", base_url.trim_end_matches('/')))
-            .map_err(|error| ConfigError::BaseUrl(error.to_string()))?;
+        let mut url = Url::parse(base_url).map_err(|error| ConfigError::BaseUrl(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(ConfigError::BaseUrl("only http and https are spoken".to_owned()));
         }
@@ -63,6 +62,7 @@ impl Service {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(ConfigError::BaseUrl("it must end with its path".to_owned()));
         }
+        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
         let key = config.api_key.clone().filter(|key| !key.expose_secret().is_empty());
         let authorization = match &key {
             None => None,
