@@ -84,7 +84,7 @@ async fn garbage_is_malformed_whatever_its_form() {
 
 #[tokio::test]
 async fn bytes_events_and_depth_are_capped() {
-    let caps = Caps { bytes_max: 64 * 1024, events_max: 100, json_depth_max: 64 };
+    let caps = Caps { bytes_max: 64 * 1024, event_bytes_max: 32 * 1024, events_max: 100, json_depth_max: 64 };
     let piece = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     let endless_line = format!("data: {}", "x".repeat(1024 * 1024));
     let deep = format!("data: {{\"a\":{}{}}}\n\n", "[".repeat(10_000), "]".repeat(10_000));
@@ -95,7 +95,11 @@ async fn bytes_events_and_depth_are_capped() {
         "[".repeat(65)
     );
     let whole = answer("200 OK", &[("content-type", "application/json")], &vec![b' '; 65 * 1024]);
+    let long_line = format!("data: {}", "x".repeat(33 * 1024));
+    let long_event = format!("{}\n", "data: x\n".repeat(20 * 1024));
     let cases = [
+        event_stream(long_line.as_bytes()),
+        event_stream(long_event.as_bytes()),
         event_stream(piece.repeat(101).as_bytes()),
         event_stream(endless_line.as_bytes()),
         event_stream(deep.as_bytes()),
