@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Flow, parse, usage};
-use super::config::{ModelRule, Temperature, TokenLimitField};
+use super::client::Terms;
+use super::config::{Temperature, TokenLimitField};
 use super::failure::Fault;
 use super::schema::strict;
 
@@ -54,13 +55,9 @@ pub(super) fn role(role: Role) -> &'static str {
     }
 }
 
-/// The request's body. `effort` is the provider's word, if the model takes one.
-pub(super) fn body<'a>(
-    request: &'a ModelRequest,
-    rule: &ModelRule,
-    effort: Option<&'a str>,
-) -> Result<ChatBody<'a>, Fault> {
-    let limit = |field| request.max_output_tokens.filter(|_| rule.limit == field);
+/// The request's body.
+pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<ChatBody<'a>, Fault> {
+    let limit = |field| terms.output_tokens.filter(|_| terms.rule.limit == field);
     Ok(ChatBody {
         model: &request.model,
         messages: request.context.messages().into_iter().map(message).collect(),
@@ -82,8 +79,8 @@ pub(super) fn body<'a>(
                     "name": name, "schema": schema, "strict": true } }))
             }
         },
-        reasoning_effort: effort,
-        temperature: request.temperature.filter(|_| rule.temperature == Temperature::Taken),
+        reasoning_effort: terms.effort,
+        temperature: request.temperature.filter(|_| terms.rule.temperature == Temperature::Taken),
         max_tokens: limit(TokenLimitField::MaxTokens),
         max_completion_tokens: limit(TokenLimitField::MaxCompletionTokens),
     })

@@ -42,6 +42,7 @@ pub(super) struct Service {
     key: Option<SecretString>,
     authorization: Option<HeaderValue>,
     caps: Caps,
+    output_tokens_max: Option<u32>,
     models: Vec<ModelRule>,
     effort: Option<ReasoningEffort>,
     breaker: Breaker,
@@ -52,8 +53,7 @@ impl Service {
     /// A service of what `config` says; `api` and `base_url` are resolved.
     pub(super) fn new(config: &LlmConfig, api: Api, base_url: &str) -> Result<Self, ConfigError> {
         let path = if api == Api::Responses { "responses" } else { "chat/completions" };
-        let url = Url::parse(&format!("{}/{path}", base_url.trim_end_matches('/')))
-            .map_err(|error| ConfigError::BaseUrl(error.to_string()))?;
+        let mut url = Url::parse(base_url).map_err(|error| ConfigError::BaseUrl(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(ConfigError::BaseUrl("only http and https are spoken".to_owned()));
         }
@@ -63,6 +63,7 @@ impl Service {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(ConfigError::BaseUrl("it must end with its path".to_owned()));
         }
+        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
         let key = config.api_key.clone().filter(|key| !key.expose_secret().is_empty());
         let authorization = match &key {
             None => None,
@@ -89,6 +90,7 @@ impl Service {
             key,
             authorization,
             caps: config.caps,
+            output_tokens_max: config.output_tokens_max,
             models: config.models.clone(),
             effort: config.reasoning_effort,
             breaker: Breaker::new(config.breaker),
@@ -109,6 +111,17 @@ impl AgentClients for ProviderClients {
     fn client(&self, effort: Option<ReasoningEffort>) -> Rc<dyn ModelClient> {
         Rc::new(SessionClient { service: Arc::clone(&self.0), effort: effort.or(self.0.effort) })
     }
+}
+
+/// On what terms a request is put.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// What the model takes.
+    pub(super) rule: &'a ModelRule,
+    /// The provider's word for the session's effort, if the model takes one.
+    pub(super) effort: Option<&'a str>,
+    /// The most tokens of answer.
+    pub(super) output_tokens: Option<u32>,
 }
 
 struct SessionClient {
@@ -173,8 +186,12 @@ impl SessionClient {
     fn request(&self, call: &ModelCall) -> Result<reqwest::RequestBuilder, Fault> {
         let (service, request) = (&*self.service, &call.request);
         let none = ModelRule::plain("*");
-        let rule = service.models.iter().find(|rule| rule.matches(&request.model)).unwrap_or(&none);
-        let effort = self.effort.and_then(|effort| rule.efforts.word(effort));
+        let rule = ModelRule::of(&service.models, &request.model).unwrap_or(&none);
+        let terms = Terms {
+            rule,
+            effort: self.effort.and_then(|effort| rule.efforts.word(effort)),
+            output_tokens: request.max_output_tokens.or(service.output_tokens_max),
+        };
         let mut post = service
             .http
             .post(service.url.clone())
@@ -184,8 +201,8 @@ impl SessionClient {
             post = post.header(AUTHORIZATION, authorization.clone());
         }
         Ok(match service.api {
-            Api::Responses => post.json(&responses::body(request, rule, effort)?),
-            Api::ChatCompletions | Api::Auto => post.json(&chat::body(request, rule, effort)?),
+            Api::Responses => post.json(&responses::body(request, terms)?),
+            Api::ChatCompletions | Api::Auto => post.json(&chat::body(request, terms)?),
         })
     }
 }
@@ -265,12 +282,18 @@ async fn stream(
                 let message = format!("the provider's answer has more than {} events", caps.events_max);
                 return ControlFlow::Break(Err(Fault::too_large(message)));
             }
+            if data.len() > caps.event_bytes_max {
+                return ControlFlow::Break(Err(event_too_large(caps)));
+            }
             match decoder.event(data, answer) {
                 Ok(Flow::More) => ControlFlow::Continue(()),
                 Ok(Flow::Done) => ControlFlow::Break(Ok(())),
                 Err(fault) => ControlFlow::Break(Err(fault)),
             }
         });
+        if flow.is_continue() && sse.pending() > caps.event_bytes_max {
+            return Err(event_too_large(caps));
+        }
         if let ControlFlow::Break(end) = flow {
             if end.is_ok() {
                 release(response);
@@ -278,6 +301,10 @@ async fn stream(
             return end;
         }
     }
+}
+
+fn event_too_large(caps: Caps) -> Fault {
+    Fault::too_large(format!("an event of the provider's answer is larger than {} bytes", caps.event_bytes_max))
 }
 
 /// Lets the connection of a whole answer go back to the pool: it can once its last bytes are read, which the caller

@@ -35,7 +35,9 @@ pub struct LlmConfig {
     pub silence_timeout: Duration,
     /// What a provider may send.
     pub caps: Caps,
-    /// What each model takes; the first rule whose pattern matches applies.
+    /// Tokens of an answer to a call that sets no limit of its own; `None` leaves it to the provider.
+    pub output_tokens_max: Option<u32>,
+    /// What each model takes; the rule whose pattern fits best applies, in any order.
     pub models: Vec<ModelRule>,
     /// Whether failed calls are tried again; `None` fails fast.
     pub retry: Option<RetryPolicy>,
@@ -57,6 +59,7 @@ impl Default for LlmConfig {
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(120),
             caps: Caps::default(),
+            output_tokens_max: None,
             models: ModelRule::known(),
             retry: None,
             breaker: Some(BreakerPolicy::default()),
@@ -106,6 +109,8 @@ impl Api {
 pub struct Caps {
     /// Bytes of the body.
     pub bytes_max: usize,
+    /// Bytes of one event of a stream.
+    pub event_bytes_max: usize,
     /// Events of a stream.
     pub events_max: u32,
     /// Nesting of a JSON value; at most 100, where the parser itself stops.
@@ -114,7 +119,7 @@ pub struct Caps {
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { bytes_max: 16 * 1024 * 1024, events_max: 200_000, json_depth_max: 64 }
+        Self { bytes_max: 16 * 1024 * 1024, event_bytes_max: 8 * 1024 * 1024, events_max: 200_000, json_depth_max: 64 }
     }
 }
 
@@ -231,12 +236,17 @@ impl ModelRule {
         ]
     }
 
-    /// Whether the rule is about `model`.
+    /// The rule for `model`: one that names it, else the one with the longest beginning of its name.
     #[must_use]
-    pub fn matches(&self, model: &str) -> bool {
+    pub fn of<'a>(rules: &'a [Self], model: &str) -> Option<&'a Self> {
+        let fits = rules.iter().filter_map(|rule| Some((rule.fit(model)?, rule)));
+        fits.max_by_key(|(fit, _)| *fit).map(|(_, rule)| rule)
+    }
+
+    fn fit(&self, model: &str) -> Option<usize> {
         match self.pattern.strip_suffix('*') {
-            Some(start) => model.starts_with(start),
-            None => model == self.pattern,
+            Some(start) => model.starts_with(start).then_some(start.len()),
+            None => (model == self.pattern).then_some(usize::MAX),
         }
     }
 }

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Flow, parse, usage};
 use super::chat::{arguments_text, role};
-use super::config::{ModelRule, ReasoningSummary, Temperature};
+use super::client::Terms;
+use super::config::{ReasoningSummary, Temperature};
 use super::failure::Fault;
 use super::schema::strict;
 
@@ -43,12 +44,8 @@ enum Item<'a> {
     Other(Value),
 }
 
-/// The request's body. `effort` is the provider's word, if the model takes one.
-pub(super) fn body<'a>(
-    request: &'a ModelRequest,
-    rule: &ModelRule,
-    effort: Option<&'a str>,
-) -> Result<ResponsesBody<'a>, Fault> {
+/// The request's body.
+pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<ResponsesBody<'a>, Fault> {
     Ok(ResponsesBody {
         model: &request.model,
         input: request.context.messages().into_iter().flat_map(items).collect(),
@@ -70,12 +67,12 @@ pub(super) fn body<'a>(
                 Some(json!({ "format": { "type": "json_schema", "name": name, "schema": schema, "strict": true } }))
             }
         },
-        reasoning: effort.map(|effort| match rule.summary {
+        reasoning: terms.effort.map(|effort| match terms.rule.summary {
             ReasoningSummary::Omitted => json!({ "effort": effort }),
             ReasoningSummary::Auto => json!({ "effort": effort, "summary": "auto" }),
         }),
-        temperature: request.temperature.filter(|_| rule.temperature == Temperature::Taken),
-        max_output_tokens: request.max_output_tokens,
+        temperature: request.temperature.filter(|_| terms.rule.temperature == Temperature::Taken),
+        max_output_tokens: terms.output_tokens,
     })
 }
 

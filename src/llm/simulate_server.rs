@@ -12,6 +12,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
@@ -56,6 +57,8 @@ impl Default for SimulatorConfig {
 const BODY_MAX: usize = 16 * 1024 * 1024;
 /// Connections each worker takes; load benches keep thousands open.
 const CONNECTIONS_MAX: usize = 50_000;
+/// How long a new connection may wait with its first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server that runs until it is stopped. Dropping this does not stop it.
 #[derive(Debug)]
@@ -90,12 +93,17 @@ impl Simulator {
         self.handle.stop(false).await;
     }
 
-    /// Runs until a signal stops the process's servers.
+    /// Runs until `stop` completes, then stops at once.
     ///
     /// # Errors
-    /// The server's own failure.
-    pub async fn wait(self) -> std::io::Result<()> {
-        self.server.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    /// The server's own failure, which ends it before.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+        tokio::select! {
+            ended = &mut self.server => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+            () = stop => {}
+        }
+        self.stop().await;
+        Ok(())
     }
 }
 
@@ -120,6 +128,10 @@ pub fn start(config: SimulatorConfig) -> std::io::Result<Simulator> {
     })
     // Otherwise a handler that waits would outlive a client that closed its half of the connection.
     .h1_allow_half_closed(false)
+    // A bench that opens thousands of connections at once must not be told 408 for its own slowness.
+    .client_request_timeout(FIRST_REQUEST_TIMEOUT)
+    // Signals belong to the process, which says when to stop.
+    .disable_signals()
     .max_connections(CONNECTIONS_MAX)
     .backlog(4_096);
     if let Some(workers) = config.workers {

@@ -27,6 +27,7 @@ pub(super) struct SimulatedClients {
 
 struct Shared {
     simulation: Simulation,
+    output_tokens_max: Option<u32>,
     calls: AtomicU64,
     retries: Retries,
 }
@@ -35,6 +36,7 @@ impl SimulatedClients {
     pub(super) fn new(config: &LlmConfig) -> Self {
         let shared = Shared {
             simulation: config.simulated.clone(),
+            output_tokens_max: config.output_tokens_max,
             calls: AtomicU64::new(0),
             retries: Retries::new(config.retry),
         };
@@ -83,7 +85,7 @@ impl SimulatedClient {
                 OutputForm::Json { schema, .. } => Some(schema),
             },
             effort: self.effort,
-            max_tokens: request.max_output_tokens,
+            max_tokens: request.max_output_tokens.or(self.shared.output_tokens_max),
             attempt: call.attempt,
         };
         self.shared.simulation.simulate(&simulated, self.shared.calls.fetch_add(1, Ordering::Relaxed))

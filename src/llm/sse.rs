@@ -45,6 +45,11 @@ impl SseDecoder {
         ControlFlow::Continue(())
     }
 
+    /// Bytes of the event that is not complete yet.
+    pub(super) fn pending(&self) -> usize {
+        self.line.len() + self.data.len()
+    }
+
     fn end_line<B>(&mut self, event: &mut dyn FnMut(&[u8]) -> ControlFlow<B>) -> ControlFlow<B> {
         if self.line.is_empty() {
             let flow = if self.has_data { event(&self.data) } else { ControlFlow::Continue(()) };

@@ -91,10 +91,12 @@ async fn answer(
             SimulatedFault::Cut { .. } | SimulatedFault::Garbage | SimulatedFault::Drip { .. } => {}
         }
     }
-    let renderer = renderer(&asked, &script);
+    let mut renderer = renderer(&asked, &script);
     let due = began + script.latency;
     if asked.stream {
-        let player = Player { call: Some(call), script, renderer, next: 0, due };
+        let mut head = Vec::with_capacity(1_024);
+        renderer.head(&mut head);
+        let player = Player { call: Some(call), script, renderer, out: head, next: 0, due };
         return HttpResponse::Ok()
             .content_type("text/event-stream")
             .insert_header(("cache-control", "no-cache"))
@@ -134,6 +136,8 @@ struct Player {
     call: Option<Call>,
     script: Script,
     renderer: Renderer,
+    /// Written already, but not sent.
+    out: Vec<u8>,
     next: usize,
     /// When the piece before `next` was due.
     due: Instant,
@@ -147,10 +151,7 @@ impl Player {
     /// The next write, when it is due.
     async fn write(&mut self) -> Option<std::io::Result<Bytes>> {
         let mut call = self.call.take()?;
-        let mut out = Vec::with_capacity(1_024);
-        if self.next == 0 {
-            self.renderer.head(&mut out);
-        }
+        let mut out = std::mem::take(&mut self.out);
         let mut now = Instant::now();
         loop {
             if self.script.fault == Some(SimulatedFault::Garbage) && self.next > 0 {

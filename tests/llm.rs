@@ -1,0 +1,14 @@
+//! Model clients against servers that behave, misbehave and vanish.
+
+#[path = "llm/conversions.rs"]
+mod conversions;
+#[path = "llm/failures.rs"]
+mod failures;
+#[path = "llm/hostile.rs"]
+mod hostile;
+#[path = "llm/simulation.rs"]
+mod simulation;
+#[path = "llm/simulator.rs"]
+mod simulator;
+#[path = "llm/support.rs"]
+mod support;
