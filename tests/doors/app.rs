@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 /// Nothing here takes longer, unless it is broken.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the model says: `wait` says `one`, waits for [`Script::gate`] and says `two`; `flood` says 16 MiB; anything else
+/// What the model says: `wait` says `one`, waits for [`Script::gate`] and says `two`; `flood` says 4 MiB; anything else
 /// is answered at once with a thought and two pieces.
 #[derive(Default)]
 pub struct Script {
@@ -82,7 +82,7 @@ impl ModelClient for Model {
                 }
                 Some("flood") => {
                     let piece = "x".repeat(16 << 10);
-                    for _ in 0..(16 << 20) / piece.len() {
+                    for _ in 0..(4 << 20) / piece.len() {
                         say(Channel::Text, &piece);
                         tokio::task::yield_now().await;
                     }

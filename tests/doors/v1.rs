@@ -280,3 +280,35 @@ async fn a_flood_of_frames_is_closed_with_1008_and_another_socket_is_served_mean
     assert_eq!(flood.await.expect("no panic"), 1008);
     app.script.gate.open();
 }
+
+#[actix_web::test]
+async fn a_drained_run_says_error_and_done_and_closes_with_1012() {
+    let app = app().await;
+    let mut ws = app.ws().await;
+    ws.send(json!({"message": "wait"})).await;
+    ws.until("response.delta").await;
+    app.api.sessions.drain(true).await.expect("drained");
+    let (events, code) = ws.rest().await;
+    assert_eq!((types(&events), code), (vec!["error", "done"], 1012));
+    assert_eq!(events[0]["data"]["code"], "interrupted");
+    let mut late = app.ws().await;
+    late.send(json!({"message": "hello"})).await;
+    let (events, code) = late.rest().await;
+    assert_eq!((types(&events), code), (vec!["error", "done"], 1012));
+    assert_eq!(events[0]["data"]["code"], "draining");
+}
+
+#[actix_web::test]
+async fn a_client_without_pongs_is_closed_with_4408() {
+    let app = TestApp::with(|s| {
+        s.server.ping_interval_ms = Millis::new(20).expect("in range");
+        s.server.pong_timeout_ms = Millis::new(60).expect("in range");
+    })
+    .await;
+    // Not reading is what keeps a client from answering pings.
+    let mut ws = app.ws().await;
+    ws.send(json!({"message": "wait"})).await;
+    until("the socket is gone", || app.calls() == 1 && app.api.connections.open() == 0).await;
+    assert_eq!(ws.rest().await.1, 4408);
+    app.script.gate.open();
+}
