@@ -110,10 +110,10 @@ impl Api {
         if frame.conversation.is_some() && frame.conversation != parent.made.conversation {
             return Err(ApiError::invalid("conversation_id", "the checkpoint belongs to another conversation"));
         }
-        let at = self.sessions.at_checkpoint(&frame.checkpoint).await;
-        let workflow = at.map_err(|error| {
-            if error == StartError::Unknown { ApiError::not_found("checkpoint") } else { self.refusal(error) }
-        })?;
+        let workflow = match self.sessions.at_checkpoint(&frame.checkpoint).await {
+            Err(StartError::Unknown) => return Err(ApiError::not_found("checkpoint")),
+            at => at.map_err(|error| self.refusal(error))?,
+        };
         self.follow(self.row(&workflow).await?, frame.after).await
     }
 
