@@ -212,6 +212,7 @@ fn llm_config(settings: &Settings) -> LlmConfig {
         ..LlmConfig::default()
     };
     config.caps.bytes_max = llm.answer_bytes_max.as_usize();
+    config.caps.event_bytes_max = llm.event_bytes_max.as_usize();
     config.caps.events_max = llm.events_max.as_u32();
     config.caps.json_depth_max = llm.json_depth_max.as_u32();
     config.retry = retry.map(|attempts_max| llm::RetryPolicy {

@@ -19,10 +19,7 @@ pub(super) fn serve(options: &Simulate) -> i32 {
         let simulator = start(config)?;
         say(&format!("simulated model: OPENAI_BASE_URL={}", simulator.base_url()));
         say(&format!("what it was asked: curl {}/admin/stats", simulator.base_url().trim_end_matches("/v1")));
-        tokio::select! {
-            served = simulator.wait() => served,
-            stopped = tokio::signal::ctrl_c() => stopped,
-        }
+        simulator.run_until(async { drop(tokio::signal::ctrl_c().await) }).await
     });
     match served {
         Ok(()) => 0,
