@@ -652,7 +652,8 @@ impl Life {
         }
         self.expire_questions();
         // What is in order and not yet written goes out with the park.
-        let settled = self.in_flight.is_none();
+        // The books were kept before the last poll of the function, which may have moved on since.
+        let settled = self.in_flight.is_none() && !self.run.is_working() && self.run.first_wake().is_some();
         let waits_long = self.quiet_since.is_some_and(|since| now >= since + limits.park_after);
         let left = self.unwatched_since.as_ref().is_some_and(|(since, _)| now >= *since + limits.disconnect_grace);
         let asks = self.run.asks();

@@ -43,14 +43,8 @@ fn seeds(default: u64) -> u64 {
 #[test]
 fn random_workflows_with_crashes_at_random_steps_give_every_client_the_same_run() {
     let seeds = seeds(2_000);
-    let broken: Vec<_> = (0..seeds)
-        .inspect(|seed| {
-            if std::env::var_os("FLEET_SIM_TRACE").is_some() {
-                eprintln!("seed {seed}")
-            }
-        })
-        .filter_map(|seed| check(seed).err().map(|broken| format!("seed {seed}: {broken}")))
-        .collect();
+    let broken: Vec<_> =
+        (0..seeds).filter_map(|seed| check(seed).err().map(|broken| format!("seed {seed}: {broken}"))).collect();
     println!("{seeds} seeds, {} broken", broken.len());
     assert!(
         broken.is_empty(),

@@ -233,20 +233,31 @@ impl World {
         self.judge().await
     }
 
+    /// Waits while the run is parked and nothing has happened that it waits for.
+    async fn until_due(&self) -> Result<(), String> {
+        let (store, workflow) = (&self.outside.store, &self.outside.workflow);
+        loop {
+            let row = store.workflow(workflow).await.map_err(|error| error.to_string())?;
+            if row.is_none_or(|row| row.state != WorkflowState::Parked) {
+                return Ok(());
+            }
+            let due = store.adopt(self.clock.now(), 10).await.map_err(|error| error.to_string())?;
+            if due.iter().any(|row| row.workflow == *workflow) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Runs one life until it ends or is killed; true when the run is over.
     async fn life(&mut self, lives: u32) -> Result<bool, String> {
         let store = &self.outside.store;
         let workflow_id = self.outside.workflow.clone();
+        self.until_due().await?;
         let loaded = load(store, &workflow_id).await.map_err(|error| error.to_string())?;
         if let Some(loaded) = &loaded {
             if loaded.past.finished.is_some() {
                 return Ok(true);
-            }
-            let parked = loaded.row.state == WorkflowState::Parked;
-            let due = store.adopt(self.clock.now(), 10).await.map_err(|error| error.to_string())?;
-            if parked && !due.iter().any(|row| row.workflow == workflow_id) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                return Ok(false);
             }
         }
         let made = NewWorkflow {
