@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::admission::{Admission, AdmitError, Claimant, SessionPermit};
 use crate::event::{Answer, LogEvent, RunOutcome};
 use crate::ids::{CheckpointId, Position, RequestId, Seq, WorkflowId};
-use crate::journal::{Positioned, decode, events_of};
+use crate::journal::{Positioned, Record, decode, events_of};
 use crate::mailbox::{AskError, Mailbox};
 use crate::ports::{
     Command, MessageRow, NewWorkflow, Posted, ReasoningEffort, Rest, Store, StoreError, StoreWrite, TaskInput,
@@ -268,6 +268,11 @@ impl Sessions {
             return Err(StartError::Unknown);
         }
         let records = crate::supervisor::read_records(self.services.store.as_ref(), &row.workflow).await?;
+        // What is before its input cannot run: it is no place to go on from.
+        let input = records.iter().find(|entry| matches!(entry.record, Record::Input)).map(|entry| entry.position);
+        if input.is_none_or(|input| position < input) {
+            return Err(StartError::Unknown);
+        }
         let last_result = records.iter().rev().find(|entry| entry.record.is_result()).map(|entry| entry.position);
         if last_result.is_none_or(|last| position >= last) {
             return Ok(row.workflow);

@@ -8,6 +8,7 @@ mod socket;
 mod v1;
 mod v2;
 
+use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload, ServiceConfig, get};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_ws::{AggregatedMessageStream, Session};
@@ -27,7 +28,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
     cfg.route("/api/ws/chat", get().to(open));
 }
 
-async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, actix_web::Error> {
+async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, ApiError> {
     let visitor = origin::judge(&request, &api.settings.server)?;
     let place = api.connections.take()?;
     let version = if speaks_v2(&request) { Version::V2 } else { Version::V1 };
@@ -35,11 +36,13 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         Version::V1 if !comes_to_resume(&request) => api.look_at_the_house().err(),
         Version::V1 | Version::V2 => None,
     };
-    match full {
-        Some(error) if visitor == Visitor::Tool => return Err(error.into()),
-        Some(_) | None => {}
-    }
-    let (response, session, frames) = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2])?;
+    let full = match (full, visitor) {
+        (Some(error), Visitor::Tool) => return Err(error),
+        (full, Visitor::Tool | Visitor::Browser) => full,
+    };
+    let upgraded = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2]);
+    let (response, session, frames) =
+        upgraded.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_handshake", error.to_string()))?;
     let server = &api.settings.server;
     let frames = frames
         .max_frame_size(server.frame_bytes_max.as_usize())

@@ -78,6 +78,12 @@ impl Ws {
         }
     }
 
+    /// The next event, heartbeats too.
+    pub async fn raw(&mut self) -> Value {
+        let message = timeout(DEADLINE, self.0.next()).await.expect("in time").expect("open").expect("a message");
+        serde_json::from_str(message.to_text().expect("text")).expect("json")
+    }
+
     /// Events up to one of this type, itself included.
     pub async fn until(&mut self, kind: &str) -> Vec<Value> {
         let mut events = Vec::new();

@@ -1,6 +1,6 @@
 //! Server-sent events, and the answers and cancels beside them.
 
-use agentic_fleet::settings::units::Count;
+use agentic_fleet::settings::units::{Count, Millis};
 use serde_json::{Value, json};
 
 use crate::app::{TestApp, app, until};
@@ -138,4 +138,18 @@ async fn the_log_of_a_run_is_read_as_a_page_or_as_a_stream() {
     let streamed = Sse::new(app.get(&path, &[]).await).rest().await;
     assert!(streamed.iter().skip(1).all(|(id, event)| id.is_some() && event["seq"].as_u64() == *id));
     assert_eq!(app.get("/api/v1/workflows/nobody/events", &json).await.status().as_u16(), 404);
+}
+
+#[actix_web::test]
+async fn a_waiting_stream_sends_heartbeats_as_data_without_ids() {
+    let app = TestApp::with(|s| s.server.heartbeat_interval_ms = Millis::new(20).expect("in range")).await;
+    let mut response = app.get("/api/chat/c1/stream?message=wait", &[]).await;
+    let mut text = String::new();
+    while !text.contains("heartbeat") {
+        let chunk = response.chunk().await.expect("a chunk").expect("open");
+        text.push_str(std::str::from_utf8(&chunk).expect("utf-8"));
+    }
+    let beat = text.split("\n\n").find(|frame| frame.contains("heartbeat")).expect("one");
+    assert!(beat.starts_with("data: "), "{beat}");
+    app.script.gate.open();
 }

@@ -312,3 +312,42 @@ async fn a_client_without_pongs_is_closed_with_4408() {
     assert_eq!(ws.rest().await.1, 4408);
     app.script.gate.open();
 }
+
+#[actix_web::test]
+async fn a_position_before_the_last_result_is_resumed_as_a_fork_with_a_call_of_its_own() {
+    let app = app().await;
+    let mut first = app.ws().await;
+    first.send(json!({"message": "hello", "conversation_id": "c"})).await;
+    let id = first.rest().await.0[0]["workflow_id"].as_str().expect("an id").to_owned();
+    let mut fork = app.ws().await;
+    fork.send(json!({"type": "workflow.resume", "checkpoint_id": format!("{id}:3")})).await;
+    let (events, code) = fork.rest().await;
+    assert_eq!((types(&events).last(), code), (Some(&"done"), 1000), "{events:#?}");
+    assert_ne!(events[0]["workflow_id"], id);
+    assert_eq!(events[0]["data"]["conversation_id"], "c");
+    assert_eq!(app.calls(), 2);
+    let mut before_its_input = app.ws().await;
+    before_its_input.send(json!({"type": "workflow.resume", "checkpoint_id": format!("{id}:1")})).await;
+    assert_eq!(before_its_input.rest().await.0[0]["data"]["code"], "not_found");
+}
+
+#[actix_web::test]
+async fn a_live_socket_hears_heartbeats_after_connected() {
+    let app = TestApp::with(|s| s.server.heartbeat_interval_ms = Millis::new(20).expect("in range")).await;
+    let mut ws = app.ws().await;
+    ws.send(json!({"message": "wait"})).await;
+    let first = ws.raw().await;
+    assert_eq!(first["type"], "connected");
+    while ws.raw().await["type"] != "heartbeat" {}
+    app.script.gate.open();
+    assert_eq!(ws.rest().await.1, 1000);
+}
+
+#[actix_web::test]
+async fn a_plain_get_is_told_that_a_handshake_is_wanted() {
+    let app = app().await;
+    let response = app.get("/api/ws/chat", &[]).await;
+    assert_eq!(response.status().as_u16(), 400);
+    assert_eq!(response.json::<Value>().await.expect("json")["code"], "invalid_handshake");
+    until("the place is free", || app.api.connections.open() == 0).await;
+}

@@ -31,7 +31,7 @@ pub(super) enum Incoming {
     Ping(Bytes),
     /// It is alive.
     Pong,
-    /// It closes; with 1000 when the code says so.
+    /// It closes, with this code if it gave one.
     Closed(Option<CloseCode>),
     /// It broke a rule of the protocol or of ours.
     Refused(CloseCode, &'static str),

@@ -27,7 +27,9 @@ const RUNS: usize = 64;
 /// Serves a socket to its end.
 pub(super) async fn serve(socket: &mut Socket) -> End {
     socket.begin_heartbeats();
-    Turns { runs: FuturesUnordered::new(), asks: FuturesUnordered::new() }.run(socket).await
+    Turns { runs: FuturesUnordered::new(), asks: FuturesUnordered::new(), waking: FuturesUnordered::new() }
+        .run(socket)
+        .await
 }
 
 /// A run that the socket watches.
@@ -73,6 +75,8 @@ struct Turns {
     runs: FuturesUnordered<Next>,
     /// Frames that are being done. They go on when the socket ends.
     asks: FuturesUnordered<JoinHandle<Told>>,
+    /// Runs that wait for a permit to go on. Apart from the frames: a cancel must not wait behind them.
+    waking: FuturesUnordered<JoinHandle<Told>>,
 }
 
 impl Turns {
@@ -81,6 +85,7 @@ impl Turns {
             let stepped = tokio::select! {
                 Some((watched, item)) = self.runs.next() => self.show(socket, watched, item).await,
                 Some(told) = self.asks.next() => self.told(socket, told.unwrap_or(Told::Nothing)).await,
+                Some(told) = self.waking.next() => self.told(socket, told.unwrap_or(Told::Nothing)).await,
                 event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
                     Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
                     Ok(Wake::Quiet) => Ok(()),
@@ -90,7 +95,7 @@ impl Turns {
             if let Err(end) = stepped {
                 return end;
             }
-            if !self.runs.is_empty() || !self.asks.is_empty() {
+            if !self.runs.is_empty() || !self.asks.is_empty() || !self.waking.is_empty() {
                 socket.in_use();
             } else if socket.is_idle() {
                 return End::Close(IDLE_OR_SLOW, "the socket was idle");
@@ -163,7 +168,7 @@ impl Turns {
     }
 
     fn is_full(&self) -> bool {
-        self.runs.len() + self.asks.len() >= RUNS
+        self.runs.len() + self.waking.len() + self.asks.len() >= RUNS
     }
 
     async fn failed(&self, socket: &mut Socket, error: &ApiError, key: Option<String>) -> Result<(), End> {
@@ -188,7 +193,7 @@ impl Turns {
                 let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
                 if how == How::Resting && wish.wakes {
                     let waking = wake(socket.api.clone(), watched, wish.effort);
-                    self.asks.push(actix_web::rt::spawn(waking));
+                    self.waking.push(actix_web::rt::spawn(waking));
                 } else {
                     self.watch(watched);
                 }
