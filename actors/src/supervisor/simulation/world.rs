@@ -1,5 +1,7 @@
 //! The world around simulated lives: the store, the model, the tools, the human, and what befalls them.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "checks name the records they look at")]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future as _;
@@ -255,10 +257,8 @@ impl World {
         let workflow_id = self.outside.workflow.clone();
         self.until_due().await?;
         let loaded = load(store, &workflow_id).await.map_err(|error| error.to_string())?;
-        if let Some(loaded) = &loaded {
-            if loaded.past.finished.is_some() {
-                return Ok(true);
-            }
+        if loaded.as_ref().is_some_and(|loaded| loaded.past.finished.is_some()) {
+            return Ok(true);
         }
         let made = NewWorkflow {
             name: "sim".into(),
@@ -322,23 +322,18 @@ impl World {
         let kill_after = if self.percent(80) && lives < 300 { 1 + self.dice.borrow_mut().below(120) } else { u64::MAX };
         let mut life = Box::pin(async move { live(inputs, &mut inbox).await });
         let mut polls = 0;
-        let end = loop {
-            let seen = &mut self.seen;
-            let step = std::future::poll_fn(|cx| {
-                while let Poll::Ready(Seen::Events(events)) = Box::pin(watcher.next()).as_mut().poll(cx) {
-                    seen.extend(events.into_iter().map(|event| (event.seq, event)));
-                }
-                polls += 1;
-                if polls > kill_after {
-                    return Poll::Ready(None);
-                }
-                life.as_mut().poll(cx).map(Some)
-            });
-            match step.await {
-                Some(end) => break Some(end),
-                None => break None,
+        let seen = &mut self.seen;
+        let step = std::future::poll_fn(|cx| {
+            while let Poll::Ready(Seen::Events(events)) = Box::pin(watcher.next()).as_mut().poll(cx) {
+                seen.extend(events.into_iter().map(|event| (event.seq, event)));
             }
-        };
+            polls += 1;
+            if polls > kill_after {
+                return Poll::Ready(None);
+            }
+            life.as_mut().poll(cx).map(Some)
+        });
+        let end = step.await;
         while let Some(Seen::Events(events)) = watcher.next().now_or_never() {
             self.seen.extend(events.into_iter().map(|event| (event.seq, event)));
         }
