@@ -1,75 +1,18 @@
 //! kill -9 at random moments of real runs: nothing that was acknowledged is lost, and finished model calls are not made
-//! again. The server is the real binary; the model is the simulated server in a process of its own, which counts.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::zombie_processes,
-    reason = "a test that cannot go on panics; guards wait for children"
-)]
+//! again.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts the binary and answers with what stands behind `mark` on its first lines.
-fn start(arguments: &[&str], environment: &[(&str, &str)], dir: &Path, mark: &str) -> (Process, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
-    command.args(arguments).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::null());
-    command.env_remove("OPENAI_API_KEY").envs(environment.iter().copied());
-    let mut child = command.spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for line in lines.take(5) {
-        let line = line.unwrap();
-        if let Some((_, rest)) = line.split_once(mark) {
-            let value = rest.split_whitespace().next().unwrap_or_default().to_owned();
-            return (Process(child), value);
-        }
-    }
-    panic!("{arguments:?} did not say `{mark}`");
-}
-
-fn serve(dir: &Path, model: &str) -> (Process, String) {
-    let environment = [("OPENAI_BASE_URL", model), ("MAX_CONCURRENT_WORKFLOWS", "64")];
-    let (server, docs) = start(&["serve", "--port", "0"], &environment, dir, "browser:");
-    (server, docs.trim_end_matches("/docs").to_owned())
-}
-
-async fn get(http: &reqwest::Client, url: String) -> Value {
-    http.get(url).send().await.unwrap().json().await.unwrap()
-}
-
-/// Asks until the answer fits, for at most 20 seconds.
-async fn until(http: &reqwest::Client, url: String, fits: impl Fn(&Value) -> bool) -> Value {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let answer = get(http, url.clone()).await;
-        if fits(&answer) {
-            return answer;
-        }
-        assert!(Instant::now() < end, "{url} stayed {answer}");
-        tokio::time::sleep(Duration::from_millis(50)).await; // allow-sleep: polls a condition under a deadline
-    }
-}
+use crate::process::{client, get, serve, simulate, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    let model_arguments = ["simulate-llm", "--port", "0", "--latency-ms", "20", "--tokens-per-second", "2000"];
-    let (_model, model) = start(&model_arguments, &[], dir.path(), "OPENAI_BASE_URL=");
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (_model, model) = simulate(dir.path(), 20, 2000);
+    let http = client();
     let (mut accepted, mut kills) = (BTreeSet::new(), 0);
     // From before the first token to after the last one; every second life is long enough for progress, since a run that
     // starts four times without any is quarantined on purpose.
@@ -105,9 +48,8 @@ async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_
 #[tokio::test(flavor = "current_thread")]
 async fn a_finished_conversation_is_there_after_kill_9() {
     let dir = tempfile::tempdir().unwrap();
-    let model_arguments = ["simulate-llm", "--port", "0", "--latency-ms", "0", "--tokens-per-second", "0"];
-    let (_model, model) = start(&model_arguments, &[], dir.path(), "OPENAI_BASE_URL=");
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let http = client();
     let (server, url) = serve(dir.path(), &model);
     let stream = http.get(format!("{url}/api/chat/talk/stream?message=tell+me+more")).send().await.unwrap();
     let text = stream.text().await.unwrap();

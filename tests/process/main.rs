@@ -1,0 +1,11 @@
+//! What only whole processes show: the real server, and the simulated model in a process of its own, which counts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::zombie_processes,
+    reason = "a test that cannot go on panics; guards wait for children"
+)]
+
+mod crash;
+mod model;
+mod process;
