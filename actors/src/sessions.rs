@@ -268,9 +268,7 @@ impl Sessions {
             return Err(StartError::Unknown);
         }
         let records = crate::supervisor::read_records(self.services.store.as_ref(), &row.workflow).await?;
-        // What is before its input cannot run: it is no place to go on from.
-        let input = records.iter().find(|entry| matches!(entry.record, Record::Input)).map(|entry| entry.position);
-        if input.is_none_or(|input| position < input) {
+        if !can_run_from(&records, position) {
             return Err(StartError::Unknown);
         }
         let last_result = records.iter().rev().find(|entry| entry.record.is_result()).map(|entry| entry.position);
@@ -285,6 +283,12 @@ impl Sessions {
     /// # Errors
     /// [`StartError::Unknown`] when there is no such workflow or position.
     pub async fn fork(&self, from: &WorkflowId, position: Option<Position>) -> Result<WorkflowId, StartError> {
+        if let Some(position) = position {
+            let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
+            if !can_run_from(&records, position) {
+                return Err(StartError::Unknown);
+            }
+        }
         let fork = WorkflowId::generate();
         let at = self.services.clock.now();
         let write = StoreWrite::Fork { from: from.clone(), position, fork: fork.clone(), at };
@@ -357,6 +361,12 @@ impl Sessions {
     pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
         self.manager.ask(DrainAll { rest }).await
     }
+}
+
+/// What is before a run's input cannot run: it is no place to go on from.
+fn can_run_from(records: &[Positioned], position: Position) -> bool {
+    let input = records.iter().find(|entry| matches!(entry.record, Record::Input));
+    input.is_some_and(|input| position >= input.position)
 }
 
 /// What an [`EventStream`] gives.

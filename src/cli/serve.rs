@@ -108,6 +108,7 @@ async fn run(settings: Arc<Settings>) -> Result<(), Failure> {
             let _ = sessions.drain(true).await;
             until_empty(&sessions, Duration::from_secs(5)).await;
         }
+        until_exported(&sessions, Duration::from_secs(2)).await;
         handle.stop(true).await;
     };
     tokio::select! {
@@ -138,6 +139,17 @@ async fn until_empty(sessions: &Sessions, timeout: Duration) -> bool {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     true
+}
+
+/// Waits until the history file has what the store has; what is left goes out at the next start.
+async fn until_exported(sessions: &Sessions, timeout: Duration) {
+    let end = Instant::now() + timeout;
+    while Instant::now() < end {
+        match sessions.store().export_queue(1).await {
+            Ok((_, waiting)) if !waiting.is_empty() => tokio::time::sleep(Duration::from_millis(20)).await,
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 fn reload(old: &Settings, sessions: &Sessions) {

@@ -422,7 +422,6 @@ impl Run {
 
     pub fn ask(&self, path: &Arc<str>, question: &Question, input: &Arc<str>) {
         let at = self.now();
-        self.opened.borrow_mut().push((question.request_id.clone(), question.expires_at));
         let record = Record::Asked { at, input: input.clone() };
         let event = EventBody::Asked { step: path.clone(), question: question.clone() };
         self.push_event(path, at, record, Some(json(question)), event);
@@ -431,6 +430,9 @@ impl Run {
 
     /// Registers an open question, asked now or in an earlier life.
     pub fn wait_for_answer(&self, path: &Arc<str>, question: &Question, input: &Arc<str>) {
+        // Said again in every life: a fork's store knows nothing of the questions that its shared records leave open.
+        self.opened.borrow_mut().push((question.request_id.clone(), question.expires_at));
+        self.want_flush();
         let open = OpenStep::question(question.request_id.clone(), input.clone(), self.now());
         self.open.borrow_mut().insert(path.clone(), open);
         self.waiting.borrow_mut().insert(path.clone(), Waiting { until: question.expires_at });
@@ -520,7 +522,7 @@ impl Run {
     }
 
     pub fn wants_flush(&self) -> bool {
-        self.wants_flush.get() && !self.pending.borrow().is_empty()
+        self.wants_flush.get() && (!self.pending.borrow().is_empty() || !self.opened.borrow().is_empty())
     }
 
     /// Takes what is in order and not yet on its way.
