@@ -111,7 +111,10 @@ struct Simulate {
 #[must_use]
 pub fn run(cli: Cli) -> i32 {
     match cli.command {
-        Command::Serve(serve) => with_settings(&serve.flags(), serve::serve),
+        Command::Serve(serve) => {
+            let flags = serve.flags();
+            with_settings(&flags, |effective| serve::serve(effective, &flags))
+        }
         Command::Run(run) => with_settings(&run.from.flags(), |effective| chat::run(&run, effective)),
         Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),
         Command::SimulateLlm(simulate) => simulate::serve(&simulate),

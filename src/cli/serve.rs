@@ -19,11 +19,11 @@ use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
 
-pub(super) fn serve(effective: Effective) -> i32 {
+pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     let settings = Arc::new(effective.settings);
     crate::telemetry::start(&settings);
     actix_web::rt::System::new().block_on(async move {
-        match run(settings).await {
+        match run(settings, flags).await {
             Ok(()) => 0,
             Err(Failure::Runtime(error @ RuntimeError::Lock(_))) => {
                 eprintln!("{error}");
@@ -49,7 +49,7 @@ enum Failure {
     Adopt(#[from] fleet_actors::ports::StoreError),
 }
 
-async fn run(settings: Arc<Settings>) -> Result<(), Failure> {
+async fn run(settings: Arc<Settings>, flags: &Flags) -> Result<(), Failure> {
     let host = settings.server.host.ip();
     let wanted = format!("http://{host}:{}", settings.server.port.as_u16());
     let mut runtime = Runtime::start(&settings, &wanted)?;
@@ -93,7 +93,7 @@ async fn run(settings: Arc<Settings>) -> Result<(), Failure> {
     loop {
         tokio::select! {
             served = &mut server => return Ok(served?),
-            Some(()) = hangup.recv() => reload(&settings, &sessions),
+            Some(()) = hangup.recv() => reload(&settings, &sessions, flags),
             Some(()) = terminate.recv() => break,
             Some(()) = interrupt.recv() => break,
         }
@@ -152,9 +152,8 @@ async fn until_exported(sessions: &Sessions, timeout: Duration) {
     }
 }
 
-fn reload(old: &Settings, sessions: &Sessions) {
-    let flags = Flags::default();
-    match Settings::load(&sources(&flags)) {
+fn reload(old: &Settings, sessions: &Sessions, flags: &Flags) {
+    match Settings::load(&sources(flags)) {
         Ok(next) => {
             let changes = old.changes(&next.settings);
             sessions.admission().resize(next.settings.sessions.max_concurrent_workflows.as_u32());
