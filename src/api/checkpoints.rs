@@ -51,7 +51,7 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 pub async fn fork(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: CheckpointId = id.parse().map_err(|_| ApiError::not_found("checkpoint"))?;
     let fork = api.sessions.fork(&id.workflow, id.position).await;
-    let fork = fork.map_err(|error| ApiError::of_start(error, api.retry_after_s()))?;
+    let fork = fork.map_err(|error| api.refusal(error))?;
     Ok(HttpResponse::Created().json(json!({ "workflow_id": fork, "checkpoint_id": fork })))
 }
 

@@ -76,9 +76,7 @@ impl Api {
     /// back together.
     #[must_use]
     pub fn refusal(&self, error: StartError) -> ApiError {
-        let configured = self.settings.sessions.retry_after_s.get();
-        let jitter = self.sessions.services().clock.random() % (configured + 1);
-        ApiError::of_start(error, configured + jitter)
+        ApiError::of_start(error, self.retry_after_s())
     }
 }
 

@@ -81,7 +81,7 @@ async fn cancel_runs(api: &Api, id: &ConversationId) -> Result<(), ApiError> {
         let rows = api.sessions.store().workflows(filter).await?;
         for row in &rows {
             let cancelled = api.sessions.cancel(&row.workflow, "client").await;
-            cancelled.map_err(|error| ApiError::of_start(error, api.retry_after_s()))?;
+            cancelled.map_err(|error| api.refusal(error))?;
         }
         if rows.len() < RUNS_PAGE as usize {
             return Ok(());

@@ -86,7 +86,7 @@ async fn submitted(
     };
     if let (None, Err(full)) = (&known, api.sessions.admission().look()) {
         metrics.admission(Admitted::Refused);
-        let error = ApiError::of_start(full.into(), api.retry_after_s());
+        let error = api.refusal(full.into());
         return Ok(Submitted::Refused(refuse(&error, request, payload, limits).await));
     }
     let mut fields = read_object(request, payload, limits).await?;
@@ -129,11 +129,11 @@ async fn begin(api: &Api, metrics: &Metrics, turn: StartTurn) -> Result<EventStr
         Ok(permit) => api.sessions.start(turn, permit).await,
         Err(full) => Err(full.into()),
     };
-    started.map_err(|error| ApiError::of_start(error, api.retry_after_s()))
+    started.map_err(|error| api.refusal(error))
 }
 
 async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
-    let of_start = |error| ApiError::of_start(error, api.retry_after_s());
+    let of_start = |error| api.refusal(error);
     let row = api.sessions.store().workflow(workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
     match row.state {
         WorkflowState::Ended(_) => return answer(api, workflow).await,

@@ -51,7 +51,7 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 pub async fn cancel(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: WorkflowId = id.parse().map_err(|_| ApiError::not_found("session"))?;
     let posted = api.sessions.cancel(&id, "client").await;
-    match posted.map_err(|error| ApiError::of_start(error, api.retry_after_s()))? {
+    match posted.map_err(|error| api.refusal(error))? {
         Posted::Accepted | Posted::Closed => Ok(HttpResponse::NoContent().finish()),
         Posted::Unknown => Err(ApiError::not_found("session")),
     }
