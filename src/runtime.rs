@@ -12,7 +12,9 @@ use fleet_actors::event::Failure;
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{Clock, EffectPolicy, LocalFuture, Store, ToolCall, ToolRunner, Tools};
+use fleet_actors::ports::{
+    Clock, EffectPolicy, LocalFuture, Store, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
+};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
@@ -67,17 +69,21 @@ impl Clock for SystemClock {
 pub struct NoTools;
 
 impl Tools for NoTools {
-    fn runner(&self) -> Rc<dyn ToolRunner> {
+    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
         Rc::new(Self)
     }
 }
 
 impl ToolRunner for NoTools {
+    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     fn policy(&self, _: &str) -> EffectPolicy {
         EffectPolicy::SafeToRepeat
     }
 
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>> {
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         Box::pin(async move { Err(Failure::new("tool_unknown", format!("there is no tool `{}`", call.name))) })
     }
 }

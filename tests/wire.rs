@@ -30,7 +30,13 @@ fn completed(step: &str, audience: Audience, reasoning: &str) -> EventBody {
         agent: Some("Writer".into()),
         text: Some("Hello".into()),
         reasoning: Some(reasoning.into()),
-        usage: Some(Usage { input_tokens: 7, output_tokens: 2, reasoning_tokens: 1, cached_tokens: 0 }),
+        usage: Some(Usage {
+            input_tokens: 7,
+            output_tokens: 2,
+            reasoning_tokens: 1,
+            cached_tokens: 0,
+            cost_nanousd: None,
+        }),
         started_at: Timestamp(START),
     }
 }
@@ -59,6 +65,7 @@ fn log() -> Vec<EventBody> {
         request_id: RequestId::from_trusted("r"),
         request_type: "tool_approval".into(),
         request: json!({"tool": "mail"}),
+        answer_schema: None,
         expires_at: Timestamp(START + 60_000),
     };
     let agent = |moment| FleetEvent::Agent {

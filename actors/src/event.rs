@@ -91,6 +91,9 @@ pub struct Usage {
     /// Those of the prompt that the provider had cached.
     #[serde(default)]
     pub cached_tokens: u64,
+    /// What it cost, in billionths of a US dollar; absent when the config has no price for the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_nanousd: Option<u64>,
 }
 
 impl std::ops::AddAssign for Usage {
@@ -99,6 +102,10 @@ impl std::ops::AddAssign for Usage {
         self.output_tokens += other.output_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
         self.cached_tokens += other.cached_tokens;
+        self.cost_nanousd = match (self.cost_nanousd, other.cost_nanousd) {
+            (None, None) => None,
+            (mine, others) => Some(mine.unwrap_or_default() + others.unwrap_or_default()),
+        };
     }
 }
 
@@ -132,6 +139,9 @@ pub struct Question {
     pub request_type: Arc<str>,
     /// What is asked, exactly.
     pub request: Value,
+    /// JSON schema of an answer; one that does not fit is refused and the question stays open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_schema: Option<Value>,
     /// When it expires, by the store's clock.
     pub expires_at: Timestamp,
 }

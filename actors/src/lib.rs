@@ -24,6 +24,7 @@ pub mod ports;
 pub mod recovery;
 pub mod session_manager;
 pub mod sessions;
+pub mod spend;
 pub mod stream;
 pub mod supervisor;
 #[cfg(feature = "testing")]

@@ -3,6 +3,8 @@
 //!
 //! Absent on purpose: any word of HTTP, of a model vendor, of SQL or of a file.
 
+mod tool;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use serde_json::Value;
 use crate::event::{Answer, Audience, Channel, Failure, RunOutcome, Usage};
 use crate::ids::{ConversationId, Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::Context;
+
+pub use tool::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools};
 
 /// A future that stays on the thread that made it.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -251,54 +255,6 @@ pub trait AgentClients: Send + Sync {
     fn client(&self, effort: Option<ReasoningEffort>) -> std::rc::Rc<dyn ModelClient>;
 }
 
-// ---------------------------------------------------------------------------------------------------------- tools
-
-/// What may be done about a tool call whose outcome a crash has hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EffectPolicy {
-    /// Calling twice does no harm.
-    SafeToRepeat,
-    /// The other side knows the idempotency key.
-    SameKey,
-    /// Nobody knows: the step fails with `ambiguous_effect`.
-    Ambiguous,
-}
-
-/// One tool call to dispatch.
-#[derive(Clone, Debug)]
-pub struct ToolCall {
-    /// The tool.
-    pub name: Arc<str>,
-    /// Its arguments.
-    pub arguments: Value,
-    /// Belongs to the step: the same in every attempt.
-    pub idempotency_key: Arc<str>,
-    /// From 1.
-    pub attempt: u32,
-}
-
-/// Runs tools. What no config names does not exist.
-pub trait ToolRunner {
-    /// What may be done about a call of `tool` whose outcome a crash has hidden.
-    fn policy(&self, tool: &str) -> EffectPolicy;
-
-    /// Runs the tool.
-    ///
-    /// # Errors
-    /// The tool's [`Failure`], recorded as the step's result.
-    ///
-    /// # Cancel safety
-    /// Dropping the future stops the tool.
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>>;
-}
-
-/// Makes each session its own tool runner.
-pub trait Tools: Send + Sync {
-    /// A fresh runner.
-    fn runner(&self) -> std::rc::Rc<dyn ToolRunner>;
-}
-
 // ------------------------------------------------------------------------------------------------------ workflows
 
 /// What a run is given.
@@ -314,6 +270,17 @@ pub struct TaskInput {
     /// More for the workflow to consider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub additional_context: Option<Value>,
+    /// On whose behalf it runs; the rules for tools are by principal.
+    #[serde(default = "TaskInput::local")]
+    pub principal: String,
+}
+
+impl TaskInput {
+    /// The principal of a server without authentication.
+    #[must_use]
+    pub fn local() -> String {
+        "local".to_owned()
+    }
 }
 
 /// What a run gives.

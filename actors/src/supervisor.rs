@@ -193,10 +193,12 @@ async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<S
             Err(end) => break end,
         };
         let Prepared { made, epoch, past, runtime, fresh: new, function } = inputs;
+        let input = new.as_ref().map(|fresh| &fresh.input).or(past.input.as_ref());
+        let principal = input.map_or_else(TaskInput::local, |input| input.principal.clone());
         let ports = RunPorts {
             clock: services.clock.clone(),
             model: services.agents.client(made.effort),
-            tools: services.tools.runner(),
+            tools: services.tools.runner(&principal),
             store: services.store.clone(),
         };
         let inputs = LifeInputs {

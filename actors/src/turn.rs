@@ -23,7 +23,10 @@ use serde_json::Value;
 use crate::event::{Answer, Audience, EventBody, Failure, Question, StepKind};
 use crate::ids::{RequestId, Timestamp};
 use crate::journal::{PastStep, Record, StepState, digest};
-use crate::ports::{EffectPolicy, MessageRow, ModelCall, ModelReply, ModelRequest, ToolCall};
+use crate::ports::{
+    Approval, EffectPolicy, MessageRow, ModelCall, ModelReply, ModelRequest, ToolCall, ToolOffer, ToolOutput,
+};
+use crate::spend::Spend;
 pub(crate) use run::{Batch, Halt, Run, RunPorts, json};
 
 use run::OpenStep;
@@ -38,8 +41,42 @@ pub struct HumanRequest {
     pub request_type: Arc<str>,
     /// What is asked, exactly; the answer binds to it.
     pub request: Value,
+    /// JSON schema of an answer; one that does not fit is refused at the door and the question stays open.
+    pub answer_schema: Option<Value>,
     /// How long the question stays open, downtime included.
     pub expires_in: Duration,
+}
+
+/// How a question to a human ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HumanAnswer {
+    /// The question's id.
+    pub request_id: RequestId,
+    /// How it ended.
+    pub answer: Answer,
+}
+
+/// A tool call, as a workflow asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolAsk {
+    /// The tool.
+    pub tool: Arc<str>,
+    /// Its arguments.
+    pub arguments: Value,
+    /// On whose behalf.
+    pub agent: Option<Arc<str>>,
+    /// The digest of the offer that its model saw.
+    pub schema_digest: Arc<str>,
+    /// A human's word for it.
+    pub approval: Option<Approval>,
+}
+
+impl ToolAsk {
+    /// A call on nobody's behalf, without a human's word.
+    #[must_use]
+    pub fn new(tool: impl Into<Arc<str>>, arguments: Value) -> Self {
+        Self { tool: tool.into(), arguments, agent: None, schema_digest: Arc::from(""), approval: None }
+    }
 }
 
 /// One run as its workflow sees it.
@@ -190,14 +227,39 @@ impl Turn {
         }
     }
 
-    /// Calls a tool with these arguments.
+    /// The tools of these names that exist for this run, recorded; `mcp:SERVER` stands for all of that server.
+    pub async fn tools(&mut self, names: &[String]) -> Vec<ToolOffer> {
+        let path = self.path("tools");
+        let input = digest(json(&names).as_bytes());
+        match self.find(&path, StepKind::Read, &input) {
+            None => return self.halted().await,
+            Some(Found::Recorded(state)) => match self.recorded(&path, state).await {
+                Ok(offers) => return offers,
+                Err(_) => return self.halted().await,
+            },
+            Some(Found::Fresh { .. } | Found::Restarted { .. }) => {}
+        }
+        let run = self.run.clone();
+        let _working = run.effect();
+        let offers = run.ports.tools.offers(names).await;
+        run.push(&path, Record::Read { input }, Some(json(&offers)));
+        offers
+    }
+
+    /// What the run has spent so far, recorded.
+    pub fn spent(&mut self) -> Spend {
+        self.value("spent", Run::spend)
+    }
+
+    /// Calls a tool.
     ///
     /// # Errors
     /// The tool's failure, `step_timeout`, or `ambiguous_effect` when a crash has hidden the outcome of an effect that
     /// must not happen twice; recorded.
-    pub async fn tool(&mut self, name: &str, tool: &str, arguments: Value) -> StepResult<Value> {
+    pub async fn tool(&mut self, name: &str, ask: ToolAsk) -> StepResult<ToolOutput> {
         let path = self.path(name);
-        let input = digest(json(&(tool, &arguments)).as_bytes());
+        let ToolAsk { tool, arguments, agent, schema_digest, approval } = ask;
+        let input = digest(json(&(&tool, &arguments, &agent)).as_bytes());
         let found = self.find(&path, StepKind::Tool, &input);
         let (attempt, restarted) = match found {
             None => return self.halted().await,
@@ -208,10 +270,10 @@ impl Turn {
         let run = self.run.clone();
         let key = self.key(&path);
         let _working = run.effect();
-        let who = (Audience::Workflow, None);
+        let who = (Audience::Workflow, agent.clone());
         let open = OpenStep::attempt(attempt, StepKind::Tool, who, input, run.now());
         let intent = run.start_attempt(&path, open, &key);
-        if restarted && run.ports.tools.policy(tool) == EffectPolicy::Ambiguous {
+        if restarted && run.ports.tools.policy(&tool) == EffectPolicy::Ambiguous {
             let failure = Failure::new(
                 "ambiguous_effect",
                 format!("a crash has hidden whether `{tool}` took effect, and it must not happen twice"),
@@ -220,12 +282,14 @@ impl Turn {
             return Err(failure);
         }
         run.durable(intent).await;
-        let call = ToolCall { name: tool.into(), arguments, idempotency_key: key, attempt };
+        let workflow = run.workflow.clone();
+        let call =
+            ToolCall { workflow, agent, name: tool, arguments, schema_digest, approval, idempotency_key: key, attempt };
         let result = tokio::time::timeout(run.limits.tool_timeout, run.ports.tools.call(&call)).await;
         let failure = match result {
-            Ok(Ok(value)) => {
-                run.complete_tool(&path, &value);
-                return Ok(value);
+            Ok(Ok(output)) => {
+                run.complete_tool(&path, &output);
+                return Ok(output);
             }
             Ok(Err(failure)) => failure,
             Err(_) => timed_out("tool", run.limits.tool_timeout),
@@ -235,15 +299,15 @@ impl Turn {
     }
 
     /// Asks a human and waits for the answer, parked if it takes long.
-    pub async fn ask_human(&mut self, name: &str, ask: HumanRequest) -> Answer {
+    pub async fn ask_human(&mut self, name: &str, ask: HumanRequest) -> HumanAnswer {
         let path = self.path(name);
         let input = digest(json(&ask).as_bytes());
         let run = self.run.clone();
         let question = match self.find(&path, StepKind::Question, &input) {
             None => return self.halted().await,
-            Some(Found::Recorded(StepState::Answered(_, answer))) => {
+            Some(Found::Recorded(StepState::Answered(question, answer))) => {
                 self.replayed().await;
-                return answer;
+                return HumanAnswer { request_id: question.request_id, answer };
             }
             Some(Found::Recorded(StepState::Asked(question))) => {
                 run.wait_for_answer(&path, &question, &input);
@@ -253,13 +317,14 @@ impl Turn {
                 // The id is derived, so that a question whose record was lost is asked again under the same one.
                 let request_id = RequestId::from_trusted(self.key(&path));
                 let expires_at = run.now().after(ask.expires_in);
-                let question =
-                    Question { request_id, request_type: ask.request_type, request: ask.request, expires_at };
+                let HumanRequest { request_type, request, answer_schema, .. } = ask;
+                let question = Question { request_id, request_type, request, answer_schema, expires_at };
                 run.ask(&path, &question, &input);
                 question
             }
         };
-        run.answer(&path, &question).await
+        let answer = run.answer(&path, &question).await;
+        HumanAnswer { request_id: question.request_id, answer }
     }
 
     /// Waits. The end is a wall time that stands in the journal, so a restart does not start the wait anew, and never

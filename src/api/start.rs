@@ -94,6 +94,7 @@ impl Api {
             conversation: run.conversation,
             mode: run.mode,
             additional_context: run.additional_context,
+            principal: TaskInput::local(),
         };
         let config = Value::clone(&self.workflow_config);
         Ok(StartTurn { workflow, made, input, config, message, detached: run.background })

@@ -172,6 +172,7 @@ pub(super) fn usage(value: &Value) -> Option<Usage> {
         .unwrap_or(0),
         cached_tokens: count(["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens"])
             .unwrap_or(0),
+        cost_nanousd: None,
     })
 }
 

@@ -328,5 +328,6 @@ fn usage(request: &SimulatedRequest<'_>, thoughts: usize, words: usize) -> Usage
         output_tokens: (thoughts + words) as u64,
         reasoning_tokens: thoughts as u64,
         cached_tokens: 0,
+        cost_nanousd: None,
     }
 }

@@ -19,13 +19,12 @@ use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
     AgentClients, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    ReasoningEffort, ToolCall, ToolRunner, Tools,
+    ReasoningEffort, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
 };
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
 use fleet_actors::testing::{ManualClock, MemoryStore};
-use serde_json::Value;
 use tokio::sync::Semaphore;
 
 /// Nothing here takes longer, unless it is broken.
@@ -107,17 +106,21 @@ impl AgentClients for Model {
 struct NoTools;
 
 impl ToolRunner for NoTools {
+    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     fn policy(&self, _: &str) -> EffectPolicy {
         EffectPolicy::Ambiguous
     }
 
-    fn call<'a>(&'a self, _: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>> {
+    fn call<'a>(&'a self, _: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         Box::pin(async { Err(Failure::new("tool_unknown", "there are no tools")) })
     }
 }
 
 impl Tools for NoTools {
-    fn runner(&self) -> Rc<dyn ToolRunner> {
+    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
         Rc::new(Self)
     }
 }

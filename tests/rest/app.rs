@@ -17,13 +17,12 @@ use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
     AgentClients, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    ReasoningEffort, ToolCall, ToolRunner, Tools,
+    ReasoningEffort, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
 };
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
 use fleet_actors::testing::{ManualClock, MemoryStore};
-use serde_json::Value;
 
 /// How the model answers.
 #[derive(Clone, Copy)]
@@ -65,17 +64,21 @@ impl ModelClient for Model {
 struct NoTools;
 
 impl Tools for NoTools {
-    fn runner(&self) -> Rc<dyn ToolRunner> {
+    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
         Rc::new(Self)
     }
 }
 
 impl ToolRunner for NoTools {
+    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     fn policy(&self, _: &str) -> EffectPolicy {
         EffectPolicy::Ambiguous
     }
 
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<Value, Failure>> {
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         Box::pin(async move { Err(Failure::new("unknown_tool", format!("there is no tool {}", call.name))) })
     }
 }

@@ -9,6 +9,7 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp};
 use crate::journal::record::{MalformedRecord, Positioned, Record};
 use crate::mutant::{self, Mutant};
 use crate::ports::{ModelReply, ReasoningEffort, TaskInput};
+use crate::spend::Spend;
 
 /// What the journal has of one step.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,10 +82,8 @@ pub struct Past {
     pub steps: HashMap<Arc<str>, PastStep>,
     /// How it ended, if it has.
     pub finished: Option<RunOutcome>,
-    /// Model calls that have a result, and their tokens.
-    pub model_calls: u32,
-    /// Tokens of all of them.
-    pub usage: crate::event::Usage,
+    /// What its completed steps have cost.
+    pub spend: Spend,
 }
 
 impl Past {
@@ -122,10 +121,11 @@ impl Past {
             Record::StepStarted { attempt, step, input, .. } => {
                 self.insert(entry, *step, input, *attempt, StepState::Open);
             }
-            Record::StepCompleted { step, usage, .. } => {
+            Record::StepCompleted { step, agent, usage, .. } => {
                 if *step == StepKind::Model {
-                    self.model_calls += 1;
-                    self.usage += usage.unwrap_or_default();
+                    self.spend.add_model(agent.as_ref(), usage.unwrap_or_default());
+                } else {
+                    self.spend.add_tool(agent.as_ref());
                 }
                 self.step(entry)?.state = StepState::Done(body()?);
             }

@@ -500,7 +500,7 @@ impl Life {
             workflow: Some(self.run.workflow.clone()),
             finish_reason: Some(output.finish_reason),
         });
-        let (model_calls, usage) = self.run.totals();
+        let spend = self.run.spend();
         let history = HistoryRow {
             workflow_id: self.run.workflow.clone(),
             conversation_id: self.made.conversation.clone(),
@@ -512,8 +512,8 @@ impl Life {
             created_at: self.made.created_at,
             completed_at: at,
             runtime_ms: u64::try_from(self.runtime.as_millis()).unwrap_or(u64::MAX),
-            model_calls,
-            usage,
+            model_calls: spend.model_calls,
+            usage: spend.usage,
         };
         let next = Next::Ended(Box::new(history));
         self.closing = Some((next, said.into_iter().collect(), LifeEnd::Ended(outcome)));

@@ -19,7 +19,8 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, Store, ToolRunner};
+use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, Store, ToolOutput, ToolRunner};
+use crate::spend::Spend;
 use crate::stream::Log;
 
 /// What a life is given.
@@ -89,8 +90,7 @@ pub(crate) struct Run {
     effects: Cell<u32>,
     last_progress: Cell<Instant>,
     replayed: Cell<u32>,
-    model_calls: Cell<u32>,
-    usage: Cell<Usage>,
+    spend: RefCell<Spend>,
 }
 
 impl Run {
@@ -106,8 +106,7 @@ impl Run {
         Rc::new(Self {
             head: Cell::new(past.head),
             durable: Cell::new(past.head),
-            model_calls: Cell::new(past.model_calls),
-            usage: Cell::new(past.usage),
+            spend: RefCell::new(past.spend.clone()),
             workflow,
             epoch,
             ports,
@@ -301,18 +300,16 @@ impl Run {
         if mutant::is(Mutant::CompletedWithoutText) {
             reply.text.clear();
         }
-        self.model_calls.set(self.model_calls.get() + 1);
-        let mut usage = self.usage.get();
-        usage += reply.usage.unwrap_or_default();
-        self.usage.set(usage);
+        self.spend.borrow_mut().add_model(open.agent.as_ref(), reply.usage.unwrap_or_default());
         let texts = (Some(Arc::from(reply.text.as_str())), Some(Arc::from(reply.reasoning.as_str())));
         self.complete(path, open, json(&reply), reply.usage, texts);
         reply
     }
 
     /// The attempt of a tool has a result.
-    pub fn complete_tool(&self, path: &Arc<str>, result: &serde_json::Value) {
+    pub fn complete_tool(&self, path: &Arc<str>, result: &ToolOutput) {
         let Some(open) = self.open.borrow_mut().remove(path) else { return };
+        self.spend.borrow_mut().add_tool(open.agent.as_ref());
         self.complete(path, open, json(result), None, (None, None));
     }
 
@@ -556,8 +553,8 @@ impl Run {
         mutant::is(Mutant::StorageErrorShown) && self.append_failed.take()
     }
 
-    pub fn totals(&self) -> (u32, Usage) {
-        (self.model_calls.get(), self.usage.get())
+    pub fn spend(&self) -> Spend {
+        self.spend.borrow().clone()
     }
 }
 

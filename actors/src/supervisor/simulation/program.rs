@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::event::{Audience, Failure};
 use crate::journal::Context;
 use crate::ports::{ChatMessage, LocalFuture, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
-use crate::turn::{HumanRequest, StepResult, Turn};
+use crate::turn::{HumanRequest, StepResult, ToolAsk, Turn};
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, seeded, good enough to draw faults.
 #[derive(Clone, Debug)]
@@ -138,9 +138,9 @@ async fn one(turn: &mut Turn, node: &Node, before: &str) -> StepResult<String> {
         Node::Tool(name) => {
             let arguments = serde_json::json!({ "name": name, "before": before });
             Ok(turn
-                .tool("tool", name, arguments)
+                .tool("tool", ToolAsk::new(name.as_str(), arguments))
                 .await
-                .map_or_else(|failure| failure.code.to_string(), |v| v.to_string()))
+                .map_or_else(|failure| failure.code.to_string(), |output| output.text))
         }
         Node::Emit(name) => {
             turn.emit(&serde_json::json!({ "said": name, "before": before }));
@@ -153,8 +153,8 @@ async fn one(turn: &mut Turn, node: &Node, before: &str) -> StepResult<String> {
         Node::Ask(name) => {
             let request = serde_json::json!({ "name": name });
             let expires_in = Duration::from_millis(400);
-            let ask = HumanRequest { request_type: "user_input".into(), request, expires_in };
-            Ok(format!("{:?}", turn.ask_human("ask", ask).await))
+            let ask = HumanRequest { request_type: "user_input".into(), request, answer_schema: None, expires_in };
+            Ok(format!("{:?}", turn.ask_human("ask", ask).await.answer))
         }
         Node::Now => {
             let (now, random) = (turn.now(), turn.random());

@@ -23,8 +23,8 @@ use crate::journal::{Past, Record};
 use crate::limits::RunLimits;
 use crate::ports::{
     Append, Clock, Command, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    NewWorkflow, OnDisconnect, Outcome, Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolRunner, WorkflowState,
-    Written,
+    NewWorkflow, OnDisconnect, Outcome, Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput,
+    ToolRunner, WorkflowState, Written,
 };
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
@@ -137,11 +137,15 @@ impl ModelClient for SimModel {
 struct SimTools(Rc<Outside>);
 
 impl ToolRunner for SimTools {
+    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     fn policy(&self, _: &str) -> EffectPolicy {
         EffectPolicy::SameKey
     }
 
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<serde_json::Value, Failure>> {
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         Box::pin(async move {
             self.0.dispatched(&call.idempotency_key, call.attempt);
             let mut dice = self.0.dice(&call.arguments.to_string());
@@ -149,7 +153,7 @@ impl ToolRunner for SimTools {
             if dice.percent(10) {
                 return Err(Failure::new("tool_failed", "no"));
             }
-            Ok(serde_json::json!({ "did": call.name }))
+            Ok(ToolOutput::text(format!("did {}", call.name)))
         })
     }
 }
@@ -270,7 +274,13 @@ impl World {
             on_disconnect: OnDisconnect::Continue,
             created_at: self.clock.now(),
         };
-        let input = TaskInput { message: "t".into(), conversation: None, mode: None, additional_context: None };
+        let input = TaskInput {
+            message: "t".into(),
+            conversation: None,
+            mode: None,
+            additional_context: None,
+            principal: TaskInput::local(),
+        };
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
                 let fresh = Fresh { input, config: self.program.clone(), message: None };
