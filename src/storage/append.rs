@@ -88,9 +88,10 @@ fn judge<'a>(db: &Connection, append: &'a Append, at: Moment) -> Result<Verdict<
     let Some((place, epoch, head, over)) = known.optional()? else { return judge_first(db, append) };
     let claimed = append.claim.epoch;
     if claimed == epoch
-        && let Some(last) = append.records.last()
+        && let (Some(first), Some(last)) = (append.records.first(), append.records.last())
         && last.position == head
         && is_written(db, &place, id, last)?
+        && is_written(db, &place, id, first)?
     {
         return Ok(Verdict::Refused(Outcome::Done { head }));
     }
@@ -130,11 +131,13 @@ fn is_dense(append: &Append) -> bool {
     append.records.iter().zip(places).all(|(record, at)| record.position == at && record.epoch == append.claim.epoch)
 }
 
-/// Whether this very record stands at the head already: the append was durable and only its answer was lost.
-fn is_written(db: &Connection, place: &Place, id: &str, last: &RecordRow) -> Result<bool, Fault> {
+/// Whether this very record is written already. An append whose last record is at the head and whose first, which names
+/// its owner when it begins a life, is written too was durable, and only its answer was lost. The last alone does not
+/// tell: two owners that take one epoch may end alike.
+fn is_written(db: &Connection, place: &Place, id: &str, record: &RecordRow) -> Result<bool, Fault> {
     let mut find = db.prepare_cached("SELECT checksum FROM journal WHERE workflow = ?1 AND position = ?2")?;
-    let stored: Option<u32> = find.query_row(params![place.num, last.position.0], |row| row.get(0)).optional()?;
-    Ok(stored == Some(seal(id, last).checksum))
+    let stored: Option<u32> = find.query_row(params![place.num, record.position.0], |row| row.get(0)).optional()?;
+    Ok(stored == Some(seal(id, record).checksum))
 }
 
 fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Result<Place, Fault> {

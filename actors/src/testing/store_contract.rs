@@ -46,6 +46,7 @@ cases! {
         records_are_paged_by_bytes_and_a_page_holds_at_least_one,
         events_are_found_by_their_number,
         an_append_asked_again_is_done_once,
+        of_two_owners_of_one_epoch_that_end_alike_one_is_refused,
         an_append_that_does_not_follow_the_head_is_a_gap,
         records_with_a_hole_are_a_gap,
         a_workflow_that_nobody_made_is_unknown,

@@ -102,7 +102,7 @@ impl Run {
         past: Past,
         log: Arc<Log>,
     ) -> Rc<Self> {
-        log.begin(past.last_seq);
+        log.begin(past.last_seq, past.head);
         Rc::new(Self {
             head: Cell::new(past.head),
             durable: Cell::new(past.head),
