@@ -78,7 +78,14 @@ pub(super) async fn answer(turn: &mut Turn, input: &TaskInput, config: &Workflow
         quality_pending: false,
     });
     let metadata = metadata("fast_path", &reply, 1);
-    Ok(RunOutput { text: reply.text, author: None, agent_id: None, finish_reason: reply.finish_reason, metadata })
+    Ok(RunOutput {
+        text: reply.text,
+        author: None,
+        agent_id: None,
+        finish_reason: reply.finish_reason,
+        metadata,
+        ..RunOutput::default()
+    })
 }
 
 #[cfg(test)]

@@ -54,7 +54,14 @@ pub(super) async fn answer(
     });
     let metadata = metadata("standard", &reply, 1);
     let (author, agent_id) = (Some(agent.name.clone()), Some(agent.name.clone()));
-    Ok(RunOutput { text: reply.text, author, agent_id, finish_reason: reply.finish_reason, metadata })
+    Ok(RunOutput {
+        text: reply.text,
+        author,
+        agent_id,
+        finish_reason: reply.finish_reason,
+        metadata,
+        ..RunOutput::default()
+    })
 }
 
 /// Instructions, the conversation as far as it fits, what the client added, the message.

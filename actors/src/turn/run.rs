@@ -19,7 +19,7 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, Store, ToolOutput, ToolRunner};
+use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner};
 use crate::spend::Spend;
 use crate::stream::Log;
 
@@ -76,7 +76,7 @@ pub(crate) struct Run {
     durable: Cell<Position>,
     wants_flush: Cell<bool>,
     pending: RefCell<Vec<Positioned>>,
-    opened: RefCell<Vec<(RequestId, Timestamp)>>,
+    opened: RefCell<Vec<OpenedQuestion>>,
     closed: RefCell<Vec<RequestId>>,
     waiters: RefCell<Vec<(Position, Waker)>>,
     /// For the mutant that shows storage errors to the function.
@@ -428,7 +428,7 @@ impl Run {
     /// Registers an open question, asked now or in an earlier life.
     pub fn wait_for_answer(&self, path: &Arc<str>, question: &Question, input: &Arc<str>) {
         // Said again in every life: a fork's store knows nothing of the questions that its shared records leave open.
-        self.opened.borrow_mut().push((question.request_id.clone(), question.expires_at));
+        self.opened.borrow_mut().push(OpenedQuestion { question: question.clone(), asked_at: self.now() });
         self.want_flush();
         let open = OpenStep::question(question.request_id.clone(), input.clone(), self.now());
         self.open.borrow_mut().insert(path.clone(), open);
@@ -561,7 +561,7 @@ impl Run {
 /// What goes to the store together.
 pub(crate) struct Batch {
     pub records: Vec<Positioned>,
-    pub opened: Vec<(RequestId, Timestamp)>,
+    pub opened: Vec<OpenedQuestion>,
     pub closed: Vec<RequestId>,
 }
 

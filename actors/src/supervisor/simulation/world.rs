@@ -273,6 +273,7 @@ impl World {
             request: None,
             on_disconnect: OnDisconnect::Continue,
             created_at: self.clock.now(),
+            child_of: None,
         };
         let input = TaskInput {
             message: "t".into(),
