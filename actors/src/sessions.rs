@@ -300,7 +300,7 @@ impl Sessions {
         }
     }
 
-    /// Stops a workflow, live or not, and answers when its end is durable.
+    /// Stops a workflow, live or not, and answers when its end is durable; [`Posted::Closed`] when it had ended otherwise.
     ///
     /// # Errors
     /// [`StartError`].
@@ -312,7 +312,18 @@ impl Sessions {
             // The owner commits the end; a store that is slow is not a reason to say less than the truth.
             let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
             if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
-                return Ok(Posted::Accepted);
+                let row = self.services.store.workflow(workflow).await?;
+                // It may have come to another end while it was being told.
+                return Ok(match row.map(|row| row.state) {
+                    Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Posted::Closed,
+                    Some(
+                        WorkflowState::Ended(RunOutcome::Cancelled)
+                        | WorkflowState::Running
+                        | WorkflowState::Parked
+                        | WorkflowState::Resting(_),
+                    )
+                    | None => Posted::Accepted,
+                });
             }
         }
         let posted = self.post(workflow, Command::Cancel { reason }).await?;
