@@ -200,6 +200,7 @@ fn accepted(workflow: &WorkflowId) -> HttpResponse {
             "self": session,
             "events": format!("/api/v1/workflows/{workflow}/events"),
             "result": format!("/api/v1/history/{workflow}"),
+            "respond": format!("/api/v1/workflows/{workflow}/respond"),
         },
     }))
 }

@@ -175,7 +175,8 @@ async fn of_up_to_ten_times_as_many_clients_at_every_door_exactly_the_cap_is_adm
         assert_eq!(world.script.calls(), calls + cap, "round {round}");
         assert_eq!(world.script.most.load(Ordering::SeqCst), cap, "round {round}");
         if round % 100 == 99 {
-            let sweep = StoreWrite::Sweep { ended_before: Timestamp(i64::MAX), keys_before: Timestamp(0), max_rows: u32::MAX };
+            let sweep =
+                StoreWrite::Sweep { ended_before: Timestamp(i64::MAX), keys_before: Timestamp(0), max_rows: u32::MAX };
             world.api.write(sweep).await.unwrap();
         }
     }

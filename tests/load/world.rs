@@ -16,7 +16,6 @@ use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, Workf
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
 use fleet_actors::event::{Channel, Failure};
-use fleet_actors::ids::WorkflowId;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
     AgentClients, Clock, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
@@ -192,7 +191,7 @@ impl Recipe {
         let app = Application::bind(api.clone(), Metrics::default()).unwrap();
         let (address, server) = (SocketAddr::from(([127, 0, 0, 1], app.port())), app.handle());
         actix_web::rt::spawn(app.run_until_stopped());
-        World { address, api, sessions, script: self.script, store: self.store, server }
+        World { address, api, sessions, script: self.script, server }
     }
 }
 
@@ -201,15 +200,7 @@ pub struct World {
     pub api: Api,
     pub sessions: Sessions,
     pub script: Arc<Script>,
-    pub store: Arc<dyn Store>,
     pub server: ServerHandle,
-}
-
-impl World {
-    /// Whether nothing of a run holds its log any more: its owner, its sockets and whoever waits for it would.
-    pub fn forgot(&self, workflow: &WorkflowId) -> bool {
-        Arc::strong_count(&self.sessions.services().logs.open(workflow)) == 1
-    }
 }
 
 /// Waits until something is so.
