@@ -8,6 +8,7 @@ mod cap;
 mod client;
 mod ends;
 mod human;
+mod talk;
 mod world;
 
 /// Tests that count what the whole process holds run alone: `cargo test` has one process for all of them.

@@ -31,7 +31,8 @@ use tokio::sync::Semaphore;
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Does what the last message of a person begins with: `gate` waits for [`Script::gate`], `hang` waits for ever, `drip`
-/// streams for ever, `fail` fails, `panic` panics, `once` panics in the first attempt; anything else is answered.
+/// streams for ever, `fail` fails, `panic` panics, `once` panics in the first attempt, `recall` is answered with all that the
+/// model was told; anything else with itself.
 pub struct Script {
     pub gate: Semaphore,
     pub calls: AtomicU32,
@@ -88,8 +89,8 @@ impl ModelClient for Model {
             let now = script.inside.fetch_add(1, Ordering::SeqCst) + 1;
             let _inside = Inside(script);
             script.most.fetch_max(now, Ordering::SeqCst);
-            let asked = call.request.context.messages();
-            let asked = asked.iter().rev().find(|message| message.role == Role::User).map(|m| m.content.clone());
+            let context = call.request.context.messages();
+            let asked = context.iter().rev().find(|message| message.role == Role::User).map(|m| m.content.clone());
             let asked = asked.unwrap_or_default();
             match asked.split_whitespace().next().unwrap_or_default() {
                 "gate" => script.gate.acquire().await.unwrap().forget(),
@@ -103,6 +104,10 @@ impl ModelClient for Model {
                     return Err(ModelError { failure, retry_in: None });
                 }
                 "panic" => panic!("{}", ASKED),
+                "recall" => {
+                    let said: Vec<_> = context.iter().map(|message| message.content.clone()).collect();
+                    return Ok(ModelReply { text: said.join(" | "), ..ModelReply::default() });
+                }
                 "once" if call.attempt == 1 => panic!("{}", ASKED),
                 _ => {}
             }

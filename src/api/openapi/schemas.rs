@@ -76,7 +76,7 @@ pub struct Task {
     /// How to run it; chosen when left out.
     pub mode: Option<String>,
     /// More to consider: any JSON.
-    #[schema(value_type = Value)]
+    #[schema(value_type = Value, required = false)]
     pub additional_context: Option<Value>,
 }
 
@@ -445,7 +445,7 @@ pub struct Event {
     #[schema(nullable = false)]
     pub attempt: Option<u32>,
     /// For programs; by type and kind.
-    #[schema(value_type = Value)]
+    #[schema(value_type = Value, required = false)]
     pub data: Option<Value>,
     /// How user interfaces group it.
     #[schema(nullable = false)]
