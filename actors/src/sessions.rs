@@ -208,12 +208,20 @@ impl Sessions {
     async fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
         let actor = SupervisorActor::new(job, self.services.clone(), self.manager.clone());
         let (context, supervisor) = SupervisorActor::prepare();
-        match self.manager.ask(RegisterTurn { info, supervisor }).await? {
-            Registered::Done => drop(context.run(actor)),
-            Registered::Owned => return Err(StartError::Owned),
-            Registered::Draining => return Err(StartError::Draining),
+        let manager = self.manager.clone();
+        // A task of its own: a caller that stops waiting must not leave a claim behind that nobody owns.
+        let claim = tokio::task::spawn_local(async move {
+            let registered = manager.ask(RegisterTurn { info, supervisor }).await?;
+            if registered == Registered::Done {
+                drop(context.run(actor));
+            }
+            Ok(registered)
+        });
+        match claim.await.unwrap_or(Err(AskError::Closed))? {
+            Registered::Done => Ok(()),
+            Registered::Owned => Err(StartError::Owned),
+            Registered::Draining => Err(StartError::Draining),
         }
-        Ok(())
     }
 
     fn info(&self, workflow: &WorkflowId, made: &NewWorkflow) -> SessionInfo {

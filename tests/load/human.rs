@@ -171,14 +171,18 @@ async fn over_fleet_v2_the_first_answer_wins_and_the_second_is_told_that_the_req
     let world = parking();
     let mut socket = client::v2(world.address).await;
     socket.send(json!({ "type": "chat.send", "message": "plan" })).await;
-    let asked = socket.find(is_question).await;
-    let (workflow, id) = (asked["workflow_id"].clone(), question_id(&asked));
+    let mut events = vec![socket.next().await.unwrap()];
+    while !events.last().is_some_and(is_question) {
+        events.push(socket.next().await.unwrap());
+    }
+    let asked = events.last().unwrap();
+    let (workflow, id) = (asked["workflow_id"].clone(), question_id(asked));
     parked(&world).await;
     let respond = |workflow: &Value, id: &str, said: &str| json!({ "type": "chat.respond", "workflow_id": workflow, "request_id": id, "response": said });
     socket.send(respond(&workflow, &id, "go")).await;
     socket.send(respond(&workflow, &id, "stop")).await;
     // The second is told so before or after the end of the run that the first brought about.
-    let (mut events, mut closed) = (vec![asked], 0);
+    let mut closed = 0;
     while closed == 0 || events.last().unwrap()["type"] != "done" {
         let event = socket.next().await.unwrap_or_else(|code| panic!("closed with {code}: {events:#?}"));
         if event["data"]["code"] == "request_closed" {

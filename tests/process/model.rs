@@ -6,14 +6,17 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::process::{client, get, serve, simulate, until};
+use crate::process::{client, get, serve, simulate, start, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn two_sessions_whose_turns_interleave_a_thousand_times_each_keep_their_own_effort() {
     const TURNS: usize = 1_000;
     let dir = tempfile::tempdir().unwrap();
     let (_model, model) = simulate(dir.path(), 1, 0);
-    let (_server, url) = serve(dir.path(), &model);
+    // What is shown here does not depend on syncs, and two thousand of them take long.
+    let environment = [("OPENAI_BASE_URL", model.as_str()), ("FLEET_STORAGE__DURABILITY", "process")];
+    let (_server, docs) = start(&["serve", "--port", "0"], &environment, dir.path(), "browser:");
+    let url = docs.trim_end_matches("/docs");
     let admin = format!("{}/admin/requests", model.trim_end_matches("/v1"));
     let socket = url.replacen("http", "ws", 1) + "/api/ws/chat";
     // One socket each, so that both are sessions over their whole length; a turn of the one runs beside one of the other.
@@ -25,7 +28,7 @@ async fn two_sessions_whose_turns_interleave_a_thousand_times_each_keep_their_ow
             request.headers_mut().insert("sec-websocket-protocol", "fleet.v2".parse().unwrap());
             let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
             for n in 0..TURNS {
-                let message = format!("please work on {effort} {n}");
+                let message = format!("please work on {effort} {n} [[sim:tokens=3]]");
                 let frame = json!({ "type": "chat.send", "message": message, "reasoning_effort": effort });
                 socket.send(Message::text(frame.to_string())).await.unwrap();
                 let mut completed = false;
