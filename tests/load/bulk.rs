@@ -18,10 +18,11 @@ use fleet_actors::ports::{
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
 
 use fleet_actors::testing::{CommitFault, ManualClock, MemoryStore};
+use futures_util::FutureExt as _;
 use serde_json::Value;
 
 use crate::ALONE;
-use crate::world::{Recipe, descriptors, silence_panics_that_were_asked_for, until, workflow_config};
+use crate::world::{DEADLINE, Recipe, descriptors, silence_panics_that_were_asked_for, until, workflow_config};
 
 const RUNS: u32 = 100_000;
 /// At once.
@@ -69,11 +70,14 @@ async fn end(stream: &mut EventStream) -> End {
     let (mut why, mut over) = (None, None);
     loop {
         match stream.next().await.unwrap() {
-            StreamItem::Event(event) => match &event.body {
-                EventBody::Error { error } => why = Some(error.code.to_string()),
-                EventBody::Finished { outcome } => over = Some(*outcome),
-                _ => {}
-            },
+            StreamItem::Event(event) => {
+                if let EventBody::Error { error } = &event.body {
+                    why = Some(error.code.to_string());
+                }
+                if let EventBody::Finished { outcome } = &event.body {
+                    over = Some(*outcome);
+                }
+            }
             StreamItem::Rests(rest, _) => return End::Rests(rest),
             StreamItem::End => return why.map_or_else(|| End::Over(over.expect("done")), End::Failed),
         }
@@ -86,7 +90,7 @@ async fn dispatched(stream: &mut EventStream) {
         match stream.next().await.unwrap() {
             StreamItem::Event(event) if matches!(event.body, EventBody::StepStarted { .. }) => return,
             StreamItem::Event(_) => {}
-            other => panic!("{other:?}"),
+            other @ (StreamItem::Rests(..) | StreamItem::End) => panic!("{other:?}"),
         }
     }
 }
@@ -112,7 +116,7 @@ async fn one(sessions: &Sessions, way: usize, config: &Value) {
                 End::Over(RunOutcome::Cancelled) => assert_eq!(posted, Posted::Accepted),
                 // One that had ended by the time it was told says so, unless it is swept by then.
                 End::Over(RunOutcome::Completed) if posted == Posted::Closed => {}
-                other => assert_eq!(
+                other @ (End::Over(_) | End::Failed(_) | End::Rests(_)) => assert_eq!(
                     (other, sessions.store().workflow(&workflow).await.unwrap()),
                     (End::Over(RunOutcome::Completed), None)
                 ),
@@ -237,4 +241,32 @@ async fn a_cancel_gives_the_place_back_without_waiting_for_the_store() {
     store.heal();
     assert_eq!(cancelled.await.unwrap().unwrap(), Posted::Accepted);
     assert_eq!(end(&mut stream).await, End::Over(RunOutcome::Cancelled));
+}
+
+#[actix_web::test]
+async fn a_caller_that_stops_waiting_for_a_start_at_any_moment_leaves_no_claim_behind() {
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let limits = RunLimits { disconnect_grace: Duration::from_millis(10), ..RunLimits::default() };
+    let recipe = Recipe::over(Arc::new(MemoryStore::new(clock.clone())), clock);
+    let recipe = Recipe { limits, ..recipe };
+    let sessions = recipe.sessions();
+    for polls in 0..20 {
+        for message in ["hang", "go"] {
+            let turn = turn(message, &workflow_config());
+            let mut start = Box::pin(sessions.start(turn, sessions.admit().unwrap()));
+            for _ in 0..polls {
+                if (&mut start).now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(start);
+        }
+    }
+    until("the places", || sessions.admission().live() == 0).await;
+    let end = std::time::Instant::now() + DEADLINE;
+    while sessions.list().await.unwrap().iter().any(|session| session.state == WorkflowState::Running) {
+        assert!(std::time::Instant::now() < end, "a claim was left");
+        tokio::time::sleep(Duration::from_millis(2)).await; // allow-sleep: polls a condition under a deadline
+    }
 }

@@ -234,7 +234,7 @@ async fn over_sse_a_question_is_answered_by_a_request_beside_the_stream() {
 }
 
 #[actix_web::test]
-async fn a_run_that_parks_answers_202_with_links_and_an_answer_wakes_it_and_its_key_finds_the_result() {
+async fn a_run_that_parks_answers_202_with_links_and_an_answer_wakes_it() {
     let world = parking();
     let parked = ask(world.address, "POST", "/api/v1/run", r#"{"task":"plan"}"#).await;
     assert_eq!(parked.status, 202);

@@ -101,6 +101,9 @@ async fn a_cancel_during_a_model_call_frees_its_place_within_100_ms_and_the_mode
         freed.push(asked.elapsed());
         let mut events = Vec::new();
         while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() {
+                break;
+            }
             let Message::Text(text) = message else { continue };
             let event: Value = serde_json::from_str(&text).unwrap();
             events.push(event["type"].as_str().unwrap().to_owned());
