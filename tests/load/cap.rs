@@ -181,6 +181,13 @@ async fn of_up_to_ten_times_as_many_clients_at_every_door_exactly_the_cap_is_adm
         }
     }
     until("the connections", || world.api.connections.open() == 0).await;
+    let page = client::ask(world.address, "GET", "/metrics", "").await.body;
+    for (outcome, counts) in [("admitted", admitted_at), ("refused", refused_at)] {
+        // Those that came late were refused too, one a round.
+        let total = counts.iter().sum::<u32>() + if outcome == "refused" { ROUNDS } else { 0 };
+        let line = format!("fleet_admissions_total{{outcome=\"{outcome}\"}} {total}\n");
+        assert!(page.contains(&line), "{line} in {page}");
+    }
     println!("{ROUNDS} rounds in {:?}: doors {DOORS:?}", began.elapsed());
     println!("admitted {admitted_at:?}, refused {refused_at:?}, {early} of them by the handshake");
     assert!(admitted_at.iter().chain(&refused_at).all(|count| *count >= 100), "every door was admitted and refused");

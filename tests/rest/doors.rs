@@ -122,7 +122,8 @@ async fn metrics_move_with_what_happens() {
     for line in [
         "fleet_sessions_live 1",
         "fleet_sessions_cap 1",
-        "fleet_admissions_total{outcome=\"admitted\"} 1",
+        // The run's and the one that the test holds.
+        "fleet_admissions_total{outcome=\"admitted\"} 2",
         "fleet_admissions_total{outcome=\"refused\"} 1",
         "fleet_runs_total{outcome=\"completed\"} 1",
     ] {
