@@ -12,6 +12,7 @@ use actix_web::{App, HttpServer};
 use crate::api::connections::settle;
 use crate::api::health::Draining;
 use crate::api::metrics::Metrics;
+use crate::api::problems::problems;
 use crate::api::request_id::request_id;
 use crate::api::{Api, cors, routes};
 
@@ -44,6 +45,7 @@ impl Application {
                 .app_data(draining)
                 .app_data(metrics.clone())
                 .wrap(cors(&origins))
+                .wrap(from_fn(problems))
                 .wrap(from_fn(request_id))
                 .configure(routes)
         };

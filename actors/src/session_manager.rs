@@ -222,6 +222,8 @@ impl Handler<ListSessions> for SessionManager {
     type Result = Vec<SessionInfo>;
 
     fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
+        // A claim whose asker gave up before the answer has no owner.
+        self.live.retain(|_, owner| owner.supervisor.is_open());
         let listed = self.live.values().filter(|owner| !owner.info.child);
         let mut live: Vec<_> = listed.map(|owner| owner.info.clone()).collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
@@ -239,7 +241,7 @@ impl Handler<FindSession> for SessionManager {
     type Result = Option<SessionInfo>;
 
     fn handle(&mut self, FindSession(workflow): FindSession, _: &mut Self::Context) -> Self::Result {
-        let live = self.live.get(&workflow).map(|owner| owner.info.clone());
+        let live = self.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
         live.or_else(|| self.recent.iter().find(|info| info.workflow == workflow).cloned())
     }
 }

@@ -218,12 +218,20 @@ impl Sessions {
     async fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
         let actor = SupervisorActor::new(job, self.services.clone(), self.manager.clone());
         let (context, supervisor) = SupervisorActor::prepare();
-        match self.manager.ask(RegisterTurn { info, supervisor }).await? {
-            Registered::Done => drop(context.run(actor)),
-            Registered::Owned => return Err(StartError::Owned),
-            Registered::Draining => return Err(StartError::Draining),
+        let manager = self.manager.clone();
+        // A task of its own: a caller that stops waiting must not leave a claim behind that nobody owns.
+        let claim = tokio::task::spawn_local(async move {
+            let registered = manager.ask(RegisterTurn { info, supervisor }).await?;
+            if registered == Registered::Done {
+                drop(context.run(actor));
+            }
+            Ok(registered)
+        });
+        match claim.await.unwrap_or(Err(AskError::Closed))? {
+            Registered::Done => Ok(()),
+            Registered::Owned => Err(StartError::Owned),
+            Registered::Draining => Err(StartError::Draining),
         }
-        Ok(())
     }
 
     fn info(&self, workflow: &WorkflowId, made: &NewWorkflow) -> SessionInfo {
@@ -311,7 +319,7 @@ impl Sessions {
         }
     }
 
-    /// Stops a workflow, live or not, and answers when its end is durable.
+    /// Stops a workflow, live or not, and answers when its end is durable; [`Posted::Closed`] when it had ended otherwise.
     ///
     /// # Errors
     /// [`StartError`].
@@ -323,7 +331,18 @@ impl Sessions {
             // The owner commits the end; a store that is slow is not a reason to say less than the truth.
             let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
             if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
-                return Ok(Posted::Accepted);
+                let row = self.services.store.workflow(workflow).await?;
+                // It may have come to another end while it was being told.
+                return Ok(match row.map(|row| row.state) {
+                    Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Posted::Closed,
+                    Some(
+                        WorkflowState::Ended(RunOutcome::Cancelled)
+                        | WorkflowState::Running
+                        | WorkflowState::Parked
+                        | WorkflowState::Resting(_),
+                    )
+                    | None => Posted::Accepted,
+                });
             }
         }
         let posted = self.post(workflow, Command::Cancel { reason }).await?;

@@ -108,7 +108,7 @@ impl Fields {
     /// A text that must be there.
     pub fn text(&mut self, field: &'static str) -> String {
         let text = self.optional_text(field);
-        if text.is_none() && !self.errors.iter().any(|error| error.field == field) {
+        if text.is_none() {
             self.wrong(field, "is required");
         }
         text.unwrap_or_default()
@@ -130,8 +130,20 @@ impl Fields {
         self.fields.remove(field).filter(|value| !value.is_null())
     }
 
-    /// Notes that a field is wrong.
+    /// Any JSON, null included, that must be there.
+    pub fn any(&mut self, field: &'static str) -> Value {
+        let value = self.fields.remove(field);
+        if value.is_none() {
+            self.wrong(field, "is required");
+        }
+        value.unwrap_or_default()
+    }
+
+    /// Notes that a field is wrong, once.
     pub fn wrong(&mut self, field: &'static str, message: &str) {
+        if self.errors.iter().any(|error| error.field == field) {
+            return;
+        }
         self.errors.push(FieldError { field: field.into(), message: message.to_owned() });
     }
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::Api;
 use super::body::{read_object, refuse};
 use super::error::ApiError;
-use super::metrics::{Admitted, Metrics};
+use super::metrics::Metrics;
 use super::start::NewRun;
 
 /// Starts a run and waits for its end.
@@ -29,13 +29,13 @@ pub async fn run(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let turn = match submitted(&api, &metrics, &request, payload, false).await? {
+    let turn = match submitted(&api, &request, payload, false).await? {
         Submitted::Refused(response) => return Ok(response),
         Submitted::Joined(workflow) => return join(&api, &workflow).await,
         Submitted::New(turn) => turn,
     };
     let guard = turn.made.request.is_none().then(|| CancelOnDrop::new(&api.sessions, &turn.workflow));
-    let started = begin(&api, &metrics, *turn).await;
+    let started = begin(&api, *turn).await;
     let answer = match started {
         Ok(stream) => finish(&api, stream).await,
         Err(error) => Err(error),
@@ -51,16 +51,11 @@ pub async fn run(
 ///
 /// # Errors
 /// [`ApiError`]; nothing runs then.
-pub async fn submit(
-    api: Data<Api>,
-    metrics: Data<Metrics>,
-    request: HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, ApiError> {
-    let workflow = match submitted(&api, &metrics, &request, payload, true).await? {
+pub async fn submit(api: Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, ApiError> {
+    let workflow = match submitted(&api, &request, payload, true).await? {
         Submitted::Refused(response) => return Ok(response),
         Submitted::Joined(workflow) => workflow,
-        Submitted::New(turn) => begin(&api, &metrics, *turn).await?.workflow().clone(),
+        Submitted::New(turn) => begin(&api, *turn).await?.workflow().clone(),
     };
     Ok(accepted(&workflow))
 }
@@ -73,7 +68,6 @@ enum Submitted {
 
 async fn submitted(
     api: &Api,
-    metrics: &Metrics,
     request: &HttpRequest,
     payload: Payload,
     background: bool,
@@ -85,7 +79,6 @@ async fn submitted(
         None => None,
     };
     if let (None, Err(full)) = (&known, api.sessions.admission().look()) {
-        metrics.admission(Admitted::Refused);
         let error = api.refusal(full.into());
         return Ok(Submitted::Refused(refuse(&error, request, payload, limits).await));
     }
@@ -122,14 +115,8 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
     }
 }
 
-async fn begin(api: &Api, metrics: &Metrics, turn: StartTurn) -> Result<EventStream, ApiError> {
-    let permit = api.sessions.admit();
-    metrics.admission(if permit.is_ok() { Admitted::Admitted } else { Admitted::Refused });
-    let started = match permit {
-        Ok(permit) => api.sessions.start(turn, permit).await,
-        Err(full) => Err(full.into()),
-    };
-    started.map_err(|error| api.refusal(error))
+async fn begin(api: &Api, turn: StartTurn) -> Result<EventStream, ApiError> {
+    api.begin(turn).await.map(|opened| opened.stream)
 }
 
 async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
@@ -200,6 +187,7 @@ fn accepted(workflow: &WorkflowId) -> HttpResponse {
             "self": session,
             "events": format!("/api/v1/workflows/{workflow}/events"),
             "result": format!("/api/v1/history/{workflow}"),
+            "respond": format!("/api/v1/workflows/{workflow}/respond"),
         },
     }))
 }

@@ -122,7 +122,7 @@ pub(crate) enum LifeEnd {
 type Function = Pin<Box<dyn Future<Output = std::thread::Result<StepResult<RunOutput>>>>>;
 
 /// Drives one life to its end. Dropping the future drops the workflow's future and everything it does.
-pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
     let input = inputs.fresh.as_ref().map(|fresh| fresh.input.clone()).or_else(|| inputs.past.input.clone());
     let config = match &inputs.fresh {
         Some(fresh) => Some(fresh.config.clone()),
@@ -131,6 +131,9 @@ pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal
     let (Some(input), Some(config)) = (input, config) else {
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
     };
+    // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
+    // which a new run does not have yet.
+    inputs.past.input.get_or_insert_with(|| input.clone());
     let function = inputs.function;
     let config = Rc::new(config);
     let mut life = Life::begin(inputs, &input, config.clone());
