@@ -167,6 +167,24 @@ impl Sessions {
         self.resume_with(workflow, effort, Some(permit), false).await
     }
 
+    /// The same for a run that goes on whether or not anybody watches.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn resume_detached(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+    ) -> Result<(), StartError> {
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        // What is over needs no permit, and must not wait for one.
+        if matches!(row.state, WorkflowState::Ended(_)) || self.is_live(workflow).await? {
+            return Ok(());
+        }
+        let permit = self.wait_for_permit().await;
+        self.resume_with(workflow, effort, Some(permit), true).await
+    }
+
     async fn wait_for_permit(&self) -> SessionPermit {
         loop {
             if let Ok(permit) = self.admission.take(Claimant::Woken) {

@@ -11,7 +11,8 @@ use fleet_actors::sessions::Sessions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::{say, sources};
+use super::sources;
+use super::terminal::{complain, say};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
@@ -26,11 +27,11 @@ pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
         match run(settings, flags).await {
             Ok(()) => 0,
             Err(Failure::Runtime(error @ RuntimeError::Lock(_))) => {
-                eprintln!("{error}");
+                complain(&error.to_string());
                 EXIT_IN_USE
             }
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error.to_string());
                 1
             }
         }
@@ -142,7 +143,7 @@ async fn until_empty(sessions: &Sessions, timeout: Duration) -> bool {
 }
 
 /// Waits until the history file has what the store has; what is left goes out at the next start.
-async fn until_exported(sessions: &Sessions, timeout: Duration) {
+pub(super) async fn until_exported(sessions: &Sessions, timeout: Duration) {
     let end = Instant::now() + timeout;
     while Instant::now() < end {
         match sessions.store().export_queue(1).await {
