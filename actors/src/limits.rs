@@ -1,4 +1,4 @@
-//! Every limit of a run, in one place. The binary fills it from its settings; units are in the types.
+//! Every limit of a run and of what is remembered of runs, in one place. The binary fills it from its settings; units are in the types.
 
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct RunLimits {
     pub text_bytes_max: u64,
     /// Starts without progress before a run is quarantined. Default 3: the 4th quarantines.
     pub failed_starts_max: u32,
+    /// Ended runs that the registry remembers. Default 1,000.
+    pub recent_max: usize,
 }
 
 impl Default for RunLimits {
@@ -40,6 +42,7 @@ impl Default for RunLimits {
             events_max: 100_000,
             text_bytes_max: 8 << 20,
             failed_starts_max: 3,
+            recent_max: 1_000,
         }
     }
 }

@@ -18,8 +18,6 @@ use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
 
-/// At most this many ended sessions are remembered.
-const RECENT: usize = 256;
 /// At most this many asks wait.
 const MAILBOX: usize = 65_536;
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +62,8 @@ struct Owner {
 pub struct SessionManager {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
+    /// At most this many ended sessions are remembered.
+    recent_max: usize,
     clock: Arc<dyn Clock>,
     /// Wakes the queue of runs that wait to go on.
     wake: Arc<Notify>,
@@ -71,9 +71,14 @@ pub struct SessionManager {
 }
 
 impl SessionManager {
-    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Mailbox<Self> {
+    pub(crate) fn start_on(
+        arbiter: &actix::ArbiterHandle,
+        clock: Arc<dyn Clock>,
+        wake: Arc<Notify>,
+        recent_max: usize,
+    ) -> Mailbox<Self> {
         let (live, recent) = (HashMap::new(), VecDeque::new());
-        let manager = Self { live, recent, clock, wake, draining: false };
+        let manager = Self { live, recent, recent_max, clock, wake, draining: false };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -148,7 +153,7 @@ impl Handler<TurnEnded> for SessionManager {
         if matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) {
             info.completed_at = Some(self.clock.now());
             self.recent.push_front(info);
-            self.recent.truncate(RECENT);
+            self.recent.truncate(self.recent_max);
         }
         // A command may have been committed while the turn was on its way to rest.
         self.wake.notify_one();

@@ -99,7 +99,8 @@ impl Sessions {
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
         let wake = Arc::new(Notify::new());
-        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
+        let recent_max = services.limits.recent_max;
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max);
         Self { services, admission, manager, wake }
     }
 
@@ -138,6 +139,9 @@ impl Sessions {
     /// # Cancel safety
     /// The run goes on without a watcher, and its grace begins.
     pub async fn start(&self, turn: StartTurn, permit: SessionPermit) -> Result<EventStream, StartError> {
+        if self.services.checkpoints.is_full() {
+            return Err(StoreError::Full.into());
+        }
         let StartTurn { workflow, made, input, config, message, detached } = turn;
         let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;
         let info = self.info(&workflow, &made);

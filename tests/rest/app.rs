@@ -155,5 +155,6 @@ fn workflow_config() -> WorkflowConfig {
         context_messages_max: 10,
         context_chars_max: 10_000,
         output_tokens_max: None,
+        question_expiry_ms: 86_400_000,
     }
 }
