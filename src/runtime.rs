@@ -136,7 +136,9 @@ impl Runtime {
     }
 }
 
-fn writer_limits(storage: &StorageSettings) -> WriterLimits {
+/// What bounds the writer.
+#[must_use]
+pub fn writer_limits(storage: &StorageSettings) -> WriterLimits {
     WriterLimits {
         queue_max: storage.queue_asks_max.as_usize(),
         group_max: storage.batch_asks_max.as_usize(),

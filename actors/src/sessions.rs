@@ -305,12 +305,11 @@ impl Sessions {
     /// # Errors
     /// [`StartError::Unknown`] when there is no such workflow or position.
     pub async fn fork(&self, from: &WorkflowId, position: Option<Position>) -> Result<WorkflowId, StartError> {
-        if let Some(position) = position {
-            let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
-            if !can_run_from(&records, position) {
-                return Err(StartError::Unknown);
-            }
+        let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
+        if position.is_some_and(|position| !can_run_from(&records, position)) {
+            return Err(StartError::Unknown);
         }
+        let position = before_the_end(&records, position);
         let fork = WorkflowId::generate();
         let at = self.services.clock.now();
         let write = StoreWrite::Fork { from: from.clone(), position, fork: fork.clone(), at };
@@ -382,6 +381,20 @@ impl Sessions {
     /// [`AskError`].
     pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
         self.manager.ask(DrainAll { rest }).await
+    }
+}
+
+/// A fork that shared the end of a run would be over before it began, without an end of its own: it shares what is up to
+/// the last result.
+fn before_the_end(records: &[Positioned], position: Option<Position>) -> Option<Position> {
+    let end = records.iter().find(|entry| matches!(entry.record, Record::Finished { .. }));
+    match end {
+        Some(end) if position.is_none_or(|position| position >= end.position) => {
+            let last = records.iter().rev().find(|entry| entry.record.is_result());
+            let input = records.iter().find(|entry| matches!(entry.record, Record::Input));
+            last.or(input).map(|entry| entry.position)
+        }
+        Some(_) | None => position,
     }
 }
 

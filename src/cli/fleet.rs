@@ -201,10 +201,10 @@ impl Fleet {
 }
 
 fn list((page, next): (Value, Option<String>)) -> Result<Page, CommandError> {
-    match page {
-        Value::Array(rows) => Ok((rows, next)),
-        _ => Err(CommandError::Failed("the server answers, but not as an agentic-fleet server does".to_owned())),
-    }
+    let Value::Array(rows) = page else {
+        return Err(CommandError::Failed("the server answers, but not as an agentic-fleet server does".to_owned()));
+    };
+    Ok((rows, next))
 }
 
 /// The store, to read.
