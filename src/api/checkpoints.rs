@@ -47,13 +47,24 @@ pub(crate) async fn page(
 ) -> Result<(Vec<Value>, Option<Position>), ApiError> {
     let (row, results) = load(store, id).await?;
     let newest = results.last().map(|entry| entry.position);
-    let older = results.iter().rev().filter(|entry| before.is_none_or(|before| entry.position < before));
-    let mut older: Vec<&Positioned> = older.collect();
+    let (older, next) = older(&results, |entry| entry.position, before, limit);
+    Ok((older.into_iter().map(|entry| shown(&row, entry, newest)).collect(), next))
+}
+
+/// What is before a position, newest first, and the cursor of what is left out.
+fn older<T>(
+    entries: &[T],
+    position: impl Fn(&T) -> Position,
+    before: Option<Position>,
+    limit: Option<u32>,
+) -> (Vec<&T>, Option<Position>) {
+    let older = entries.iter().rev().filter(|entry| before.is_none_or(|before| position(entry) < before));
+    let mut older: Vec<&T> = older.collect();
     let max = limit.map_or(usize::MAX, |limit| limit as usize);
     let more = older.len() > max;
     older.truncate(max);
-    let next = older.last().filter(|_| more).map(|last| last.position);
-    Ok((older.into_iter().map(|entry| shown(&row, entry, newest)).collect(), next))
+    let next = older.last().filter(|_| more).map(|last| position(last));
+    (older, next)
 }
 
 /// `GET /checkpoints/{id}`: one with the steps up to it.
@@ -166,4 +177,24 @@ fn time(record: &Record) -> Option<Timestamp> {
         return Some(*at);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_without_a_gap_and_the_last_has_no_cursor() {
+        let entries: Vec<u64> = (1..=7).map(|n| n * 3).collect();
+        let page = |before: Option<Position>, limit| {
+            let (page, next) = older(&entries, |entry| Position(*entry), before, limit);
+            (page.into_iter().copied().collect::<Vec<_>>(), next)
+        };
+        assert_eq!(page(None, None), (vec![21, 18, 15, 12, 9, 6, 3], None));
+        assert_eq!(page(None, Some(3)), (vec![21, 18, 15], Some(Position(15))));
+        assert_eq!(page(Some(Position(15)), Some(3)), (vec![12, 9, 6], Some(Position(6))));
+        assert_eq!(page(Some(Position(6)), Some(3)), (vec![3], None));
+        assert_eq!(page(Some(Position(3)), Some(3)), (vec![], None));
+        assert_eq!(page(Some(Position(16)), Some(1)), (vec![15], Some(Position(15))));
+    }
 }
