@@ -46,6 +46,15 @@ async fn a_conversation_goes_on_across_runs_here_and_through_a_server() {
     }
 }
 
+#[tokio::test]
+async fn the_runtime_of_a_run_is_the_time_that_its_model_took() {
+    let place = Place::with_model(300, 0);
+    let id = place.ran("please take your time");
+    let ms = place.cli(&["history", "show", &id, "--json"]).json()["runtime_ms"].as_u64().unwrap();
+    // The model's latency varies by a fifth.
+    assert!((240..5_000).contains(&ms), "{ms} ms");
+}
+
 const ROLES: &str = "user assistant user assistant";
 
 #[tokio::test]

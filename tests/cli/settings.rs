@@ -3,17 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentic_fleet::runtime::{workflow_config, writer_limits};
+use agentic_fleet::llm::LlmConfig;
+use agentic_fleet::runtime::{NoTools, workflow_config, writer_limits};
 use agentic_fleet::settings::{Durability, Flags, Settings, Sources};
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use agentic_fleet::workflow::WorkflowConfig;
-use fleet_actors::event::{RunOutcome, Usage};
+use fleet_actors::admission::Admission;
+use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::event::{Answer, EventBody, RunOutcome, Usage};
 use fleet_actors::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
+use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
-    Append, Claim, Clock, HistoryRow, NewWorkflow, Next, OnDisconnect, Outcome, RecordRow, Store,
+    Append, Claim, Clock, HistoryRow, LocalFuture, NewWorkflow, Next, OnDisconnect, Outcome, RecordRow, RunOutput,
+    Store, TaskInput, WorkflowFn, Workflows,
 };
-use fleet_actors::testing::ManualClock;
-use serde_json::json;
+use fleet_actors::sessions::{Sessions, StartTurn, StreamItem};
+use fleet_actors::stream::Logs;
+use fleet_actors::supervisor::Services;
+use fleet_actors::testing::{ManualClock, MemoryStore};
+use fleet_actors::turn::{StepResult, Turn};
+use serde_json::{Value, json};
 
 use crate::process::{Place, get, get_until, until};
 
@@ -43,11 +52,79 @@ fn a_question_stays_open_as_long_as_the_settings_said_when_its_run_began() {
     let config: WorkflowConfig = serde_json::from_value(pinned.clone()).unwrap();
     let question = config.question("approval", json!({ "plan": "buy" }));
     assert_eq!((question.expires_in, &*question.request_type), (Duration::from_millis(1500), "approval"));
+    assert_eq!(asked_under(&pinned), "nobody answered in time");
+
     // A run that was pinned before the key was there.
     let mut older = pinned;
     older.as_object_mut().unwrap().remove("question_expiry_ms");
     let config: WorkflowConfig = serde_json::from_value(older).unwrap();
     assert_eq!(config.question("approval", json!({})).expires_in, Duration::from_secs(86_400));
+}
+
+/// A workflow that asks as its pinned configuration says.
+struct Asks;
+
+impl Workflows for Asks {
+    fn find(&self, _: &str, _: u32) -> Option<WorkflowFn> {
+        Some(ask as WorkflowFn)
+    }
+}
+
+fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+    Box::pin(async move {
+        let config: WorkflowConfig = serde_json::from_value(config.clone()).unwrap();
+        let text = match turn.ask_human("plan", config.question("approval", json!({ "plan": "buy" }))).await {
+            Answer::Given(answer) => answer.to_string(),
+            Answer::Expired => "nobody answered in time".to_owned(),
+        };
+        Ok(RunOutput { text, ..RunOutput::default() })
+    })
+}
+
+/// What a run says that asks a question under this configuration.
+fn asked_under(config: &Value) -> String {
+    actix_web::rt::System::new().block_on(async {
+        let clock: Arc<dyn Clock> = Arc::new(agentic_fleet::runtime::SystemClock);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let arbiter = actix::Arbiter::current();
+        let services = Services {
+            checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
+            store: store.clone(),
+            clock: clock.clone(),
+            agents: agentic_fleet::llm::clients(&LlmConfig::default()).unwrap(),
+            tools: Arc::new(NoTools),
+            workflows: Arc::new(Asks),
+            logs: Logs::new(8),
+            limits: RunLimits::default(),
+        };
+        let sessions = Sessions::start_on(&arbiter, services, Admission::new(1));
+        let workflow = WorkflowId::generate();
+        let made = NewWorkflow {
+            name: "asks".into(),
+            version: 1,
+            conversation: None,
+            task: "ask".into(),
+            effort: None,
+            request: None,
+            on_disconnect: OnDisconnect::Continue,
+            created_at: clock.now(),
+        };
+        let input = TaskInput { message: "ask".into(), conversation: None, mode: None, additional_context: None };
+        let (config, message) = (config.clone(), None);
+        let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
+        let began = std::time::Instant::now();
+        let mut events = sessions.start(turn, sessions.admit().unwrap()).await.unwrap();
+        let mut asked = false;
+        loop {
+            match events.next().await.unwrap() {
+                StreamItem::Event(event) => asked |= matches!(event.body, EventBody::Asked { .. }),
+                StreamItem::End => break,
+                StreamItem::Rests(rest, text) => panic!("{rest:?}: {text}"),
+            }
+        }
+        assert!(asked && began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
+        store.history_entry(&workflow).await.unwrap().unwrap().result.unwrap().text
+    })
 }
 
 #[test]
