@@ -102,14 +102,18 @@ impl CheckpointActor {
         self.committing = true;
         let store = self.store.clone();
         let on_failed = self.on_failed.clone();
-        // Answers whether the store was found full.
+        // Known before the answer is, so that whoever is told "full" finds the doors closed.
+        let full = self.full.clone();
+        let found_full =
+            move |error: Option<&StoreError>| error == Some(&StoreError::Full) && !full.swap(true, Ordering::Relaxed);
+        // Answers whether the store was found full for the first time.
         let work: LocalFuture<'static, bool> = match first {
             Waiting::Write(write, reply) => Box::pin(async move {
                 let result = store.write(*write).await;
                 report(&result, &on_failed);
-                let full = matches!(result, Err(StoreError::Full));
+                let newly_full = found_full(result.as_ref().err());
                 let _ = reply.send(result);
-                full
+                newly_full
             }),
             Waiting::Append(append, reply) => {
                 let (appends, replies) = self.group(*append, reply);
@@ -123,18 +127,19 @@ impl CheckpointActor {
                         }
                         Err(error) => {
                             report::<()>(&Err(error.clone()), &on_failed);
+                            let newly_full = found_full(Some(&error));
                             for reply in replies {
                                 let _ = reply.send(Err(error.clone()));
                             }
-                            error == StoreError::Full
+                            newly_full
                         }
                     }
                 })
             }
         };
-        ctx.spawn(work.into_actor(self).map(|full, actor, ctx| {
+        ctx.spawn(work.into_actor(self).map(|newly_full, actor, ctx| {
             actor.committing = false;
-            if full && !actor.full.swap(true, Ordering::Relaxed) {
+            if newly_full {
                 tracing::error!("the store is full: new work is refused until there is room");
                 ctx.run_later(actor.limits.probe_interval, Self::probe);
             }
