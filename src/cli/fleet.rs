@@ -340,7 +340,10 @@ impl Run {
     pub async fn next(&mut self) -> Result<Seen, CommandError> {
         match &mut self.from {
             Source::Here(here) => Ok(here.next().await?),
-            Source::There(there) => Ok(there.events.next().await?.map_or(Seen::End, Seen::Event)),
+            Source::There(there) => {
+                let event = there.events.next().await.map_err(|error| left(&self.workflow, &error.to_string()))?;
+                Ok(event.map_or(Seen::End, Seen::Event))
+            }
         }
     }
 
@@ -381,6 +384,11 @@ impl Run {
             here.writer.close().await;
         }
     }
+}
+
+/// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
+pub(super) fn left(workflow: &WorkflowId, why: &str) -> CommandError {
+    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}"))
 }
 
 impl Here {

@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use serde_json::{Value, json};
 
 use super::failure::CommandError;
-use super::fleet::{Run, Seen};
+use super::fleet::{Run, Seen, left};
 use super::terminal::{complain, harmless, say, stream, text};
 use crate::api::wire::Deltas;
 
@@ -70,8 +70,7 @@ pub(super) async fn follow(mut run: Run, form: Form) -> Result<i32, CommandError
             }
             Seen::End => {
                 screen.end_line();
-                let text = "the stream ended before the run did; to go on: agentic-fleet checkpoints resume";
-                return Err(CommandError::Failed(format!("{text} {}", run.workflow())));
+                return Err(left(run.workflow(), "the stream ended before the run did"));
             }
         }
     }

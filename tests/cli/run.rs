@@ -129,3 +129,28 @@ async fn a_run_is_the_only_owner_of_its_data_directory_and_readers_work_beside_i
     assert_eq!(unfinished["unfinished"][0]["task"], "please work for long", "{unfinished}");
     drop(run);
 }
+
+#[tokio::test]
+async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_come_back() {
+    for signal in ["-KILL", "-TERM"] {
+        let mut place = Place::with_model(0, 20);
+        place.set("FLEET_SERVER__DRAIN_TIMEOUT_MS", "0");
+        place.serve();
+        let mut command = place.reach(&["run", "-m", "please tell me more"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run = Process::reading(run);
+        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.server().signal(signal);
+        assert_eq!(run.exit_code(), Some(1), "{}", run.log());
+        let hint = "; to go on: agentic-fleet checkpoints resume ";
+        run.wait_for(hint, 1);
+        let log = run.log();
+        let id = log.split_once(hint).unwrap().1.trim();
+        place.kill();
+        place.serve();
+        // A run that was submitted goes on by itself after a restart; following it again starts no second one.
+        let resumed = place.cli(&["checkpoints", "resume", id, "--json"]);
+        assert_eq!((resumed.code, &resumed.json()["status"]), (0, &"completed".into()), "{signal}: {resumed:?}");
+        assert_eq!(place.counted("completed").await, 1);
+    }
+}
