@@ -506,8 +506,10 @@ impl EventStream {
 
     fn take(&mut self, events: Vec<LogEvent>) {
         let floor = self.watcher.floor();
-        // The tail has what is behind its floor; the store may have some of it too by now.
-        let events = events.into_iter().filter(|event| floor == Seq(0) || event.seq <= floor);
+        // The tail has what is behind its floor; the store may have some of it too by now. Of a run that was at rest when
+        // it was looked up the store has everything, and the tail of its last life is not waited for.
+        let whole = floor == Seq(0) || self.at_rest.is_some();
+        let events = events.into_iter().filter(|event| whole || event.seq <= floor);
         self.queue.extend(events.map(Arc::new));
         let last = self.queue.back().map_or(floor, |event| event.seq);
         self.watcher.skip_to(last.max(floor));
