@@ -5,12 +5,12 @@ mod approvals;
 pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
-mod checkpoints;
+pub(crate) mod checkpoints;
 pub mod connections;
 mod conversations;
 pub mod error;
 pub mod health;
-mod history;
+pub(crate) mod history;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
@@ -19,7 +19,7 @@ pub mod query;
 pub mod rejoin;
 pub mod request_id;
 mod run;
-mod sessions;
+pub(crate) mod sessions;
 pub mod sse;
 pub mod start;
 mod types;
@@ -111,6 +111,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(at("/api/v1/checkpoints", "GET").route(web::get().to(checkpoints::list)))
         .service(at("/api/v1/checkpoints/{id}", "GET").route(web::get().to(checkpoints::show)))
         .service(at("/api/v1/checkpoints/{id}/fork", "POST").route(web::post().to(checkpoints::fork)))
+        .service(at("/api/v1/checkpoints/{id}/resume", "POST").route(web::post().to(checkpoints::resume)))
         .service(at("/health", "GET").route(web::get().to(health::health)))
         .service(at("/ready", "GET").route(web::get().to(health::ready)))
         .service(at("/livez", "GET").route(web::get().to(health::live)))

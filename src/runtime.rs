@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
-use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::event::Failure;
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
@@ -22,7 +22,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
-use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings};
+use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, StorageSettings};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
@@ -122,7 +122,8 @@ impl Runtime {
             tracing::error!(reason, "storage_failed");
             std::process::exit(EXIT_STORAGE_FAILED);
         });
-        let checkpoints = CheckpointActor::start_on(&arbiter.handle(), store.clone(), on_failed);
+        let checkpoints =
+            CheckpointActor::start_with(&arbiter.handle(), store.clone(), on_failed, writer_limits(storage));
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
         let services = Services {
@@ -141,6 +142,17 @@ impl Runtime {
     }
 }
 
+/// What bounds the writer.
+#[must_use]
+pub fn writer_limits(storage: &StorageSettings) -> WriterLimits {
+    WriterLimits {
+        queue_max: storage.queue_asks_max.as_usize(),
+        group_max: storage.batch_asks_max.as_usize(),
+        group_bytes_max: storage.batch_bytes_max.as_usize(),
+        probe_interval: storage.probe_interval_ms.duration(),
+    }
+}
+
 fn run_limits(settings: &Settings) -> RunLimits {
     let sessions = &settings.sessions;
     RunLimits {
@@ -152,12 +164,16 @@ fn run_limits(settings: &Settings) -> RunLimits {
         events_max: sessions.events_per_run_max.get(),
         text_bytes_max: sessions.text_per_run_bytes_max.get(),
         failed_starts_max: sessions.attempts_max.as_u32(),
+        recent_max: sessions.recent_max.as_usize(),
         ..RunLimits::default()
     }
 }
 
 /// What workflows see of the settings. The agent that answers is `assistant`, or the first of the roster.
-fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
+///
+/// # Errors
+/// [`RuntimeError::NoAgent`].
+pub fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
     let named = settings.agents.iter().find(|(name, _)| name.as_str() == "assistant");
     let (name, agent) = named.or_else(|| settings.agents.iter().next()).ok_or(RuntimeError::NoAgent)?;
     let fast = &settings.fast_path;
@@ -178,6 +194,7 @@ fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
         context_messages_max: settings.conversation.messages_max.as_u32(),
         context_chars_max: settings.conversation.chars_max.as_usize(),
         output_tokens_max: settings.llm.output_tokens_max.map(|tokens| tokens.as_u32()),
+        question_expiry_ms: settings.sessions.question_expiry_ms.get(),
     };
     Ok(serde_json::to_value(config).unwrap_or_default())
 }

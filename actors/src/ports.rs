@@ -729,6 +729,14 @@ pub enum StoreWrite {
         /// At most this many.
         max_rows: u32,
     },
+    /// Removes executions that completed before this from history, their journals included, those that ended first
+    /// before others; at most `max_rows`. Answers how many went.
+    SweepHistory {
+        /// Executions that completed before this.
+        completed_before: Timestamp,
+        /// At most this many.
+        max_rows: u32,
+    },
     /// Puts a workflow that ran, and has no owner in any process, to rest.
     Rest {
         /// The workflow.

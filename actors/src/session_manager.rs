@@ -18,8 +18,6 @@ use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
 
-/// At most this many ended sessions are remembered.
-const RECENT: usize = 256;
 /// At most this many asks wait.
 const MAILBOX: usize = 65_536;
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +71,8 @@ struct Owner {
 pub struct SessionManager {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
+    /// At most this many ended sessions are remembered.
+    recent_max: usize,
     clock: Arc<dyn Clock>,
     /// Wakes the queues of runs and of children that wait to go on.
     wake: Wake,
@@ -80,9 +80,14 @@ pub struct SessionManager {
 }
 
 impl SessionManager {
-    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Wake) -> Mailbox<Self> {
+    pub(crate) fn start_on(
+        arbiter: &actix::ArbiterHandle,
+        clock: Arc<dyn Clock>,
+        wake: Wake,
+        recent_max: usize,
+    ) -> Mailbox<Self> {
         let (live, recent) = (HashMap::new(), VecDeque::new());
-        let manager = Self { live, recent, clock, wake, draining: false };
+        let manager = Self { live, recent, recent_max, clock, wake, draining: false };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -159,7 +164,7 @@ impl Handler<TurnEnded> for SessionManager {
         {
             info.completed_at = Some(self.clock.now());
             self.recent.push_front(info);
-            self.recent.truncate(RECENT);
+            self.recent.truncate(self.recent_max);
         }
         // A command may have been committed while the turn was on its way to rest.
         self.wake.runs.notify_one();

@@ -103,7 +103,8 @@ impl Sessions {
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
         let wake = Wake::default();
         let children = Arc::new(Semaphore::new(services.limits.children_max));
-        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
+        let recent_max = services.limits.recent_max;
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max);
         Self { services, admission, manager, wake, children }
     }
 
@@ -142,6 +143,9 @@ impl Sessions {
     /// # Cancel safety
     /// The run goes on without a watcher, and its grace begins.
     pub async fn start(&self, turn: StartTurn, permit: SessionPermit) -> Result<EventStream, StartError> {
+        if self.services.checkpoints.is_full() {
+            return Err(StoreError::Full.into());
+        }
         let StartTurn { workflow, made, input, config, message, detached } = turn;
         let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;
         let info = self.info(&workflow, &made);
@@ -175,6 +179,24 @@ impl Sessions {
         }
         let permit = self.wait_for_permit().await;
         self.resume_with(workflow, effort, Some(Place::House(permit)), false).await
+    }
+
+    /// The same for a run that goes on whether or not anybody watches.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn resume_detached(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+    ) -> Result<(), StartError> {
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        // What is over needs no permit, and must not wait for one.
+        if matches!(row.state, WorkflowState::Ended(_)) || self.is_live(workflow).await? {
+            return Ok(());
+        }
+        let permit = self.wait_for_permit().await;
+        self.resume_with(workflow, effort, Some(Place::House(permit)), true).await
     }
 
     async fn wait_for_permit(&self) -> SessionPermit {
@@ -302,12 +324,11 @@ impl Sessions {
     /// # Errors
     /// [`StartError::Unknown`] when there is no such workflow or position.
     pub async fn fork(&self, from: &WorkflowId, position: Option<Position>) -> Result<WorkflowId, StartError> {
-        if let Some(position) = position {
-            let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
-            if !can_run_from(&records, position) {
-                return Err(StartError::Unknown);
-            }
+        let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
+        if position.is_some_and(|position| !can_run_from(&records, position)) {
+            return Err(StartError::Unknown);
         }
+        let position = before_the_end(&records, position);
         let fork = WorkflowId::generate();
         let at = self.services.clock.now();
         let write = StoreWrite::Fork { from: from.clone(), position, fork: fork.clone(), at };
@@ -391,6 +412,20 @@ impl Sessions {
     /// [`AskError`].
     pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
         self.manager.ask(DrainAll { rest }).await
+    }
+}
+
+/// A fork that shared the end of a run would be over before it began, without an end of its own: it shares what is up to
+/// the last result.
+fn before_the_end(records: &[Positioned], position: Option<Position>) -> Option<Position> {
+    let end = records.iter().find(|entry| matches!(entry.record, Record::Finished { .. }));
+    match end {
+        Some(end) if position.is_none_or(|position| position >= end.position) => {
+            let last = records.iter().rev().find(|entry| entry.record.is_result());
+            let input = records.iter().find(|entry| matches!(entry.record, Record::Input));
+            last.or(input).map(|entry| entry.position)
+        }
+        Some(_) | None => position,
     }
 }
 
@@ -502,8 +537,10 @@ impl EventStream {
 
     fn take(&mut self, events: Vec<LogEvent>) {
         let floor = self.watcher.floor();
-        // The tail has what is behind its floor; the store may have some of it too by now.
-        let events = events.into_iter().filter(|event| floor == Seq(0) || event.seq <= floor);
+        // The tail has what is behind its floor; the store may have some of it too by now. Of a run that was at rest when
+        // it was looked up the store has everything, and the tail of its last life is not waited for.
+        let whole = floor == Seq(0) || self.at_rest.is_some();
+        let events = events.into_iter().filter(|event| whole || event.seq <= floor);
         self.queue.extend(events.map(Arc::new));
         let last = self.queue.back().map_or(floor, |event| event.seq);
         self.watcher.skip_to(last.max(floor));

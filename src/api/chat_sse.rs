@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::event::EventBody;
@@ -95,11 +94,7 @@ fn new_run(api: &Api, conversation: ConversationId, query: &Fields) -> Result<Ne
         return Err(ApiError::invalid("message", text));
     }
     let effort = query.get("reasoning_effort").filter(|name| !name.is_empty()).map(|name| effort(name)).transpose();
-    let effort = effort.map_err(|error| ApiError {
-        status: StatusCode::UNPROCESSABLE_ENTITY,
-        code: "validation_failed".into(),
-        ..error
-    })?;
+    let effort = effort.map_err(ApiError::in_a_body)?;
     let key = query.get("client_message_id").cloned();
     Ok(NewRun { message, conversation: Some(conversation), effort, key, ..NewRun::default() })
 }

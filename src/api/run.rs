@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use fleet_actors::event::RunOutcome;
-use fleet_actors::ids::{Seq, WorkflowId};
+use fleet_actors::ids::{MalformedId, Seq, WorkflowId};
 use fleet_actors::ports::{HistoryRow, RequestKey, WorkflowState};
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
 use serde_json::json;
@@ -18,6 +18,7 @@ use super::body::{read_object, refuse};
 use super::error::ApiError;
 use super::metrics::Metrics;
 use super::start::NewRun;
+use super::wire::frames::effort;
 
 /// Starts a run and waits for its end.
 ///
@@ -86,8 +87,17 @@ async fn submitted(
     let message = fields.text("task");
     let mode = fields.optional_text("mode");
     let additional_context = fields.value("additional_context");
+    let conversation = fields.optional_text("conversation_id").and_then(|id| match id.parse() {
+        Ok(id) => Some(id),
+        Err(error) => {
+            fields.wrong("conversation_id", &MalformedId::to_string(&error));
+            None
+        }
+    });
+    let effort = fields.optional_text("reasoning_effort").map(|name| effort(&name));
     fields.finish()?;
-    let run = NewRun { message, mode, additional_context, key, background, ..NewRun::default() };
+    let effort = effort.transpose().map_err(ApiError::in_a_body)?;
+    let run = NewRun { message, mode, additional_context, conversation, effort, key, background, ..NewRun::default() };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
     match (known, &turn.made.request) {
         (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {
@@ -178,7 +188,7 @@ fn about(mut error: ApiError, workflow: &WorkflowId) -> ApiError {
     error
 }
 
-fn accepted(workflow: &WorkflowId) -> HttpResponse {
+pub(super) fn accepted(workflow: &WorkflowId) -> HttpResponse {
     let session = format!("/api/v1/sessions/{workflow}");
     HttpResponse::Accepted().insert_header(("location", session.clone())).json(json!({
         "workflow_id": workflow,

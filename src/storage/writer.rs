@@ -125,6 +125,9 @@ impl Writer {
             StoreWrite::Sweep { ended_before, keys_before, max_rows } => {
                 self.remove(|db| remove::old(db, *ended_before, *keys_before, *max_rows))
             }
+            StoreWrite::SweepHistory { completed_before, max_rows } => {
+                self.remove(|db| remove::old_executions(db, *completed_before, *max_rows))
+            }
             StoreWrite::Rest { workflow, epoch, rest } => {
                 self.transact(|db| change::rest(db, workflow, *epoch, *rest, at.now))
             }

@@ -229,6 +229,7 @@ fn api(settings: Settings, script: Arc<Script>) -> Api {
         context_messages_max: 10,
         context_chars_max: 10_000,
         output_tokens_max: None,
+        question_expiry_ms: 86_400_000,
     };
     Api {
         sessions: Sessions::start_on(&arbiter, services, admission),

@@ -245,6 +245,7 @@ pub fn descriptors() -> usize {
 
 pub fn workflow_config() -> Value {
     let config = WorkflowConfig {
+        question_expiry_ms: 86_400_000,
         agent: AgentProfile {
             name: "assistant".to_owned(),
             model: "test".to_owned(),

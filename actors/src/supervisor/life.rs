@@ -364,7 +364,7 @@ impl Life {
             messages,
             opened,
             closed,
-            runtime: self.runtime,
+            runtime: self.spent(),
             children,
             next,
         };
@@ -543,7 +543,7 @@ impl Life {
             reasoning_effort: self.made.effort,
             created_at: self.made.created_at,
             completed_at: at,
-            runtime_ms: u64::try_from(self.runtime.as_millis()).unwrap_or(u64::MAX),
+            runtime_ms: u64::try_from(self.spent().as_millis()).unwrap_or(u64::MAX),
             model_calls: spend.model_calls,
             tool_calls: spend.tool_calls,
             usage: spend.usage,
@@ -664,6 +664,11 @@ impl Life {
             alone.then(|| self.unwatched_since.take().unwrap_or_else(|| (now, self.log.begin_grace())));
     }
 
+    /// What the run worked until now: the books, and what has been done since they were kept.
+    fn spent(&self) -> Duration {
+        self.runtime + self.working_since.map_or(Duration::ZERO, |since| Instant::now() - since)
+    }
+
     fn next_tick(&self) -> Instant {
         let limits = &self.run.limits;
         let now = Instant::now();
@@ -697,8 +702,7 @@ impl Life {
         }
         let limits = self.run.limits.clone();
         let now = Instant::now();
-        let spent = self.runtime + self.working_since.map_or(Duration::ZERO, |since| now - since);
-        if self.working_since.is_some() && spent >= limits.runtime_max {
+        if self.working_since.is_some() && self.spent() >= limits.runtime_max {
             let ms = limits.runtime_max.as_millis();
             return self
                 .fail(Failure::new("runtime_exceeded", format!("the run worked for {ms} ms, as long as a run may")));

@@ -27,6 +27,7 @@ use utoipa::{OpenApi, ToSchema};
     Problem,
     Ready,
     Responded,
+    Resume,
     Response,
     RunResult,
     Session,
@@ -65,6 +66,15 @@ pub struct WrongField {
     pub field: String,
     /// What was expected.
     pub message: String,
+}
+
+/// How to go on from a checkpoint; may be left out.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// minimal, medium or maximal, from here on.
+    #[schema(nullable = false)]
+    pub reasoning_effort: Option<String>,
 }
 
 /// What to run.

@@ -225,8 +225,8 @@ pub const URLS: &[Url] = &[
         .answers(&[(204, Answer::Empty)])
         .refuses(&[404, 409, 503]),
     Url::get("/api/v1/checkpoints", "Checkpoints of a workflow, newest first")
-        .takes(&[WORKFLOW])
-        .answers(&[(200, Answer::List("Checkpoint"))])
+        .takes(&[WORKFLOW, LIMIT, Param::query("before", "the cursor of a page")])
+        .answers(&[(200, Answer::Pages("Checkpoint"))])
         .refuses(&[404, 422, 500, 503]),
     Url::get("/api/v1/checkpoints/{id}", "One checkpoint with its steps")
         .answers(&[(200, Answer::Json("CheckpointWithSteps"))])
@@ -234,6 +234,10 @@ pub const URLS: &[Url] = &[
     Url::post("/api/v1/checkpoints/{id}/fork", "A new workflow from there")
         .answers(&[(201, Answer::Json("Fork"))])
         .refuses(&[404, 500, 503]),
+    Url::post("/api/v1/checkpoints/{id}/resume", "Go on from there, watched or not; answers once the run goes on")
+        .body("Resume")
+        .answers(&[(202, Answer::Json("Accepted"))])
+        .refuses(&[400, 404, 408, 413, 415, 422, 500, 503]),
     Url::get("/health", "How the parts are").answers(&[(200, Answer::Json("Health"))]),
     Url::get("/ready", "Whether work is taken").answers(&[(200, Answer::Json("Ready")), (503, Answer::Json("Ready"))]),
     Url::get("/livez", "Whether the process lives").answers(&[(200, Answer::Json("Alive"))]),
