@@ -1,6 +1,9 @@
-//! The store's only writer: groups what arrived while the last commit ran, and commits it at once.
+//! The store's only writer: hands on what arrives at once, in groups when the store is behind.
 //!
-//! Invariant: one commit runs at a time, so two asks reach the store in the order they were asked.
+//! The store makes one transaction of the commits that came while its last one ran, so the disk is never idle while this
+//! actor's thread is on its way to say what comes next.
+//!
+//! Invariant: asks reach the store in the order they were asked.
 //! Absent on purpose: a delay to make groups larger. The disk's own time is the window.
 
 use std::rc::Rc;
@@ -16,10 +19,12 @@ use crate::mailbox::{AskError, Mailbox};
 use crate::ports::{Append, LocalFuture, Outcome, Store, StoreError, StoreWrite, Written};
 use crate::supervisor::Writer;
 
-/// At most this many asks are one commit.
+/// At most this many appends are one commit, of this actor and of a store's transaction.
 pub const GROUP_MAX: usize = 64;
-/// Nor more bytes than this, one ask excepted.
+/// Nor more bytes than this, one append excepted.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
+/// At most this many commits are the store's to do; what comes then waits here and goes on in groups.
+const UNDER_WAY_MAX: usize = 64;
 /// At most this many asks wait.
 const MAILBOX: usize = 32_768;
 /// An ask waits this long; a slow disk is not a lost one, so the asker asks again.
@@ -47,7 +52,7 @@ enum Waiting {
 pub struct CheckpointActor {
     store: Arc<dyn Store>,
     waiting: std::collections::VecDeque<Waiting>,
-    committing: bool,
+    under_way: usize,
     on_failed: OnStorageFailed,
 }
 
@@ -55,17 +60,17 @@ impl CheckpointActor {
     /// Starts it on the arbiter that `arbiter` names and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, store: Arc<dyn Store>, on_failed: OnStorageFailed) -> Checkpoints {
-        let actor = Self { store, waiting: std::collections::VecDeque::new(), committing: false, on_failed };
+        let actor = Self { store, waiting: std::collections::VecDeque::new(), under_way: 0, on_failed };
         let address = Self::start_in_arbiter(arbiter, |_| actor);
         Checkpoints { door: Mailbox::new(address, MAILBOX, ASK_TIMEOUT) }
     }
 
     fn commit_next(&mut self, ctx: &mut Context<Self>) {
-        if self.committing {
+        if self.under_way >= UNDER_WAY_MAX {
             return;
         }
         let Some(first) = self.waiting.pop_front() else { return };
-        self.committing = true;
+        self.under_way += 1;
         let store = self.store.clone();
         let on_failed = self.on_failed.clone();
         let work: LocalFuture<'static, ()> = match first {
@@ -94,7 +99,7 @@ impl CheckpointActor {
             }
         };
         ctx.spawn(work.into_actor(self).map(|(), actor, ctx| {
-            actor.committing = false;
+            actor.under_way -= 1;
             actor.commit_next(ctx);
         }));
     }
@@ -105,12 +110,12 @@ impl CheckpointActor {
         first: Append,
         reply: oneshot::Sender<Result<Outcome, StoreError>>,
     ) -> (Vec<Append>, Vec<oneshot::Sender<Result<Outcome, StoreError>>>) {
-        let mut bytes = size(&first);
+        let mut bytes = first.bytes();
         let (mut appends, mut replies) = (vec![first], vec![reply]);
         while appends.len() < GROUP_MAX {
             match self.waiting.pop_front() {
-                Some(Waiting::Append(append, reply)) if bytes + size(&append) <= GROUP_BYTES_MAX => {
-                    bytes += size(&append);
+                Some(Waiting::Append(append, reply)) if bytes + append.bytes() <= GROUP_BYTES_MAX => {
+                    bytes += append.bytes();
                     appends.push(*append);
                     replies.push(reply);
                 }
@@ -123,10 +128,6 @@ impl CheckpointActor {
         }
         (appends, replies)
     }
-}
-
-fn size(append: &Append) -> usize {
-    append.records.iter().map(|row| row.head.len() + row.body.as_ref().map_or(0, |body| body.bytes.len())).sum()
 }
 
 fn report<T>(result: &Result<T, StoreError>, on_failed: &OnStorageFailed) {

@@ -150,8 +150,11 @@ impl Handler<TurnEnded> for SessionManager {
             self.recent.push_front(info);
             self.recent.truncate(RECENT);
         }
-        // A command may have been committed while the turn was on its way to rest.
-        self.wake.notify_one();
+        // A command may have been committed while the turn was on its way to rest. A run that is over has nothing to wake
+        // for, and a look at the store for each of them was a quarter of the processor's time under load.
+        if !matches!(state, WorkflowState::Ended(_)) {
+            self.wake.notify_one();
+        }
     }
 }
 

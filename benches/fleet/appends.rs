@@ -21,7 +21,7 @@ pub fn run(table: &mut Table) {
     let dir = tempfile::tempdir().expect("a directory");
     table.alone("appends sync p50", "ms", sync_p50_ms(dir.path(), 65_536), Bar::None);
     let (mut bare_s, mut store_s, mut door_s) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..setting("FLEET_BENCH_ROUNDS", 3).max(5) {
+    for _ in 0..setting("BENCH_ROUNDS", 3).max(5) {
         bare_s.push(rate(bare()));
         store_s.push(rate(store()));
         door_s.push(rate(door()));

@@ -43,7 +43,7 @@ struct Round {
 }
 
 pub fn run(table: &mut Table) {
-    let only = setting("FLEET_BENCH_CLIENTS", 0) as usize;
+    let only = setting("BENCH_CLIENTS", 0) as usize;
     for (count, latency) in CASES {
         if only == 0 || only == count {
             case(table, count, latency);
@@ -59,7 +59,7 @@ fn case(table: &mut Table, count: usize, latency: u64) {
     let server = Process::serve(dir.path(), model.address, 4_000);
     let mut direct = Vec::new();
     let mut through: Vec<Vec<Round>> = DOORS.iter().map(|_| Vec::new()).collect();
-    for round in 0..setting("FLEET_BENCH_ROUNDS", 3) {
+    for round in 0..setting("BENCH_ROUNDS", 3) {
         direct.push(measure(Door::Direct, model.address, count, round, &model, &server));
         for (rounds, (door, _)) in through.iter_mut().zip(DOORS) {
             rounds.push(measure(door, server.address, count, round, &model, &server));
@@ -94,7 +94,7 @@ fn case(table: &mut Table, count: usize, latency: u64) {
 fn measure(door: Door, address: SocketAddr, count: usize, round: u64, model: &Process, server: &Process) -> Round {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let warm_up = Duration::from_millis(700);
-    let length = Duration::from_secs(setting("FLEET_BENCH_SECONDS", 3));
+    let length = Duration::from_secs(setting("BENCH_SECONDS", 3));
     let from = Instant::now() + warm_up;
     let run = round * 10 + door as u64;
     let (took, sent) = (RefCell::default(), Cell::new(0));

@@ -33,7 +33,7 @@ async fn ready(server: &Process) {
 }
 
 fn memory(table: &mut Table) {
-    let sockets = setting("FLEET_BENCH_SOCKETS", 2_000);
+    let sockets = setting("BENCH_SOCKETS", 2_000);
     table.about(&format!("memory: after a start, and with {sockets} idle fleet.v2 sockets"));
     let dir = tempfile::tempdir().expect("a directory");
     let model = Process::simulate(dir.path(), 50);
@@ -62,7 +62,7 @@ fn memory(table: &mut Table) {
 }
 
 fn start(table: &mut Table) {
-    let entries = setting("FLEET_BENCH_HISTORY", 100_000);
+    let entries = setting("BENCH_HISTORY", 100_000);
     table.about(&format!("start to ready with {entries} history entries"));
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join(".var");

@@ -48,7 +48,7 @@ pub fn run(table: &mut Table) {
         });
         for at_once in [1, 64] {
             let (mut asks, mut sends) = (Vec::new(), Vec::new());
-            for _ in 0..setting("FLEET_BENCH_ROUNDS", 3) {
+            for _ in 0..setting("BENCH_ROUNDS", 3) {
                 let raw = raw.clone();
                 sends.push(
                     rate(at_once, move |number| {

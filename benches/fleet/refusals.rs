@@ -50,7 +50,7 @@ pub fn run(table: &mut Table) {
         assert_eq!(status, 202, "the one place is taken");
         for (door, request) in requests() {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for _ in 0..setting("FLEET_BENCH_ROUNDS", 3) {
+            for _ in 0..setting("BENCH_ROUNDS", 3) {
                 theirs.push(measure(&bare, &request).await);
                 ours.push(measure(&server, &request).await);
             }
@@ -64,7 +64,7 @@ pub fn run(table: &mut Table) {
 }
 
 async fn measure(server: &Process, request: &[u8]) -> Round {
-    let length = Duration::from_secs(setting("FLEET_BENCH_SECONDS", 3));
+    let length = Duration::from_secs(setting("BENCH_SECONDS", 3));
     let (from, request) = (Instant::now() + Duration::from_millis(300), Rc::<[u8]>::from(request));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| tokio::task::spawn_local(client(server.address, request.clone(), from, from + length)))

@@ -25,7 +25,7 @@ fn resume_ms(calls: u64, mode: Option<&str>) -> f64 {
         let workflow = house.run_to_its_end(calls, mode).await;
         house.close().await;
         let mut times = Vec::new();
-        for _ in 0..setting("FLEET_BENCH_ROUNDS", 3).max(5) {
+        for _ in 0..setting("BENCH_ROUNDS", 3).max(5) {
             let house = House::open(dir.path());
             let began = Instant::now();
             house.sessions.resume(&workflow, None).await.expect("resumed");
