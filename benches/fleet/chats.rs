@@ -3,9 +3,11 @@
 //! The direct client is the cheapest there is, and simulator, server and client share the machine's cores. So each
 //! measurement also says what CPU it took; where the direct calls alone take half of the machine or more, the ratio is
 //! shown and holds to no bar, and the same clients are measured at a longer model latency.
+//!
+//! The model takes exactly as long for every call, so clients that begin together would stay together for ever and wait
+//! for each other's turns at the processor. They begin spread over one latency.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -60,9 +62,9 @@ fn case(table: &mut Table, count: usize, latency: u64) {
     let mut direct = Vec::new();
     let mut through: Vec<Vec<Round>> = DOORS.iter().map(|_| Vec::new()).collect();
     for round in 0..setting("BENCH_ROUNDS", 3) {
-        direct.push(measure(Door::Direct, model.address, count, round, &model, &server));
+        direct.push(measure(Door::Direct, (count, latency), round, &model, &server));
         for (rounds, (door, _)) in through.iter_mut().zip(DOORS) {
-            rounds.push(measure(door, server.address, count, round, &model, &server));
+            rounds.push(measure(door, (count, latency), round, &model, &server));
         }
     }
     let name = |what: &str, who: &str| format!("chats {count}x{latency}ms {who} {what}");
@@ -91,9 +93,10 @@ fn case(table: &mut Table, count: usize, latency: u64) {
     }
 }
 
-fn measure(door: Door, address: SocketAddr, count: usize, round: u64, model: &Process, server: &Process) -> Round {
+fn measure(door: Door, (count, latency): (usize, u64), round: u64, model: &Process, server: &Process) -> Round {
+    let address = if door == Door::Direct { model.address } else { server.address };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let warm_up = Duration::from_millis(700);
+    let (spread, warm_up) = (Duration::from_millis(latency), Duration::from_millis(700 + latency));
     let length = Duration::from_secs(setting("BENCH_SECONDS", 3));
     let from = Instant::now() + warm_up;
     let run = round * 10 + door as u64;
@@ -102,17 +105,22 @@ fn measure(door: Door, address: SocketAddr, count: usize, round: u64, model: &Pr
     let used = || [Usage::own(), model.usage(), server.usage()].map(|usage| usage.cpu_s);
     let local = LocalSet::new();
     let (before, after) = local.block_on(&runtime, async {
-        let clients: Vec<_> = match door {
-            Door::V2 => {
-                let sockets = count.div_ceil(CHATS_PER_SOCKET);
-                let chats = |at: usize| CHATS_PER_SOCKET.min(count - at * CHATS_PER_SOCKET);
-                (0..sockets).map(|at| tokio::task::spawn_local(clients::v2(load.clone(), chats(at)))).collect()
+        let (of_socket, last) = (CHATS_PER_SOCKET, count.div_ceil(CHATS_PER_SOCKET) - 1);
+        let sockets = if door == Door::V2 { last + 1 } else { count };
+        let client = |at: usize| {
+            let load = load.clone();
+            async move {
+                tokio::time::sleep(spread.mul_f64(at as f64 / sockets as f64)).await;
+                match door {
+                    Door::Direct => clients::direct(load).await,
+                    Door::V1 => clients::v1(load).await,
+                    Door::V2 => clients::v2(load, if at == last { count - last * of_socket } else { of_socket }).await,
+                    Door::Sse => clients::sse(load).await,
+                    Door::Http => clients::http(load).await,
+                }
             }
-            Door::Direct => (0..count).map(|_| tokio::task::spawn_local(clients::direct(load.clone()))).collect(),
-            Door::V1 => (0..count).map(|_| tokio::task::spawn_local(clients::v1(load.clone()))).collect(),
-            Door::Sse => (0..count).map(|_| tokio::task::spawn_local(clients::sse(load.clone()))).collect(),
-            Door::Http => (0..count).map(|_| tokio::task::spawn_local(clients::http(load.clone()))).collect(),
         };
+        let clients: Vec<_> = (0..sockets).map(|at| tokio::task::spawn_local(client(at))).collect();
         tokio::time::sleep_until(load.from.into()).await;
         let before = used();
         tokio::time::sleep_until(load.until.into()).await;

@@ -54,8 +54,7 @@ fn memory(table: &mut Table) {
         // The other end of each lives here, too, and costs the kernel the same; its frames wait in its buffer.
         let slab = kib(kernel_slab_bytes(), before.2) / 2.0;
         table.alone("idle socket, server process", "KiB", heap, Bar::AtMost(24.0));
-        table.alone("idle socket, kernel objects", "KiB", slab, Bar::None);
-        table.alone("idle socket, both", "KiB", heap + slab.max(0.0), Bar::AtMost(24.0));
+        table.alone("idle socket, kernel objects beside it", "KiB", slab, Bar::None);
         println!("   kernel buffers of both ends: {:.2} KiB a socket", kib(tcp_buffer_bytes(), before.1));
         drop(idle);
     });

@@ -1,6 +1,7 @@
 //! A full house refusing, beside a bare actix handler that answers the same status and as many bytes.
 //!
-//! Both are processes of their own with the same number of workers, asked by the same client in turns.
+//! Both are processes of their own with the same number of workers, asked by the same client in turns. A refused upgrade
+//! ends its connection, with actix alone too, so its client connects for every request.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,14 +26,14 @@ struct Round {
     cpu_us: f64,
 }
 
-/// The doors' requests and whether the bare handler reads a body for it.
-fn requests() -> [(&'static str, Vec<u8>); 3] {
+/// The doors' requests, and whether a connection serves one only.
+fn requests() -> [(&'static str, Vec<u8>, bool); 3] {
     let upgrade = "GET /api/ws/chat HTTP/1.1\r\nhost: bench\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     [
-        ("http", post("/api/v1/run", r#"{"task":"hello"}"#)),
-        ("sse", b"GET /api/chat/c/stream?message=hello HTTP/1.1\r\nhost: bench\r\n\r\n".to_vec()),
-        ("ws", upgrade.as_bytes().to_vec()),
+        ("http", post("/api/v1/run", r#"{"task":"hello"}"#), false),
+        ("sse", b"GET /api/chat/c/stream?message=hello HTTP/1.1\r\nhost: bench\r\n\r\n".to_vec(), false),
+        ("ws", upgrade.as_bytes().to_vec(), true),
     ]
 }
 
@@ -48,11 +49,11 @@ pub fn run(table: &mut Table) {
         let mut holder = Http::connect(server.address).await.expect("a connection");
         let status = holder.exchange(&post("/api/v1/runs", r#"{"task":"hello"}"#)).await.expect("an answer");
         assert_eq!(status, 202, "the one place is taken");
-        for (door, request) in requests() {
+        for (door, request, once) in requests() {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..setting("BENCH_ROUNDS", 3) {
-                theirs.push(measure(&bare, &request).await);
-                ours.push(measure(&server, &request).await);
+                theirs.push(measure(&bare, &request, once).await);
+                ours.push(measure(&server, &request, once).await);
             }
             let of = |rounds: &[Round], pick: fn(&Round) -> f64| median(rounds.iter().map(pick));
             let name = |what: &str| format!("429 {door} {what}");
@@ -63,11 +64,11 @@ pub fn run(table: &mut Table) {
     });
 }
 
-async fn measure(server: &Process, request: &[u8]) -> Round {
+async fn measure(server: &Process, request: &[u8], once: bool) -> Round {
     let length = Duration::from_secs(setting("BENCH_SECONDS", 3));
     let (from, request) = (Instant::now() + Duration::from_millis(300), Rc::<[u8]>::from(request));
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| tokio::task::spawn_local(client(server.address, request.clone(), from, from + length)))
+        .map(|_| tokio::task::spawn_local(client(server.address, request.clone(), once, (from, from + length))))
         .collect();
     tokio::time::sleep_until(from.into()).await;
     let before = server.usage().cpu_s;
@@ -82,7 +83,7 @@ async fn measure(server: &Process, request: &[u8]) -> Round {
 }
 
 /// Microseconds of each answer in the measured time.
-async fn client(address: SocketAddr, request: Rc<[u8]>, from: Instant, until: Instant) -> Vec<f64> {
+async fn client(address: SocketAddr, request: Rc<[u8]>, once: bool, (from, until): (Instant, Instant)) -> Vec<f64> {
     let mut http = Http::connect(address).await.expect("a connection");
     let mut took = Vec::with_capacity(100_000);
     loop {
@@ -90,7 +91,10 @@ async fn client(address: SocketAddr, request: Rc<[u8]>, from: Instant, until: In
         if began >= until {
             return took;
         }
-        let status = http.exchange(&request).await.expect("the connection stays open");
+        if once {
+            http = Http::connect(address).await.expect("a connection");
+        }
+        let status = http.exchange(&request).await.expect("an answer");
         assert_eq!(status, 429, "{}", String::from_utf8_lossy(http.answer()));
         assert!(find(http.answer(), b"retry-after").is_some(), "{}", String::from_utf8_lossy(http.answer()));
         if began >= from {
