@@ -1,9 +1,10 @@
-//! The store's only writer: groups what arrived while the last commit ran, and commits it at once.
+//! The store's only writer: hands on what arrives at once, in groups when the store is behind.
 //!
-//! Once a write finds the store full, new work is refused ([`Checkpoints::is_full`]) until a probe finds room again; what
-//! runs, and what deletes, still asks for itself.
+//! The store makes one transaction of the commits that came while its last one ran, so the disk is never idle while this
+//! actor's thread is on its way to say what comes next. Once a write finds the store full, new work is refused
+//! ([`Checkpoints::is_full`]) until a probe finds room again; what runs, and what deletes, still asks for itself.
 //!
-//! Invariant: one commit runs at a time, so two asks reach the store in the order they were asked.
+//! Invariant: asks reach the store in the order they were asked.
 //! Absent on purpose: a delay to make groups larger. The disk's own time is the window.
 
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use crate::supervisor::Writer;
 pub struct WriterLimits {
     /// At most this many asks wait; one more is answered [`StoreError::Unavailable`]. Default 4,096.
     pub queue_max: usize,
-    /// At most this many asks are one commit. Default 64.
+    /// At most this many asks are one commit, of this actor and of a store's transaction. Default 64.
     pub group_max: usize,
     /// Nor more bytes than this, one ask excepted. Default 1 MiB.
     pub group_bytes_max: usize,
@@ -40,6 +41,8 @@ impl Default for WriterLimits {
     }
 }
 
+/// At most this many commits are the store's to do; what comes then waits here and goes on in groups.
+const UNDER_WAY_MAX: usize = 64;
 /// An ask waits this long; a slow disk is not a lost one, so the asker asks again.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,7 +68,7 @@ enum Waiting {
 pub struct CheckpointActor {
     store: Arc<dyn Store>,
     waiting: std::collections::VecDeque<Waiting>,
-    committing: bool,
+    under_way: usize,
     on_failed: OnStorageFailed,
     limits: WriterLimits,
     /// Shared with every door. A probe is under way as long as it is set.
@@ -89,17 +92,17 @@ impl CheckpointActor {
     ) -> Checkpoints {
         let full = Arc::new(AtomicBool::new(false));
         let waiting = std::collections::VecDeque::new();
-        let actor = Self { store, waiting, committing: false, on_failed, limits, full: full.clone() };
+        let actor = Self { store, waiting, under_way: 0, on_failed, limits, full: full.clone() };
         let address = Self::start_in_arbiter(arbiter, |_| actor);
         Checkpoints { door: Mailbox::new(address, limits.queue_max, ASK_TIMEOUT), full }
     }
 
     fn commit_next(&mut self, ctx: &mut Context<Self>) {
-        if self.committing {
+        if self.under_way >= UNDER_WAY_MAX {
             return;
         }
         let Some(first) = self.waiting.pop_front() else { return };
-        self.committing = true;
+        self.under_way += 1;
         let store = self.store.clone();
         let on_failed = self.on_failed.clone();
         // Known before the answer is, so that whoever is told "full" finds the doors closed.
@@ -138,7 +141,7 @@ impl CheckpointActor {
             }
         };
         ctx.spawn(work.into_actor(self).map(|newly_full, actor, ctx| {
-            actor.committing = false;
+            actor.under_way -= 1;
             if newly_full {
                 tracing::error!("the store is full: new work is refused until there is room");
                 ctx.run_later(actor.limits.probe_interval, Self::probe);
@@ -167,12 +170,12 @@ impl CheckpointActor {
         first: Append,
         reply: oneshot::Sender<Result<Outcome, StoreError>>,
     ) -> (Vec<Append>, Vec<oneshot::Sender<Result<Outcome, StoreError>>>) {
-        let mut bytes = size(&first);
+        let mut bytes = first.bytes();
         let (mut appends, mut replies) = (vec![first], vec![reply]);
         while appends.len() < self.limits.group_max {
             match self.waiting.pop_front() {
-                Some(Waiting::Append(append, reply)) if bytes + size(&append) <= self.limits.group_bytes_max => {
-                    bytes += size(&append);
+                Some(Waiting::Append(append, reply)) if bytes + append.bytes() <= self.limits.group_bytes_max => {
+                    bytes += append.bytes();
                     appends.push(*append);
                     replies.push(reply);
                 }
@@ -185,10 +188,6 @@ impl CheckpointActor {
         }
         (appends, replies)
     }
-}
-
-fn size(append: &Append) -> usize {
-    append.records.iter().map(|row| row.head.len() + row.body.as_ref().map_or(0, |body| body.bytes.len())).sum()
 }
 
 fn report<T>(result: &Result<T, StoreError>, on_failed: &OnStorageFailed) {
@@ -341,8 +340,9 @@ mod tests {
         CheckpointActor::start_with(&arbiter, Arc::new(store.clone()), Arc::new(|_| {}), limits)
     }
 
-    /// Asks `asks` at once; the sizes of the commits and how many asks were answered.
-    async fn groups(limits: WriterLimits, asks: usize) -> (Vec<usize>, usize) {
+    /// Asks for so many more than the store is given one by one; how many commits there were
+    /// behind those, the largest of them, and how many asks of the surplus were answered.
+    async fn groups(limits: WriterLimits, surplus: usize) -> (usize, usize, usize) {
         let (store, sizes) = (store(), Arc::new(Mutex::new(Vec::new())));
         let seen = sizes.clone();
         store.on_commit(move |appends| {
@@ -350,25 +350,28 @@ mod tests {
             CommitFault::Proceed
         });
         let door = start(&store, limits);
-        let answers = futures_util::future::join_all((0..asks).map(|n| door.append(append(n)))).await;
+        let answers =
+            futures_util::future::join_all((0..UNDER_WAY_MAX + surplus).map(|n| door.append(append(n)))).await;
         let done = answers.iter().filter(|answer| answer.is_ok()).count();
         let full = |answer: &Result<_, _>| matches!(answer, Err(StoreError::Unavailable(_)));
         assert!(answers.iter().all(|answer| answer.is_ok() || full(answer)), "{answers:?}");
         let sizes = sizes.lock().expect("no panic").clone();
-        (sizes, done)
+        assert!(sizes[..UNDER_WAY_MAX].iter().all(|size| *size == 1), "{sizes:?}");
+        let behind = &sizes[UNDER_WAY_MAX..];
+        (behind.len(), behind.iter().copied().max().unwrap_or_default(), done - UNDER_WAY_MAX)
     }
 
     #[actix::test]
     async fn a_commit_takes_as_many_asks_and_bytes_as_the_limits_say_and_the_queue_no_more() {
-        // The first ask finds nobody else; what came meanwhile is grouped.
+        // The store is given the first asks at once, and makes its own groups of them; behind those they are grouped here.
         let limits = WriterLimits { group_max: 4, ..WriterLimits::default() };
-        assert_eq!(groups(limits, 11).await, (vec![1, 4, 4, 2], 11));
+        assert_eq!(groups(limits, 11).await, (3, 4, 11));
         let limits = WriterLimits { group_bytes_max: 3 * RECORD_BYTES, ..WriterLimits::default() };
-        assert_eq!(groups(limits, 8).await, (vec![1, 3, 3, 1], 8));
+        assert_eq!(groups(limits, 8).await, (3, 3, 8));
         let limits = WriterLimits { group_bytes_max: 1, ..WriterLimits::default() };
-        assert_eq!(groups(limits, 3).await, (vec![1, 1, 1], 3));
-        let limits = WriterLimits { queue_max: 5, ..WriterLimits::default() };
-        assert_eq!(groups(limits, 9).await, (vec![1, 4], 5));
+        assert_eq!(groups(limits, 3).await, (3, 1, 3));
+        let limits = WriterLimits { queue_max: UNDER_WAY_MAX + 5, ..WriterLimits::default() };
+        assert_eq!(groups(limits, 9).await, (1, 5, 5));
     }
 
     #[actix::test]

@@ -558,6 +558,14 @@ pub struct Append {
     pub next: Next,
 }
 
+impl Append {
+    /// Bytes of its records, about what a commit of it writes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|row| row.head.len() + row.body.as_ref().map_or(0, |body| body.bytes.len())).sum()
+    }
+}
+
 /// What became of one [`Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -73,7 +73,7 @@ impl Workflows for Asks {
 fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config: WorkflowConfig = serde_json::from_value(config.clone()).unwrap();
-        let text = match turn.ask_human("plan", config.question("approval", json!({ "plan": "buy" }))).await {
+        let text = match turn.ask_human("plan", config.question("approval", json!({ "plan": "buy" }))).await.answer {
             Answer::Given(answer) => answer.to_string(),
             Answer::Expired => "nobody answered in time".to_owned(),
         };
@@ -108,8 +108,15 @@ fn asked_under(config: &Value) -> String {
             request: None,
             on_disconnect: OnDisconnect::Continue,
             created_at: clock.now(),
+            child_of: None,
         };
-        let input = TaskInput { message: "ask".into(), conversation: None, mode: None, additional_context: None };
+        let input = TaskInput {
+            message: "ask".into(),
+            conversation: None,
+            mode: None,
+            additional_context: None,
+            principal: TaskInput::local(),
+        };
         let (config, message) = (config.clone(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
         let began = std::time::Instant::now();

@@ -7,7 +7,7 @@
 //! Absent on purpose: a retry of a lost append under other words. The same batch is asked again until the store says
 //! what became of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -100,6 +100,8 @@ pub(crate) struct LifeInputs {
     pub writer: Rc<dyn Writer>,
     /// Gives the permit back; called once, before the end shows.
     pub release: Rc<dyn Fn()>,
+    /// Set when it leaves children behind.
+    pub bore: Rc<Cell<bool>>,
     pub started: Option<oneshot::Sender<Started>>,
 }
 
@@ -160,6 +162,7 @@ struct Life {
     log: Arc<Log>,
     /// What the run is pinned to; its children are pinned to the same.
     config: Rc<Value>,
+    bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
     started: Option<oneshot::Sender<Started>>,
     function: Option<Function>,
@@ -236,6 +239,7 @@ impl Life {
             writer: inputs.writer,
             log: inputs.log,
             config,
+            bore: inputs.bore,
             release: inputs.release,
             started: inputs.started,
             function: None,
@@ -528,7 +532,8 @@ impl Life {
         let is_child = self.made.child_of.is_some();
         let said = said.filter(|_| !is_child);
         let children = output.as_mut().map(|output| std::mem::take(&mut output.children)).unwrap_or_default();
-        let children = children.into_iter().map(|child| self.bear(child, at)).collect();
+        let children: Vec<_> = children.into_iter().map(|child| self.bear(child, at)).collect();
+        self.bore.set(!children.is_empty());
         // A child that could not tell says so, or its parent's message would stay pending for ever.
         let quality = output.as_ref().and_then(|output| output.quality.clone());
         let quality = quality.or_else(|| is_child.then(Quality::not_scored));
