@@ -76,14 +76,16 @@ impl SimulatedClient {
     fn script(&self, call: &ModelCall) -> Script {
         let request = &call.request;
         let messages = request.context.messages();
+        let (schema_name, schema) = match &request.output {
+            OutputForm::Text => ("", None),
+            OutputForm::Json { name, schema } => (name.as_str(), Some(schema)),
+        };
         let simulated = SimulatedRequest {
             model: &request.model,
             messages: messages.iter().map(|message| (message.role, Cow::Borrowed(message.content.as_str()))).collect(),
             tools: request.tools.iter().map(|tool| (tool.name.as_str(), &tool.parameters)).collect(),
-            schema: match &request.output {
-                OutputForm::Text => None,
-                OutputForm::Json { schema, .. } => Some(schema),
-            },
+            schema,
+            schema_name,
             effort: self.effort,
             max_tokens: request.max_output_tokens.or(self.shared.output_tokens_max),
             attempt: call.attempt,
