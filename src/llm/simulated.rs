@@ -15,7 +15,7 @@ use fleet_actors::ports::{
 };
 
 use super::breaker::Retries;
-use super::config::LlmConfig;
+use super::config::{LlmConfig, ModelRule};
 use super::failure::Fault;
 use super::simulate::{Script, SimulatedFault, SimulatedRequest, Simulation};
 
@@ -28,6 +28,7 @@ pub(super) struct SimulatedClients {
 struct Shared {
     simulation: Simulation,
     output_tokens_max: Option<u32>,
+    models: Vec<ModelRule>,
     calls: AtomicU64,
     retries: Retries,
 }
@@ -37,6 +38,7 @@ impl SimulatedClients {
         let shared = Shared {
             simulation: config.simulated.clone(),
             output_tokens_max: config.output_tokens_max,
+            models: config.models.clone(),
             calls: AtomicU64::new(0),
             retries: Retries::new(config.retry),
         };
@@ -64,10 +66,13 @@ impl ModelClient for SimulatedClient {
         Box::pin(async move {
             self.shared.retries.began(call.attempt);
             let script = self.script(call);
-            play(&call.request.model, script, deltas).await.map_err(|fault| {
+            let model = &call.request.model;
+            let mut reply = play(model, script, deltas).await.map_err(|fault| {
                 let retry_in = self.shared.retries.delay(&fault, call.attempt, fastrand::f64());
                 ModelError { failure: fault.failure, retry_in }
-            })
+            })?;
+            ModelRule::charge(&self.shared.models, model, &mut reply);
+            Ok(reply)
         })
     }
 }

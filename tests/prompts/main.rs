@@ -6,3 +6,4 @@ mod asking;
 mod examples;
 mod reading;
 mod rendering;
+mod simulated;
