@@ -1,11 +1,13 @@
 //! AgenticFleet: everything that touches the world. The runtime itself is the `fleet-actors` crate.
 //!
 //! In reading order: [`cli`] reads the command; [`settings`] says how; [`runtime`] starts the services and [`startup`] the
-//! doors; [`api`] starts turns; [`workflow`] is what a turn does; [`llm`] and [`storage`] are what it asks of the world.
+//! doors; [`api`] starts turns; [`workflow`] is what a turn does and
+//! [`prompts`] how it asks a model for typed answers; [`llm`] and [`storage`] are what it asks of the world.
 
 pub mod api;
 pub mod cli;
 pub mod llm;
+pub mod prompts;
 pub mod runtime;
 pub mod settings;
 pub mod startup;
