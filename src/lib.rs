@@ -1,7 +1,8 @@
 //! AgenticFleet: everything that touches the world. The runtime itself is the `fleet-actors` crate.
 //!
 //! In reading order: [`cli`] reads the command; [`settings`] says how; [`runtime`] starts the services and [`startup`] the
-//! doors; [`api`] starts turns; [`workflow`] is what a turn does; [`llm`] and [`storage`] are what it asks of the world.
+//! doors; [`api`] starts turns; [`workflow`] is what a turn does; [`llm`], [`tools`] and [`storage`]
+//! are what it asks of the world.
 
 pub mod api;
 pub mod cli;
@@ -11,4 +12,5 @@ pub mod settings;
 pub mod startup;
 pub mod storage;
 pub mod telemetry;
+pub mod tools;
 pub mod workflow;
