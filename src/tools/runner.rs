@@ -12,6 +12,9 @@ use tracing::field::Empty;
 use super::policy::Policy;
 use super::{Dispatch, Offered, Provider, arguments, builtin, security};
 
+/// Failures of tools that tell of somebody who tries what may not be.
+const ATTEMPTS: [&str; 2] = ["url_denied", "sandbox_limit"];
+
 /// Every tool of the settings.
 #[derive(Clone)]
 pub struct FleetTools(Arc<Shared>);
@@ -128,7 +131,13 @@ impl Runner {
             idempotency_key: &call.idempotency_key,
             attempt: call.attempt,
         };
-        provider.call(dispatch).await
+        let result = provider.call(dispatch).await;
+        if let Err(failure) = &result
+            && let Some(event) = ATTEMPTS.into_iter().find(|code| **code == *failure.code)
+        {
+            security::refused(event, &call.workflow, &self.principal, &call.name, &failure.message);
+        }
+        result
     }
 
     /// Who makes the call, if it may be made; else the name of the security event, and what the model is told.

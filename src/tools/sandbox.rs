@@ -96,6 +96,8 @@ impl Sandbox {
         if !settings.bwrap.is_file() {
             return Err(format!("{} is not installed (package bubblewrap)", settings.bwrap.display()));
         }
+        // What this process opens is closed at a start; what it was born with may not be, and would come along.
+        close_fds::set_fds_cloexec_threadsafe(3, &[]);
         let base = Base::make(data_dir).map_err(|error| format!("no directory to run code in: {error}"))?;
         if base.path.starts_with("/usr") {
             return Err("the data directory stands in /usr, which programs can read".to_owned());

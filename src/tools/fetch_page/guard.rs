@@ -32,6 +32,9 @@ pub enum Denied {
     /// A private, local or reserved address, whether written or resolved.
     #[error("the address {0} is not public")]
     Address(IpAddr),
+    /// `localhost`, by whatever resolver.
+    #[error("this machine is not fetched")]
+    Local,
     /// No host at all.
     #[error("there is no host in the address")]
     Host,
@@ -71,6 +74,10 @@ impl Guard {
         let port = url.port_or_known_default().ok_or(Denied::Host)?;
         if self.named.iter().any(|place| place.is(host, port)) {
             return Ok(Way::Named);
+        }
+        let name = host.trim_end_matches('.');
+        if name == "localhost" || name.ends_with(".localhost") {
+            return Err(Denied::Local);
         }
         // The parser has already made one form of decimal, octal, hexadecimal and short addresses.
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
