@@ -4,15 +4,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use agentic_fleet::tools::sandbox::{Program, Sandbox};
 use fleet_actors::event::Failure;
 use fleet_actors::ports::ToolOutput;
 use serde_json::json;
 
-use crate::support::{Log, World, approved, call};
+use crate::support::{Log, World, approved, call, settings};
 
-/// Limits that are reached in a moment.
+/// Limits that are reached in a moment; only the time is long, for a machine may be busy.
 const TIGHT: [(&str, &str); 6] = [
-    ("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "4000"),
+    ("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "40000"),
     ("FLEET_TOOLS__SANDBOX__CPU_S", "2"),
     ("FLEET_TOOLS__SANDBOX__MEMORY_BYTES_MAX", "268435456"),
     ("FLEET_TOOLS__SANDBOX__OUTPUT_BYTES_MAX", "20000"),
@@ -105,12 +106,15 @@ async fn a_program_that_fails_gives_its_error_and_exit_code() {
     assert!(output.text.contains("Error: boom") && output.data["exit_code"] == 1, "{}", output.text);
 }
 
+/// A time that is over soon.
+const HASTY: [(&str, &str); 1] = [("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "1500")];
+
 /// Programs that go on until they are ended, and what the failure says.
 const ENDLESS: [(&str, &str, &str); 11] = [
     ("python", "while True: pass", "processor time"),
     ("javascript", "for (;;) {}", "processor time"),
-    ("python", "import time\ntime.sleep(3600)", "longer than 4000 ms"),
-    ("javascript", "setInterval(() => {}, 1000)", "longer than 4000 ms"),
+    ("python", "import time\ntime.sleep(3600)", "longer than 1500 ms"),
+    ("javascript", "setInterval(() => {}, 1000)", "longer than 1500 ms"),
     ("python", "while True: print('x' * 1000)", "printed more than"),
     ("python", "import sys\nwhile True: sys.stderr.write('x' * 1000)", "printed more than"),
     ("javascript", "for (;;) require('fs').writeSync(1, 'x'.repeat(1000))", "printed more than"),
@@ -130,23 +134,25 @@ const ENDLESS: [(&str, &str, &str); 11] = [
 
 #[tokio::test]
 async fn programs_that_do_not_end_are_ended_within_their_limits() {
-    let Some(world) = world(&[]).await else { return };
+    let Some(patient) = world(&[]).await else { return };
+    let Some(hasty) = world(&HASTY).await else { return };
     for (tool, code, text) in ENDLESS {
         let begun = Instant::now();
+        let world = if text.contains("longer") { &hasty } else { &patient };
         let failure = world.call(tool, json!({ "code": code })).await.expect_err(code);
         assert_eq!(&*failure.code, "sandbox_limit", "{code}: {failure}");
         assert!(failure.message.contains(text), "{code}: {}", failure.message);
-        assert!(begun.elapsed() < Duration::from_secs(9), "{code}: {:?}", begun.elapsed());
+        let longest = Duration::from_secs(if text.contains("longer") { 7 } else { 45 });
+        assert!(begun.elapsed() < longest, "{code}: {:?}", begun.elapsed());
     }
-    world.clean().await;
+    patient.clean().await;
+    hasty.clean().await;
     println!("{} endless programs ended by their limits", ENDLESS.len());
 }
 
 #[tokio::test]
 async fn memory_is_bounded_for_one_process_and_for_all_together() {
-    let Some(world) =
-        world(&[("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "15000"), ("FLEET_TOOLS__SANDBOX__CPU_S", "10")]).await
-    else {
+    let Some(world) = world(&[("FLEET_TOOLS__SANDBOX__CPU_S", "10")]).await else {
         return;
     };
     // One allocation of a thousand million bytes is refused to the program, which can say so.
@@ -180,7 +186,7 @@ async fn memory_is_bounded_for_one_process_and_for_all_together() {
 
 #[tokio::test]
 async fn a_fork_bomb_stays_in_its_sandbox_and_leaves_nothing() {
-    let Some(world) = world(&[]).await else { return };
+    let Some(world) = world(&[("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "4000")]).await else { return };
     let bombs = [
         ("python", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
         (
@@ -208,7 +214,7 @@ async fn a_fork_bomb_stays_in_its_sandbox_and_leaves_nothing() {
             assert_eq!(&*failure.code, "sandbox_limit", "{failure}");
         }
         assert!(most <= 70, "{most} processes");
-        assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
         world.clean().await;
     }
 }
@@ -222,7 +228,7 @@ async fn a_dropped_call_kills_every_process_of_its_program() {
     let ask = approved(call(&offer, json!({ "code": code })));
     let running = runner.call(&ask);
     tokio::pin!(running);
-    let end = Instant::now() + Duration::from_secs(4);
+    let end = Instant::now() + Duration::from_secs(30);
     while world.processes() < 9 {
         assert!(Instant::now() < end, "it did not come up: {}", world.processes());
         let _ = tokio::time::timeout(Duration::from_millis(20), &mut running).await;
@@ -444,4 +450,32 @@ async fn reaching_a_limit_is_a_security_event_without_the_code() {
     world.python("while True: print('canary-code')").await.expect_err("endless");
     let text = log.text();
     assert!(text.contains("sec.event=\"sandbox_limit\"") && !text.contains("canary-code"), "{text}");
+}
+
+#[tokio::test]
+async fn a_data_directory_that_nobody_may_enter_moves_programs_to_the_temporary_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let canonical = dir.path().canonicalize().unwrap();
+    let sandbox = match Sandbox::new(settings(&TIGHT).tools.sandbox, dir.path()) {
+        Ok(sandbox) => sandbox,
+        Err(reason) => return println!("NOT RUN: {reason}"),
+    };
+    let digest = fleet_actors::journal::digest(canonical.as_os_str().as_encoded_bytes());
+    let moved = std::env::temp_dir().join(format!("agentic-fleet-scratch-{digest}"));
+    let root = rustix::process::geteuid().is_root();
+    assert_eq!((moved.exists(), canonical.join("scratch").exists()), (root, !root));
+    let program = Program { interpreter: Path::new("/usr/bin/python3"), flags: &[], file: "m.py", code: "print(1)" };
+    let ended = sandbox.run(program).await.unwrap();
+    assert_eq!((ended.exit_code, ended.stdout.as_str(), ended.stderr.as_str()), (0, "1\n", ""));
+    // What an earlier process left there is gone at the next start; what somebody else has put there is not used.
+    let kept = if root { moved.clone() } else { canonical.join("scratch") };
+    std::fs::create_dir_all(kept.join("left/work")).unwrap();
+    Sandbox::new(settings(&TIGHT).tools.sandbox, dir.path()).unwrap();
+    assert!(!kept.join("left").exists());
+    std::fs::remove_dir_all(&kept).unwrap();
+    std::os::unix::fs::symlink("/tmp", &kept).unwrap();
+    let refused = Sandbox::new(settings(&TIGHT).tools.sandbox, dir.path()).err().unwrap_or_default();
+    assert!(refused.contains("belongs to somebody else"), "{refused}");
+    std::fs::remove_file(&kept).unwrap();
 }
