@@ -5,6 +5,7 @@
 mod addresses;
 mod artifacts;
 mod hostile;
+mod isolation;
 mod pages;
 mod rules;
 mod sandbox;

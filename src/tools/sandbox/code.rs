@@ -4,11 +4,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fleet_actors::event::Failure;
 use fleet_actors::ports::{Artifact, LocalFuture, ToolOutput, ToolSpec};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{Ended, Program, Sandbox};
 use crate::settings::{InterpreterSettings, SandboxSettings};
@@ -18,6 +20,9 @@ use crate::tools::{Dispatch, Reach};
 
 /// Characters of the code of one call.
 const CODE_CHARS_MAX: usize = 200_000;
+
+/// How long somebody waits to hear whether code can run.
+const TRIAL_MAX: Duration = Duration::from_secs(10);
 
 /// A language that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +130,9 @@ impl CodeTool {
     /// Waits until it is known whether it can run.
     async fn found(&self) -> Found {
         let mut found = self.found.clone();
-        let known = found.wait_for(Option::is_some).await;
-        known.ok().and_then(|found| found.clone()).unwrap_or_else(|| Err("the sandbox could not be tried".to_owned()))
+        let known = timeout(TRIAL_MAX, found.wait_for(Option::is_some)).await;
+        let known = known.ok().and_then(|known| known.ok().and_then(|found| found.clone()));
+        known.unwrap_or_else(|| Err("the sandbox could not be tried".to_owned()))
     }
 
     async fn run(&self, call: Dispatch<'_>) -> Result<ToolOutput, Failure> {
