@@ -2,6 +2,7 @@
 //! client JSON; [`error`] maps every failure to a status, a stable code and a public text.
 
 mod approvals;
+mod artifacts;
 pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
@@ -112,6 +113,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(at("/api/v1/checkpoints/{id}", "GET").route(web::get().to(checkpoints::show)))
         .service(at("/api/v1/checkpoints/{id}/fork", "POST").route(web::post().to(checkpoints::fork)))
         .service(at("/api/v1/checkpoints/{id}/resume", "POST").route(web::post().to(checkpoints::resume)))
+        .service(
+            at("/api/v1/workflows/{workflow_id}/artifacts/{digest}/{name}", "GET")
+                .route(web::get().to(artifacts::show)),
+        )
         .service(at("/health", "GET").route(web::get().to(health::health)))
         .service(at("/ready", "GET").route(web::get().to(health::ready)))
         .service(at("/livez", "GET").route(web::get().to(health::live)))

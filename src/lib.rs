@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`cli`] reads the command; [`settings`] says how; [`runtime`] starts the services and [`startup`] the
 //! doors; [`api`] starts turns; [`workflow`] is what a turn does and
-//! [`prompts`] how it asks a model for typed answers; [`llm`] and [`storage`] are what it asks of the world.
+//! [`prompts`] how it asks a model for typed answers; [`llm`], [`tools`] and [`storage`] are what it asks of the world.
 
 pub mod api;
 pub mod cli;
@@ -13,4 +13,5 @@ pub mod settings;
 pub mod startup;
 pub mod storage;
 pub mod telemetry;
+pub mod tools;
 pub mod workflow;

@@ -2,19 +2,15 @@
 //! besides the doors in [`startup`](crate::startup).
 
 use std::num::NonZeroU32;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
-use fleet_actors::event::Failure;
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{
-    Clock, EffectPolicy, LocalFuture, Store, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
-};
+use fleet_actors::ports::{Clock, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
@@ -24,6 +20,8 @@ use serde_json::Value;
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
 use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, StorageSettings};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::tools;
+use crate::tools::artifacts::Artifacts;
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
@@ -43,6 +41,9 @@ pub enum RuntimeError {
     /// The model provider cannot be called as configured.
     #[error(transparent)]
     Llm(#[from] llm::ConfigError),
+    /// A tool's HTTP client cannot be made.
+    #[error("the tools cannot be started: {0}")]
+    Tools(reqwest::Error),
     /// The settings name no agent.
     #[error("the settings name no agent: `agents` needs at least one")]
     NoAgent,
@@ -61,30 +62,6 @@ impl Clock for SystemClock {
 
     fn random(&self) -> u64 {
         fastrand::u64(..)
-    }
-}
-
-/// No tools: a model's call of one is an error that it sees.
-#[derive(Clone, Copy, Debug)]
-pub struct NoTools;
-
-impl Tools for NoTools {
-    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
-        Rc::new(Self)
-    }
-}
-
-impl ToolRunner for NoTools {
-    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
-        Box::pin(std::future::ready(Vec::new()))
-    }
-
-    fn policy(&self, _: &str) -> EffectPolicy {
-        EffectPolicy::SafeToRepeat
-    }
-
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
-        Box::pin(async move { Err(Failure::new("tool_unknown", format!("there is no tool `{}`", call.name))) })
     }
 }
 
@@ -126,12 +103,14 @@ impl Runtime {
             CheckpointActor::start_with(&arbiter.handle(), store.clone(), on_failed, writer_limits(storage));
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
+        let artifacts = Artifacts::in_data_dir(&storage.data_dir);
+        let tools = tools::start(settings, &artifacts, Vec::new()).map_err(RuntimeError::Tools)?;
         let services = Services {
             store,
             checkpoints,
             clock,
             agents,
-            tools: Arc::new(NoTools),
+            tools: Arc::new(tools),
             workflows: Arc::new(FleetWorkflows),
             logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
             limits: run_limits(settings),
@@ -159,6 +138,7 @@ fn run_limits(settings: &Settings) -> RunLimits {
         runtime_max: sessions.run_timeout_ms.duration(),
         idle_timeout: sessions.run_idle_timeout_ms.duration(),
         model_timeout: settings.llm.request_timeout_ms.duration(),
+        tool_timeout: settings.tools.call_timeout_ms.duration(),
         park_after: sessions.park_after_ms.duration(),
         disconnect_grace: sessions.disconnect_grace_ms.duration(),
         events_max: sessions.events_per_run_max.get(),

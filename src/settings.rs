@@ -19,6 +19,7 @@ mod server;
 mod sessions;
 mod storage;
 mod telemetry;
+mod tools;
 mod tree;
 mod ui;
 pub mod units;
@@ -42,6 +43,10 @@ pub use server::{AllowedOrigins, ServerSettings};
 pub use sessions::{ConversationSettings, FastPathSettings, OnDisconnect, SessionSettings};
 pub use storage::{Durability, StorageSettings};
 pub use telemetry::{LogFilter, LoggingSettings, TracingSettings};
+pub use tools::{
+    AccessRule, FetchSettings, HostPort, InterpreterSettings, Pattern, PolicyRule, SandboxSettings, TavilySettings,
+    ToolSettings,
+};
 pub use ui::{EVENT_TYPES, UiPriority, UiRoute, UiRouting};
 
 use tree::{Document, Layer, Node, Origin, Path};
@@ -76,6 +81,8 @@ pub struct Settings {
     pub llm: LlmSettings,
     /// The roster.
     pub agents: Roster,
+    /// For tools.
+    pub tools: ToolSettings,
     /// For logs.
     pub logging: LoggingSettings,
     /// For traces.

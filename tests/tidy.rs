@@ -153,7 +153,7 @@ fn every_public_error_code_has_a_heading_in_the_runbook() {
     let runbook = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
     let mut codes = BTreeSet::new();
     let shipped = |(name, _): &(String, String)| !name.contains("simulation") && !name.contains("testing");
-    let trees = ["src/api", "src/llm", "src/prompts", "src/workflow", "actors/src"];
+    let trees = ["src/api", "src/llm", "src/prompts", "src/tools", "src/workflow", "actors/src"];
     let prompts = std::fs::read_to_string(root().join("src/prompts.rs")).unwrap();
     let texts = trees.iter().flat_map(|under| sources(under)).chain([("src/prompts.rs".to_owned(), prompts)]);
     for (_, text) in texts.filter(shipped) {

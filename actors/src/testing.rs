@@ -4,8 +4,10 @@
 
 mod manual_clock;
 mod memory_store;
+mod no_tools;
 pub mod script;
 pub mod store_contract;
 
 pub use manual_clock::ManualClock;
 pub use memory_store::{CommitFault, MemoryStore};
+pub use no_tools::NoTools;

@@ -142,10 +142,17 @@ impl ApiError {
     #[must_use]
     pub fn of_failure(failure: &Failure) -> Self {
         let status = match &*failure.code {
-            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" => StatusCode::GATEWAY_TIMEOUT,
-            "cancelled" | "ambiguous_effect" => StatusCode::CONFLICT,
-            "storage_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-            "limit_reached" => StatusCode::UNPROCESSABLE_ENTITY,
+            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" | "tool_timeout" => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            "cancelled" | "ambiguous_effect" | "tool_changed" | "mcp_tool_changed" => StatusCode::CONFLICT,
+            "storage_unavailable" | "tool_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+            "tool_unknown"
+            | "tool_denied"
+            | "tool_arguments_invalid"
+            | "url_denied"
+            | "sandbox_limit"
+            | "limit_reached" => StatusCode::UNPROCESSABLE_ENTITY,
             "internal" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,
         };

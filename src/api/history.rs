@@ -79,7 +79,10 @@ pub(crate) async fn remove(api: &Api, id: WorkflowId) -> Result<(), ApiError> {
     match api.write(StoreWrite::DeleteHistory(id)).await? {
         Written::NotFound => Err(ApiError::not_found("execution")),
         Written::Conflict => Err(ApiError::in_use("the run is not over: cancel it first")),
-        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(()),
+        Written::Done | Written::Posted(_) | Written::Removed(_) => {
+            super::artifacts::sweep_soon(api);
+            Ok(())
+        }
     }
 }
 
@@ -89,6 +92,7 @@ pub(crate) async fn remove(api: &Api, id: WorkflowId) -> Result<(), ApiError> {
 /// [`ApiError`].
 pub async fn clear(api: Data<Api>) -> Result<HttpResponse, ApiError> {
     api.write(StoreWrite::ClearHistory).await?;
+    super::artifacts::sweep_soon(&api);
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -23,6 +23,7 @@ use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
 use crate::telemetry::LogLevel;
+use crate::tools::artifacts::Artifacts;
 
 pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     let settings = Arc::new(effective.settings);
@@ -176,6 +177,7 @@ fn reload(start: &Settings, sessions: &Sessions, flags: &Flags, level: &LogLevel
 
 async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
     let storage = &settings.storage;
+    let artifacts = Artifacts::in_data_dir(&storage.data_dir);
     let day = 86_400_000_i64;
     let journals = i64::from(storage.journal_retention_days.as_u32()) * day;
     let keys = i64::from(storage.request_key_retention_hours.as_u32()) * day / 24;
@@ -188,6 +190,9 @@ async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
         let swept = sweep_all(&sessions, StoreWrite::Sweep { ended_before, keys_before, max_rows }, max_rows).await;
         if let Err(error) = swept {
             tracing::warn!(%error, "old journals were not swept");
+        }
+        if let Err(error) = artifacts.sweep(sessions.store().as_ref()).await {
+            tracing::warn!(%error, "artifacts of removed runs were not swept");
         }
         let Some(history) = history else { continue };
         let completed_before = Timestamp(now - history);

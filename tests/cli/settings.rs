@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentic_fleet::llm::LlmConfig;
-use agentic_fleet::runtime::{NoTools, workflow_config, writer_limits};
+use agentic_fleet::runtime::{workflow_config, writer_limits};
 use agentic_fleet::settings::{Durability, Flags, Settings, Sources};
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use agentic_fleet::workflow::WorkflowConfig;
@@ -20,7 +20,7 @@ use fleet_actors::ports::{
 use fleet_actors::sessions::{Sessions, StartTurn, StreamItem};
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
-use fleet_actors::testing::{ManualClock, MemoryStore};
+use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -167,6 +167,7 @@ fn completed(id: &str, at: Timestamp) -> Append {
         request: None,
         on_disconnect: OnDisconnect::Cancel,
         created_at: at,
+        child_of: None,
     };
     let entry = HistoryRow {
         workflow_id: WorkflowId::from_trusted(id),
@@ -180,6 +181,9 @@ fn completed(id: &str, at: Timestamp) -> Append {
         completed_at: at,
         runtime_ms: 1,
         model_calls: 0,
+        tool_calls: 0,
+        by_agent: std::collections::BTreeMap::new(),
+        quality: None,
         usage: Usage::default(),
     };
     Append {
@@ -190,6 +194,7 @@ fn completed(id: &str, at: Timestamp) -> Append {
         messages: Vec::new(),
         opened: Vec::new(),
         closed: Vec::new(),
+        children: Vec::new(),
         runtime: Duration::ZERO,
         next: Next::Ended(Box::new(entry)),
     }

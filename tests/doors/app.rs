@@ -14,17 +14,16 @@ use agentic_fleet::settings::{Settings, Sources};
 use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
-use fleet_actors::event::{Channel, Failure};
+use fleet_actors::event::Channel;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
-    AgentClients, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    ReasoningEffort, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
+    AgentClients, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, ReasoningEffort,
 };
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
-use fleet_actors::testing::{ManualClock, MemoryStore};
+use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
 use tokio::sync::Semaphore;
 
 /// Nothing here takes longer, unless it is broken.
@@ -100,28 +99,6 @@ impl ModelClient for Model {
 impl AgentClients for Model {
     fn client(&self, _: Option<ReasoningEffort>) -> Rc<dyn ModelClient> {
         Rc::new(Self(self.0.clone()))
-    }
-}
-
-struct NoTools;
-
-impl ToolRunner for NoTools {
-    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
-        Box::pin(std::future::ready(Vec::new()))
-    }
-
-    fn policy(&self, _: &str) -> EffectPolicy {
-        EffectPolicy::Ambiguous
-    }
-
-    fn call<'a>(&'a self, _: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
-        Box::pin(async { Err(Failure::new("tool_unknown", "there are no tools")) })
-    }
-}
-
-impl Tools for NoTools {
-    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
-        Rc::new(Self)
     }
 }
 

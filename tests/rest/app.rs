@@ -17,13 +17,12 @@ use fleet_actors::event::Failure;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
-    AgentClients, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    ReasoningEffort, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
+    AgentClients, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, ReasoningEffort,
 };
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
-use fleet_actors::testing::{ManualClock, MemoryStore};
+use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
 
 /// How the model answers.
 #[derive(Clone, Copy)]
@@ -59,28 +58,6 @@ impl ModelClient for Model {
                 Script::Hangs => std::future::pending().await,
             }
         })
-    }
-}
-
-struct NoTools;
-
-impl Tools for NoTools {
-    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
-        Rc::new(Self)
-    }
-}
-
-impl ToolRunner for NoTools {
-    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
-        Box::pin(std::future::ready(Vec::new()))
-    }
-
-    fn policy(&self, _: &str) -> EffectPolicy {
-        EffectPolicy::Ambiguous
-    }
-
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
-        Box::pin(async move { Err(Failure::new("unknown_tool", format!("there is no tool {}", call.name))) })
     }
 }
 

@@ -221,6 +221,7 @@ impl Script {
             agent_id: None,
             workflow: Some(workflow.clone()),
             finish_reason: None,
+            quality: None,
         });
         let began = Positioned {
             position: Position(1),
@@ -238,6 +239,7 @@ impl Script {
             messages: messages.collect(),
             opened: Vec::new(),
             closed: Vec::new(),
+            children: Vec::new(),
             runtime: Duration::ZERO,
             next: Next::Running,
         };
@@ -292,6 +294,7 @@ impl Script {
             limits: self.limits.clone(),
             log,
             writer,
+            bore: Rc::default(),
             release: Rc::new(|| {}),
             started: None,
         };
@@ -322,6 +325,7 @@ fn made(input: &TaskInput, at: Timestamp) -> NewWorkflow {
         request: None,
         on_disconnect: OnDisconnect::Continue,
         created_at: at,
+        child_of: None,
     }
 }
 

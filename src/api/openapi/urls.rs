@@ -184,6 +184,9 @@ pub const URLS: &[Url] = &[
         .body("Response")
         .answers(&[(200, Answer::Json("Responded"))])
         .refuses(&[400, 404, 408, 409, 413, 415, 422, 503]),
+    Url::get("/api/v1/workflows/{workflow_id}/artifacts/{digest}/{name}", "A file that a run made, as a download")
+        .answers(&[(200, Answer::Text("application/octet-stream"))])
+        .refuses(&[404, 503]),
     Url::post("/api/v1/conversations", "Make a conversation")
         .body("NewConversation")
         .answers(&[(201, Answer::Json("Conversation"))])
