@@ -8,6 +8,8 @@
 //! Invariant: no provider is called before all of that held. What a model says is data; it cannot change a rule.
 //! Absent on purpose: a tool that no setting names, and rules that a prompt, an agent or a tool's own words could relax.
 
+pub mod mcp;
+
 use std::sync::Arc;
 
 use fleet_actors::event::Failure;
