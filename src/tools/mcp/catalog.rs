@@ -14,7 +14,7 @@ use fleet_actors::ports::{EffectPolicy, ToolSpec};
 use rmcp::model::{ListToolsResult, Tool, ToolAnnotations};
 use serde_json::Value;
 
-use super::Trust;
+use super::{Plan, Trust};
 use crate::tools::{Offered, Reach};
 
 /// Characters of a tool's name that every model provider takes.
@@ -69,9 +69,7 @@ fn belief(trust: &Trust, raw: &str, hints: Option<&ToolAnnotations>) -> (EffectP
 
 /// Collects the pages of one server's list.
 pub(super) struct Collector<'a> {
-    server: &'a Arc<str>,
-    trust: &'a Trust,
-    tools_max: usize,
+    plan: &'a Plan,
     bytes_left: usize,
     seen: BTreeSet<String>,
     tools: BTreeMap<String, Listed>,
@@ -79,9 +77,13 @@ pub(super) struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(server: &'a Arc<str>, trust: &'a Trust, tools_max: usize, bytes_max: usize) -> Self {
+    pub(super) fn new(plan: &'a Plan) -> Self {
         let (seen, tools) = (BTreeSet::new(), BTreeMap::new());
-        Self { server, trust, tools_max, bytes_left: bytes_max, seen, tools, left_out: 0 }
+        Self { plan, bytes_left: plan.limits.tools_bytes_max, seen, tools, left_out: 0 }
+    }
+
+    fn full(&self) -> bool {
+        self.tools.len() >= self.plan.limits.tools_max
     }
 
     /// Takes a page in and gives the cursor of the next, if there is one and room for it.
@@ -89,27 +91,24 @@ impl<'a> Collector<'a> {
         for tool in page.tools {
             self.take(tool);
         }
-        page.next_cursor.filter(|_| self.tools.len() < self.tools_max && self.bytes_left > 0)
+        page.next_cursor.filter(|_| !self.full() && self.bytes_left > 0)
     }
 
     fn take(&mut self, tool: Tool) {
         let raw = tool.name.into_owned();
         let description = tool.description.map(|text| text.into_owned()).unwrap_or_default();
         let parameters = Value::Object(Arc::unwrap_or_clone(tool.input_schema));
-        let bytes = raw.len() + description.len() + parameters.to_string().len();
-        if self.tools.len() >= self.tools_max || bytes > self.bytes_left || !self.seen.insert(raw.clone()) {
-            self.left_out += 1;
-            return;
-        }
-        let name = exposed(self.server, &raw);
-        if self.tools.contains_key(&name) {
+        let all = format!("{raw} {description} {parameters}");
+        let (name, bytes) = (exposed(&self.plan.name, &raw), all.len());
+        let fits = !self.full() && bytes <= self.bytes_left && !self.plan.redactor.finds(&all);
+        if !fits || !self.seen.insert(raw.clone()) || self.tools.contains_key(&name) {
             self.left_out += 1;
             return;
         }
         self.bytes_left -= bytes;
-        let (effect, reach) = belief(self.trust, &raw, tool.annotations.as_ref());
+        let (effect, reach) = belief(&self.plan.trust, &raw, tool.annotations.as_ref());
         let spec = ToolSpec { name: name.as_str().into(), description, parameters };
-        let offered = Offered { spec, effect, reach, source: self.server.clone(), unavailable: None };
+        let offered = Offered { spec, effect, reach, source: self.plan.name.clone(), unavailable: None };
         let digest = offered.schema_digest();
         self.tools.insert(name, Listed { raw, offered, digest, changed: false });
     }

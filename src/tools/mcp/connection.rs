@@ -11,11 +11,16 @@ use rmcp::model::{
     ClientCapabilities, ClientConfig, ClientRequest, Implementation, ListToolsRequest, PaginatedRequestParams,
     ProtocolVersion, ServerResult,
 };
-use rmcp::service::{ClientLifecycleMode, NotificationContext, Peer, RunningService, serve_client_with_lifecycle};
+use rmcp::service::{
+    ClientLifecycleMode, NotificationContext, Peer, RunningService, RunningServiceCancellationToken,
+    serve_client_with_lifecycle,
+};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::{StreamableHttpClientTransport, StreamableHttpClientTransportConfig};
 use rmcp::{ClientHandler, RoleClient, ServiceError};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::catalog::{Collector, PAGES_MAX};
 use super::process::{BoundedLines, Group, log_errors, start};
@@ -23,14 +28,15 @@ use super::{Launch, McpProtocol, Plan, Target};
 
 /// What closing a connection may take, before its process is told to end.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
-/// Between two looks whether a connection still stands.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Characters of a reason.
 const REASON_CHARS_MAX: usize = 300;
 
-/// A connection that stands.
+/// A connection that stands. Dropping it ends it and kills its process.
 pub(super) struct Link {
-    running: RunningService<RoleClient, Handler>,
+    peer: Peer<RoleClient>,
+    stop: Option<RunningServiceCancellationToken>,
+    /// Ends when the connection does.
+    ended: JoinHandle<()>,
     group: Option<Group>,
 }
 
@@ -88,7 +94,7 @@ impl Link {
         let transport = AsyncRwTransport::new_client(output, started.input).with_max_line_length(max);
         let running = serve_client_with_lifecycle(handler, transport, mode).await;
         let running = running.map_err(|error| in_words(plan, &error))?;
-        Ok(Self { running, group: Some(started.group) })
+        Ok(Self::new(running, Some(started.group)))
     }
 
     async fn over_http(
@@ -116,12 +122,18 @@ impl Link {
         let transport = StreamableHttpClientTransport::with_client(http, config);
         let running = serve_client_with_lifecycle(handler, transport, mode).await;
         let running = running.map_err(|error| in_words(plan, &error))?;
-        Ok(Self { running, group: None })
+        Ok(Self::new(running, None))
+    }
+
+    fn new(running: RunningService<RoleClient, Handler>, group: Option<Group>) -> Self {
+        let (peer, stop) = (running.peer().clone(), Some(running.cancellation_token()));
+        let ended = tokio::spawn(async move { drop(running.waiting().await) });
+        Self { peer, stop, ended, group }
     }
 
     /// For calls.
     pub(super) fn peer(&self) -> Peer<RoleClient> {
-        self.running.peer().clone()
+        self.peer.clone()
     }
 
     /// Fills `collector` with the list of tools.
@@ -130,7 +142,7 @@ impl Link {
         for _ in 0..PAGES_MAX {
             let params = PaginatedRequestParams::default().with_cursor(cursor);
             let request = ListToolsRequest { params: Some(params), ..ListToolsRequest::default() };
-            let answer = self.running.peer().send_request(ClientRequest::ListToolsRequest(request)).await?;
+            let answer = self.peer.send_request(ClientRequest::ListToolsRequest(request)).await?;
             let ServerResult::ListToolsResult(page) = answer else { return Err(ServiceError::UnexpectedResponse) };
             cursor = collector.page(page);
             if cursor.is_none() {
@@ -140,20 +152,28 @@ impl Link {
         Ok(())
     }
 
-    /// Returns when the connection stands no more.
-    pub(super) async fn closed(&self) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        while !self.running.peer().is_transport_closed() && !self.running.is_closed() {
-            look.tick().await;
-        }
+    /// Returns when the connection stands no more. Not to be asked again after that.
+    pub(super) async fn closed(&mut self) {
+        let _ = (&mut self.ended).await;
     }
 
     /// Ends it in order.
     pub(super) async fn end(mut self) {
-        let _ = self.running.close_with_timeout(CLOSE_MAX).await;
+        if let Some(stop) = self.stop.take() {
+            stop.cancel();
+        }
+        if !self.ended.is_finished() {
+            let _ = timeout(CLOSE_MAX, &mut self.ended).await;
+        }
         if let Some(group) = self.group.take() {
             group.end().await;
         }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.ended.abort();
     }
 }
 

@@ -30,6 +30,11 @@ impl Redactor {
         })
     }
 
+    /// Whether there is anything to take out.
+    pub(super) fn finds(&self, text: &str) -> bool {
+        self.0.iter().any(|secret| text.contains(secret.as_str()))
+    }
+
     fn value(&self, value: Value) -> Value {
         if self.0.is_empty() {
             return value;

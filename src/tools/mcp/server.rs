@@ -92,7 +92,10 @@ impl Server {
         let limits = &self.plan.limits;
         let (mut failures, server) = (0_u32, &*self.plan.name);
         while !*stop.borrow() {
-            self.state.send_replace(State::Starting);
+            // One that failed again is down until it stands: nobody waits for it.
+            if failures <= 1 {
+                self.state.send_replace(State::Starting);
+            }
             let opening = timeout(limits.connect, Link::open(&self.plan, self.relist.clone()));
             let opened = tokio::select! {
                 opened = opening => opened.unwrap_or_else(|_| Err(format!("no handshake in {:?}", limits.connect))),
@@ -100,8 +103,8 @@ impl Server {
             };
             let began = Instant::now();
             let (link, reason) = match opened {
-                Ok(link) => {
-                    let reason = self.serve(&link, &pins, &mut stop).await;
+                Ok(mut link) => {
+                    let reason = self.serve(&mut link, &pins, &mut stop).await;
                     (Some(link), reason)
                 }
                 Err(reason) => (None, reason),
@@ -126,11 +129,15 @@ impl Server {
     }
 
     /// Lists the tools, takes calls, and says why that ended.
-    async fn serve(&self, link: &Link, pins: &Pins, stop: &mut watch::Receiver<bool>) -> String {
+    async fn serve(&self, link: &mut Link, pins: &Pins, stop: &mut watch::Receiver<bool>) -> String {
         self.timeouts.store(0, Ordering::Release);
         let sick = Arc::new(Notify::new());
         loop {
-            if let Err(reason) = self.list(link, pins, &sick).await {
+            let listed = tokio::select! {
+                listed = self.list(link, pins, &sick) => listed,
+                _ = stop.wait_for(|stop| *stop) => return "it was stopped".to_owned(),
+            };
+            if let Err(reason) = listed {
                 return reason;
             }
             let listed = Instant::now();
@@ -149,7 +156,7 @@ impl Server {
 
     async fn list(&self, link: &Link, pins: &Pins, sick: &Arc<Notify>) -> Result<(), String> {
         let (plan, limits) = (&self.plan, &self.plan.limits);
-        let mut collector = Collector::new(&plan.name, &plan.trust, limits.tools_max, limits.tools_bytes_max);
+        let mut collector = Collector::new(plan);
         match timeout(limits.list, link.list(&mut collector)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("its tools cannot be listed: {}", in_words(plan, &error))),
@@ -184,7 +191,7 @@ impl Server {
     fn unavailable(&self, reason: &str, until: Option<Instant>) -> Failure {
         let message = format!("the mcp server {} is not available: {reason}", self.plan.name);
         let wait = until.map(|until| until.saturating_duration_since(Instant::now()).as_millis());
-        let retry_after_ms = wait.map(|wait| u64::try_from(wait).unwrap_or(u64::MAX).max(1));
+        let retry_after_ms = wait.map(|wait| u64::try_from(wait).unwrap_or(u64::MAX).max(100));
         Failure { retry_after_ms, ..Failure::new("mcp_unavailable", message) }
     }
 
