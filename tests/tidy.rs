@@ -146,7 +146,7 @@ fn every_public_error_code_has_a_heading_in_the_runbook() {
     let runbook = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
     let mut codes = BTreeSet::new();
     let shipped = |(name, _): &(String, String)| !name.contains("simulation") && !name.contains("testing");
-    let trees = ["src/api", "src/llm", "src/workflow", "actors/src"];
+    let trees = ["src/api", "src/llm", "src/tools", "src/workflow", "actors/src"];
     for (_, text) in trees.iter().flat_map(|under| sources(under)).filter(shipped) {
         let code = code(&text);
         for call in ["Failure::new(", "ApiError::new(", "Self::new(StatusCode"] {

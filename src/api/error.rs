@@ -136,9 +136,11 @@ impl ApiError {
     #[must_use]
     pub fn of_failure(failure: &Failure) -> Self {
         let status = match &*failure.code {
-            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" => StatusCode::GATEWAY_TIMEOUT,
-            "cancelled" | "ambiguous_effect" => StatusCode::CONFLICT,
-            "storage_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" | "mcp_timeout" => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            "cancelled" | "ambiguous_effect" | "mcp_tool_changed" => StatusCode::CONFLICT,
+            "storage_unavailable" | "mcp_busy" => StatusCode::SERVICE_UNAVAILABLE,
             "limit_reached" => StatusCode::UNPROCESSABLE_ENTITY,
             "internal" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,

@@ -61,7 +61,10 @@ struct Launch {
 /// Where a server is.
 enum Target {
     Stdio(Launch),
-    Http { url: String, headers: Vec<(HeaderName, HeaderValue)> },
+    Http {
+        url: String,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    },
     /// It cannot be reached as configured; says why.
     Nowhere(String),
 }
@@ -115,6 +118,24 @@ pub enum McpState {
 /// The service. Clones share it; it ends with the last, or by [`McpServers::shutdown`].
 #[derive(Clone)]
 pub struct McpServers(Arc<Inner>);
+
+/// Ends the servers when it is dropped, whoever else still holds them.
+#[derive(Debug)]
+pub struct McpGuard(McpServers);
+
+impl McpGuard {
+    /// The servers.
+    #[must_use]
+    pub fn servers(&self) -> &McpServers {
+        &self.0
+    }
+}
+
+impl Drop for McpGuard {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}
 
 struct Inner {
     servers: BTreeMap<Arc<str>, Arc<Server>>,
@@ -172,6 +193,12 @@ impl McpServers {
     /// then. A second call does nothing.
     pub fn shutdown(&self) {
         self.0.shutdown();
+    }
+
+    /// What ends them with its holder: clones of this may be held by threads that never end.
+    #[must_use]
+    pub fn guard(&self) -> McpGuard {
+        McpGuard(self.clone())
     }
 
     fn server_of(&self, tool: &str) -> Option<&Arc<Server>> {
@@ -260,10 +287,7 @@ fn plan(name: &McpServerName, server: &McpServerSettings, all: &McpSettings, env
         name: name.as_str().into(),
         target: target(server, environment, &value).unwrap_or_else(Target::Nowhere),
         protocol: server.protocol,
-        trust: Trust {
-            annotations: server.trust_annotations,
-            read_only: server.read_only.iter().cloned().collect(),
-        },
+        trust: Trust { annotations: server.trust_annotations, read_only: server.read_only.iter().cloned().collect() },
         accepted: server.accepted_digests.iter().cloned().collect(),
         redactor: Redactor::new(secrets),
         limits,

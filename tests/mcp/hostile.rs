@@ -1,7 +1,7 @@
 //! Against a server that hangs, dies, floods, lies and changes its mind.
 
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agentic_fleet::tools::mcp::{McpState, PINS_FILE};
@@ -227,6 +227,40 @@ async fn a_server_sees_only_the_variables_it_was_given_and_cannot_repeat_them() 
     let shout = fleet.call("mcp__h__shout", json!({})).await.expect("a text");
     assert_eq!(shout.text, "the canary is [redacted]");
     assert!(!fleet.yaml.contains("canary-7731") && fleet.environment.contains_key("OTHER_SECRET"));
+}
+
+/// Everything logged by this process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("the log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_writes_to_its_standard_error_is_logged_encoded_capped_and_without_secrets() {
+    let log = Log::default();
+    let writer = log.clone();
+    let json = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+    json.try_init().expect("nobody else logs in this process");
+    let fleet = Fleet::start(&hostile("good", "", "    env: [CANARY_TOKEN]\n"), &[("CANARY_TOKEN", "canary-7731")]);
+    fleet.ready("h").await;
+    fleet.call("mcp__h__shout", json!({})).await.expect("a text");
+    let line = until("the line is logged", || {
+        let text = String::from_utf8(log.0.lock().expect("the log").clone()).expect("UTF-8");
+        assert!(!text.contains("canary-7731"), "{text}");
+        text.lines().find(|line| line.contains("mcp server says")).map(str::to_owned)
+    });
+    let line = line.await;
+    assert!(line.contains("\\u001b[31mred\\u0007 [redacted]zzz"), "{line}");
+    assert!(!line.contains('\u{1b}') && line.len() < 1_400, "{} bytes: {line}", line.len());
 }
 
 #[tokio::test]

@@ -51,7 +51,11 @@ impl Redactor {
 }
 
 /// The outcome of a call that was answered.
-pub(super) fn outcome(response: CallToolResponse, bytes_max: usize, redactor: &Redactor) -> Result<ToolOutput, Failure> {
+pub(super) fn outcome(
+    response: CallToolResponse,
+    bytes_max: usize,
+    redactor: &Redactor,
+) -> Result<ToolOutput, Failure> {
     match response {
         CallToolResponse::Complete(result) => complete(result, bytes_max, redactor),
         CallToolResponse::InputRequired(_) => Err(failed("the tool asks for input in the middle of a call".to_owned())),
