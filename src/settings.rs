@@ -38,7 +38,7 @@ pub use llm::{
     Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, Provider, RetrySettings,
     SimulatedSettings,
 };
-pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, Variable};
+pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};

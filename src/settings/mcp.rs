@@ -81,7 +81,7 @@ pub struct McpServerSettings {
     pub cwd: Option<PathBuf>,
     /// For HTTP: its address.
     #[serde(default)]
-    pub url: Option<HttpUrl>,
+    pub url: Option<McpUrl>,
     /// For HTTP: header names and the variables that hold their values.
     #[serde(default)]
     pub headers_env: BTreeMap<String, Variable>,
@@ -122,6 +122,27 @@ pub struct McpServerSettings {
 
 fn yes() -> bool {
     true
+}
+
+/// An [`HttpUrl`] that keeps a slash at its end: some servers know only the one form, and redirects are not followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct McpUrl(String);
+
+impl McpUrl {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for McpUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        HttpUrl::try_from(text.clone()).map(|_| Self(text))
+    }
 }
 
 /// The name of a server. It is followed by `__` in names of tools, so it holds none and ends with no `_`.

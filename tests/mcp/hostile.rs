@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use agentic_fleet::settings::LogFilter;
 use agentic_fleet::tools::mcp::{McpState, PINS_FILE};
 use agentic_fleet::tools::{Provider as _, Reach};
 use fleet_actors::ports::EffectPolicy;
@@ -248,7 +249,9 @@ impl std::io::Write for Log {
 async fn what_a_server_writes_to_its_standard_error_is_logged_encoded_capped_and_without_secrets() {
     let log = Log::default();
     let writer = log.clone();
-    let json = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+    let filter = LogFilter::try_from("debug".to_owned()).expect("a level").filter();
+    let json = tracing_subscriber::fmt().with_env_filter(filter).json().flatten_event(true);
+    let json = json.with_writer(move || writer.clone());
     json.try_init().expect("nobody else logs in this process");
     let fleet = Fleet::start(&hostile("good", "", "    env: [CANARY_TOKEN]\n"), &[("CANARY_TOKEN", "canary-7731")]);
     fleet.ready("h").await;

@@ -41,7 +41,7 @@ fn config(dir: &Path, modes: &[&str]) -> String {
 async fn servers_that_hang_delay_no_start_and_end_with_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), &["silent", "stubborn"]);
-    let (mut server, docs) = start(&["--config", &config, "serve", "--port", "0"], &[], dir.path(), "browser:");
+    let (mut server, docs) = start(&["serve", "--config", &config, "--port", "0"], &[], dir.path(), "browser:");
     let ready = client().get(docs.replace("/docs", "/readyz")).send().await.unwrap();
     assert_eq!(ready.status(), 200);
     let files = ["silent/starts", "stubborn/starts", "stubborn/child"];
@@ -56,7 +56,7 @@ async fn servers_that_hang_delay_no_start_and_end_with_the_process() {
 async fn a_server_that_minds_its_input_ends_even_when_the_process_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), &["good"]);
-    let (mut server, _) = start(&["--config", &config, "serve", "--port", "0"], &[], dir.path(), "browser:");
+    let (mut server, _) = start(&["serve", "--config", &config, "--port", "0"], &[], dir.path(), "browser:");
     all(dir.path(), &["good/starts"], true).await;
     server.end("KILL");
     all(dir.path(), &["good/starts"], false).await;
