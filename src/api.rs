@@ -1,6 +1,7 @@
 //! The doors: HTTP, SSE and WebSocket. The URL table stands in [`routes`]; each resource is a file; `wire` holds the only
 //! client JSON; [`error`] maps every failure to a status, a stable code and a public text.
 
+mod artifacts;
 pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
@@ -107,6 +108,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(at("/api/v1/checkpoints", "GET").route(web::get().to(checkpoints::list)))
         .service(at("/api/v1/checkpoints/{id}", "GET").route(web::get().to(checkpoints::show)))
         .service(at("/api/v1/checkpoints/{id}/fork", "POST").route(web::post().to(checkpoints::fork)))
+        .service(
+            at("/api/v1/workflows/{workflow_id}/artifacts/{digest}/{name}", "GET")
+                .route(web::get().to(artifacts::show)),
+        )
         .service(at("/health", "GET").route(web::get().to(health::health)))
         .service(at("/ready", "GET").route(web::get().to(health::ready)))
         .service(at("/livez", "GET").route(web::get().to(health::live)))

@@ -2,19 +2,15 @@
 //! besides the doors in [`startup`](crate::startup).
 
 use std::num::NonZeroU32;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
-use fleet_actors::event::Failure;
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{
-    Clock, EffectPolicy, LocalFuture, Store, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools,
-};
+use fleet_actors::ports::{Clock, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
@@ -24,6 +20,8 @@ use serde_json::Value;
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
 use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, process_environment};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::tools;
+use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
@@ -47,6 +45,9 @@ pub enum RuntimeError {
     /// There can be no thread for MCP servers.
     #[error("mcp servers cannot be started: {0}")]
     Mcp(#[from] std::io::Error),
+    /// A tool's HTTP client cannot be made.
+    #[error("the tools cannot be started: {0}")]
+    Tools(reqwest::Error),
     /// The settings name no agent.
     #[error("the settings name no agent: `agents` needs at least one")]
     NoAgent,
@@ -65,30 +66,6 @@ impl Clock for SystemClock {
 
     fn random(&self) -> u64 {
         fastrand::u64(..)
-    }
-}
-
-/// No tools: a model's call of one is an error that it sees.
-#[derive(Clone, Copy, Debug)]
-pub struct NoTools;
-
-impl Tools for NoTools {
-    fn runner(&self, _: &str) -> Rc<dyn ToolRunner> {
-        Rc::new(Self)
-    }
-}
-
-impl ToolRunner for NoTools {
-    fn offers<'a>(&'a self, _: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
-        Box::pin(std::future::ready(Vec::new()))
-    }
-
-    fn policy(&self, _: &str) -> EffectPolicy {
-        EffectPolicy::SafeToRepeat
-    }
-
-    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
-        Box::pin(async move { Err(Failure::new("tool_unknown", format!("there is no tool `{}`", call.name))) })
     }
 }
 
@@ -134,12 +111,14 @@ impl Runtime {
         // In the background: neither this start nor readiness waits for one of them.
         let environment = process_environment();
         let mcp = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, &storage.data_dir)?;
+        let artifacts = Artifacts::in_data_dir(&storage.data_dir);
+        let tools = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]).map_err(RuntimeError::Tools)?;
         let services = Services {
             store,
             checkpoints,
             clock,
             agents,
-            tools: Arc::new(NoTools),
+            tools: Arc::new(tools),
             workflows: Arc::new(FleetWorkflows),
             logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
             limits: run_limits(settings),
@@ -156,6 +135,7 @@ fn run_limits(settings: &Settings) -> RunLimits {
         runtime_max: sessions.run_timeout_ms.duration(),
         idle_timeout: sessions.run_idle_timeout_ms.duration(),
         model_timeout: settings.llm.request_timeout_ms.duration(),
+        tool_timeout: settings.tools.call_timeout_ms.duration(),
         park_after: sessions.park_after_ms.duration(),
         disconnect_grace: sessions.disconnect_grace_ms.duration(),
         events_max: sessions.events_per_run_max.get(),

@@ -20,6 +20,7 @@ mod server;
 mod sessions;
 mod storage;
 mod telemetry;
+mod tools;
 mod tree;
 mod ui;
 pub mod units;
@@ -45,6 +46,10 @@ pub use server::{AllowedOrigins, ServerSettings};
 pub use sessions::{ConversationSettings, FastPathSettings, OnDisconnect, SessionSettings};
 pub use storage::{Durability, StorageSettings};
 pub use telemetry::{LogFilter, LoggingSettings, TracingSettings};
+pub use tools::{
+    AccessRule, FetchSettings, HostPort, InterpreterSettings, Pattern, PolicyRule, SandboxSettings, TavilySettings,
+    ToolSettings,
+};
 pub use ui::{EVENT_TYPES, UiPriority, UiRoute, UiRouting};
 
 use tree::{Document, Layer, Node, Origin, Path};
@@ -83,6 +88,8 @@ pub struct Settings {
     pub mcp: McpSettings,
     /// The MCP servers by name.
     pub mcp_servers: BTreeMap<McpServerName, McpServerSettings>,
+    /// For tools.
+    pub tools: ToolSettings,
     /// For logs.
     pub logging: LoggingSettings,
     /// For traces.

@@ -8,7 +8,16 @@
 //! Invariant: no provider is called before all of that held. What a model says is data; it cannot change a rule.
 //! Absent on purpose: a tool that no setting names, and rules that a prompt, an agent or a tool's own words could relax.
 
+pub mod arguments;
+pub mod artifacts;
+pub mod builtin;
+pub mod fetch_page;
 pub mod mcp;
+pub mod policy;
+pub mod runner;
+pub mod sandbox;
+pub mod security;
+pub mod tavily;
 
 use std::sync::Arc;
 
@@ -17,6 +26,15 @@ use fleet_actors::ids::WorkflowId;
 use fleet_actors::journal::digest;
 use fleet_actors::ports::{EffectPolicy, LocalFuture, ToolOutput, ToolSpec};
 use serde_json::Value;
+
+use self::artifacts::Artifacts;
+use self::builtin::Builtin;
+use self::fetch_page::FetchPage;
+use self::policy::Policy;
+pub use self::runner::FleetTools;
+use self::sandbox::{CodeTool, Language};
+use self::tavily::TavilySearch;
+use crate::settings::Settings;
 
 /// Whether a tool changes something outside of the run. An MCP server says it of itself, so it decides which rule
 /// applies and never that none does.
@@ -85,4 +103,31 @@ pub trait Provider: Send + Sync {
     /// # Cancel safety
     /// Dropping the future stops the tool.
     fn call<'a>(&'a self, call: Dispatch<'a>) -> LocalFuture<'a, Result<ToolOutput, Failure>>;
+}
+
+/// The tools of the settings: those built in that are enabled, then those of `others`.
+///
+/// # Errors
+/// An HTTP client cannot be made.
+pub fn start(
+    settings: &Settings,
+    artifacts: &Artifacts,
+    others: Vec<Arc<dyn Provider>>,
+) -> Result<FleetTools, reqwest::Error> {
+    let tools = &settings.tools;
+    let mut enabled: Vec<Arc<dyn builtin::Tool>> = Vec::new();
+    if tools.tavily_search.enabled {
+        let key = settings.secrets.tavily_api_key.clone();
+        enabled.push(Arc::new(TavilySearch::new(tools.tavily_search.clone(), key)?));
+    }
+    if tools.fetch_page.enabled {
+        enabled.push(Arc::new(FetchPage::new(tools.fetch_page.clone(), fetch_page::guard::system_lookup())?));
+    }
+    let languages = [(Language::Python, &tools.python), (Language::Javascript, &tools.javascript)];
+    let wanted = languages.into_iter().filter(|(_, settings)| settings.enabled);
+    let wanted = wanted.map(|(language, settings)| (language, settings.clone())).collect();
+    enabled.extend(CodeTool::start(wanted, &tools.sandbox, &settings.storage.data_dir, artifacts));
+    let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::new(Builtin::new(enabled))];
+    providers.extend(others);
+    Ok(FleetTools::new(providers, Policy::new(&tools.policy), tools.arguments_bytes_max.as_usize()))
 }

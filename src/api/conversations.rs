@@ -71,7 +71,10 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
     match api.write(StoreWrite::DeleteConversation(id)).await? {
         Written::NotFound => Err(ApiError::not_found("conversation")),
         Written::Conflict => Err(ApiError::in_use("a run of the conversation was just started")),
-        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(HttpResponse::NoContent().finish()),
+        Written::Done | Written::Posted(_) | Written::Removed(_) => {
+            super::artifacts::sweep_soon(&api);
+            Ok(HttpResponse::NoContent().finish())
+        }
     }
 }
 

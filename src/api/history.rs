@@ -55,7 +55,10 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
     match api.write(StoreWrite::DeleteHistory(id)).await? {
         Written::NotFound => Err(ApiError::not_found("execution")),
         Written::Conflict => Err(ApiError::in_use("the run is not over: cancel it first")),
-        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(HttpResponse::NoContent().finish()),
+        Written::Done | Written::Posted(_) | Written::Removed(_) => {
+            super::artifacts::sweep_soon(&api);
+            Ok(HttpResponse::NoContent().finish())
+        }
     }
 }
 
@@ -65,6 +68,7 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
 /// [`ApiError`].
 pub async fn clear(api: Data<Api>) -> Result<HttpResponse, ApiError> {
     api.write(StoreWrite::ClearHistory).await?;
+    super::artifacts::sweep_soon(&api);
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -45,6 +45,12 @@ pub const URLS: &[Url] = &[
     url("GET", "/api/v1/checkpoints", "Checkpoints of a workflow, newest first (workflow_id)", &[200, 404, 422, 503]),
     url("GET", "/api/v1/checkpoints/{id}", "One checkpoint with its steps", &[200, 404, 503]),
     url("POST", "/api/v1/checkpoints/{id}/fork", "A new workflow from there", &[201, 404, 503]),
+    url(
+        "GET",
+        "/api/v1/workflows/{workflow_id}/artifacts/{digest}/{name}",
+        "A file that a run made, as a download",
+        &[200, 404, 503],
+    ),
     url("GET", "/health", "How the parts are", &[200]),
     url("GET", "/ready", "Whether work is taken", &[200, 503]),
     url("GET", "/livez", "Whether the process lives", &[200]),
@@ -69,9 +75,9 @@ pub fn specification() -> OpenApi {
 
 fn operation(url: &Url) -> OperationBuilder {
     let mut operation = OperationBuilder::new().summary(Some(url.summary));
-    if url.path.contains("{id}") {
-        let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
-        operation = operation.parameter(id);
+    for name in url.path.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+        operation = operation.parameter(parameter);
     }
     for status in url.statuses {
         let reason = actix_web::http::StatusCode::from_u16(*status).ok();

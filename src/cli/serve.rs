@@ -18,6 +18,7 @@ use crate::api::metrics::Metrics;
 use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
+use crate::tools::artifacts::Artifacts;
 
 pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     let settings = Arc::new(effective.settings);
@@ -167,6 +168,7 @@ async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
     use fleet_actors::ids::Timestamp;
     use fleet_actors::ports::StoreWrite;
     let storage = &settings.storage;
+    let artifacts = Artifacts::in_data_dir(&storage.data_dir);
     let day = 86_400_000_i64;
     let journals = i64::from(storage.journal_retention_days.as_u32()) * day;
     let keys = i64::from(storage.request_key_retention_hours.as_u32()) * day / 24;
@@ -177,6 +179,9 @@ async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
         let write = StoreWrite::Sweep { ended_before, keys_before, max_rows: storage.sweep_rows_max.as_u32() };
         if let Err(error) = sessions.services().checkpoints.write(write).await {
             tracing::warn!(%error, "old journals were not swept");
+        }
+        if let Err(error) = artifacts.sweep(sessions.store().as_ref()).await {
+            tracing::warn!(%error, "artifacts of removed runs were not swept");
         }
     }
 }

@@ -84,6 +84,13 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
         found.at_most((&format!("agents.{}.timeout_ms", name.as_str()), timeout.get()), run);
     }
 
+    let tools = &settings.tools;
+    let call = ("tools.call_timeout_ms", tools.call_timeout_ms.get());
+    found.at_most(call, run);
+    found.at_most(("tools.tavily_search.timeout_ms", tools.tavily_search.timeout_ms.get()), call);
+    found.at_most(("tools.fetch_page.timeout_ms", tools.fetch_page.timeout_ms.get()), call);
+    found.at_most(("tools.sandbox.timeout_ms", tools.sandbox.timeout_ms.get()), call);
+
     let answer = ("llm.answer_bytes_max", llm.answer_bytes_max.get());
     found.at_most(("llm.event_bytes_max", llm.event_bytes_max.get()), answer);
     found.at_most(

@@ -1,0 +1,40 @@
+//! Whether a call's arguments fit its tool's schema. The text of a misfit is for the model, which may mend it.
+//!
+//! Schemas of MCP servers are hostile until shown otherwise: patterns run in linear time, and a reference to another
+//! document is never followed.
+
+use fleet_actors::event::Failure;
+use serde_json::Value;
+
+/// Mistakes named in one text.
+const MISTAKES_MAX: usize = 5;
+/// Characters of one mistake.
+const MISTAKE_CHARS_MAX: usize = 300;
+
+/// Checks `arguments` against `schema`.
+///
+/// # Errors
+/// `tool_arguments_invalid` names the places and what is wrong there; `tool_failed` if the schema itself is none.
+pub fn check(tool: &str, schema: &Value, arguments: &Value, bytes_max: usize) -> Result<(), Failure> {
+    let bytes = arguments.to_string().len();
+    if bytes > bytes_max {
+        let text = format!("the arguments of `{tool}` have {bytes} bytes, at most {bytes_max} are taken");
+        return Err(Failure::new("tool_arguments_invalid", text));
+    }
+    let validator = jsonschema::options()
+        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .build(schema)
+        .map_err(|_| Failure::new("tool_failed", format!("the schema of `{tool}` is not a valid JSON schema")))?;
+    let mut mistakes = Vec::new();
+    for error in validator.iter_errors(arguments).take(MISTAKES_MAX) {
+        let place = error.instance_path().to_string();
+        let place = if place.is_empty() { "arguments".to_owned() } else { place };
+        let mistake: String = format!("{place}: {error}").chars().take(MISTAKE_CHARS_MAX).collect();
+        mistakes.push(mistake);
+    }
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    let text = format!("the arguments of `{tool}` do not fit its schema: {}", mistakes.join("; "));
+    Err(Failure::new("tool_arguments_invalid", text))
+}
