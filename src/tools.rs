@@ -91,6 +91,11 @@ pub trait Provider: Send + Sync {
     /// Empty if `name` is none of its own. Bounded in time: a server that does not answer offers nothing.
     fn offers<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Vec<Offered>>;
 
+    /// Why `tool`, which nobody offers, cannot be called although it may exist: its server is down.
+    fn absent(&self, _tool: &str) -> Option<Failure> {
+        None
+    }
+
     /// What may be done about a call whose outcome a crash has hidden; none if `tool` is none of its own. Known without
     /// asking anybody.
     fn policy(&self, tool: &str) -> Option<EffectPolicy>;

@@ -233,8 +233,12 @@ impl Provider for McpServers {
                 return server.offers().await;
             }
             let Some(server) = self.server_of(name) else { return Vec::new() };
-            server.offers().await.into_iter().filter(|offered| offered.spec.name == name).collect()
+            server.offer(name).await.into_iter().collect()
         })
+    }
+
+    fn absent(&self, tool: &str) -> Option<Failure> {
+        self.server_of(tool)?.absent()
     }
 
     fn policy(&self, tool: &str) -> Option<EffectPolicy> {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{Fleet, alive, until};
 
 /// One hostile server in this mode, with these limits and lines of its own.
-fn hostile(mode: &str, limits: &str, more: &str) -> String {
+pub fn hostile(mode: &str, limits: &str, more: &str) -> String {
     // Not `python3` itself: it may be a script that sets variables of its own.
     let ask = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
     let python = String::from_utf8(ask.expect("python3 is needed").stdout).expect("a path");
@@ -26,7 +26,7 @@ fn hostile(mode: &str, limits: &str, more: &str) -> String {
     )
 }
 
-fn down(state: &McpState) -> bool {
+pub fn down(state: &McpState) -> bool {
     matches!(state, McpState::Down { .. })
 }
 

@@ -1,6 +1,7 @@
 //! MCP servers as the fleet meets them: one made with the official Python SDK, over both transports, and one that
 //! misbehaves in every way it can.
 
+mod fleet;
 mod hostile;
 mod real;
 
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Fleet {
     dir: Arc<tempfile::TempDir>,
     yaml: String,
+    settings: Settings,
     environment: BTreeMap<String, String>,
     servers: McpServers,
 }
@@ -49,7 +51,7 @@ impl Fleet {
         let began = Instant::now();
         let servers = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, dir.path());
         assert!(began.elapsed() < Duration::from_millis(200), "starting waited for a server");
-        Self { dir: dir.clone(), yaml, environment, servers: servers.expect("a thread") }
+        Self { dir: dir.clone(), yaml, settings, environment, servers: servers.expect("a thread") }
     }
 
     fn state(&self, server: &str) -> McpState {

@@ -4,8 +4,8 @@
 //! `calls_max`, waiting ones never `queue_max`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_actors::event::Failure;
@@ -32,6 +32,8 @@ const LIST_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Server {
     plan: Plan,
     state: watch::Sender<State>,
+    /// The tools of the newest list, also while it is down: so a call of one fails as what it is.
+    known: Mutex<Arc<BTreeMap<String, Listed>>>,
     places: Semaphore,
     waiting: AtomicUsize,
     /// Calls in a row that nobody answered.
@@ -50,7 +52,7 @@ struct Ready {
     peer: Peer<RoleClient>,
     /// Told when this connection is of no use any more.
     sick: Arc<Notify>,
-    tools: BTreeMap<String, Listed>,
+    tools: Arc<BTreeMap<String, Listed>>,
 }
 
 /// Counts a call that waits.
@@ -66,7 +68,8 @@ impl Server {
     pub(super) fn new(plan: Plan) -> Self {
         let (places, state) = (Semaphore::new(plan.limits.calls_max), watch::Sender::new(State::Starting));
         let (waiting, timeouts) = (AtomicUsize::new(0), AtomicU32::new(0));
-        Self { plan, state, places, waiting, timeouts, relist: Arc::new(Notify::new()) }
+        let known = Mutex::default();
+        Self { plan, state, known, places, waiting, timeouts, relist: Arc::new(Notify::new()) }
     }
 
     pub(super) fn state(&self) -> McpState {
@@ -169,6 +172,8 @@ impl Server {
             tool.offered.unavailable = Some(changed(&tool.offered.spec.name, &tool.digest).message);
         }
         tracing::info!(server = &*plan.name, tools = tools.len(), left_out, "mcp server is ready");
+        let tools = Arc::new(tools);
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = tools.clone();
         self.state.send_replace(State::Ready(Arc::new(Ready { peer: link.peer(), sick: sick.clone(), tools })));
         Ok(())
     }
@@ -203,6 +208,24 @@ impl Server {
                 tracing::warn!(server = &*self.plan.name, reason = failure.message, "no tools are offered");
                 Vec::new()
             }
+        }
+    }
+
+    /// One of its tools: as it is, or as it was while the server is down.
+    pub(super) async fn offer(&self, name: &str) -> Option<Offered> {
+        let tools = match self.ready(Instant::now() + self.plan.limits.list).await {
+            Ok(ready) => ready.tools.clone(),
+            Err(_) => self.known.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        tools.get(name).map(|tool| tool.offered.clone())
+    }
+
+    /// Why none of its tools can be called, if that is so.
+    pub(super) fn absent(&self) -> Option<Failure> {
+        match &*self.state.borrow() {
+            State::Ready(_) => None,
+            State::Starting => Some(self.unavailable("it is starting", None)),
+            State::Down { reason, until } => Some(self.unavailable(reason, Some(*until))),
         }
     }
 
