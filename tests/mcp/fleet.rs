@@ -97,7 +97,10 @@ async fn a_tool_that_changed_under_a_run_is_refused_although_it_was_approved() {
 #[tokio::test]
 async fn a_call_of_a_server_that_went_down_says_so_and_not_that_there_is_no_such_tool() {
     let yaml = hostile("good", "list_timeout_ms: 300", "    read_only: [echo, die]\n");
-    let fleet = Fleet::start(&yaml.replace("backoff_ms: 50", "backoff_ms: 200"), &[]);
+    let fleet = Fleet::start(
+        &yaml.replace("backoff_ms: 50, backoff_ms_max: 200", "backoff_ms: 3000, backoff_ms_max: 3000"),
+        &[],
+    );
     fleet.ready("h").await;
     let runner = runner(&fleet);
     let offers = offers(&*runner).await;
