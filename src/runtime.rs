@@ -18,10 +18,11 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
-use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, StorageSettings};
+use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, StorageSettings, process_environment};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::tools;
 use crate::tools::artifacts::Artifacts;
+use crate::tools::mcp::{McpGuard, McpServers};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
@@ -41,6 +42,9 @@ pub enum RuntimeError {
     /// The model provider cannot be called as configured.
     #[error(transparent)]
     Llm(#[from] llm::ConfigError),
+    /// There can be no thread for MCP servers.
+    #[error("mcp servers cannot be started: {0}")]
+    Mcp(#[from] std::io::Error),
     /// A tool's HTTP client cannot be made.
     #[error("the tools cannot be started: {0}")]
     Tools(reqwest::Error),
@@ -77,6 +81,8 @@ pub struct Runtime {
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
+    /// Held as long as the runtime lives: with it the processes of MCP servers end.
+    pub mcp: McpGuard,
 }
 
 impl Runtime {
@@ -103,8 +109,11 @@ impl Runtime {
             CheckpointActor::start_with(&arbiter.handle(), store.clone(), on_failed, writer_limits(storage));
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
+        // In the background: neither this start nor readiness waits for one of them.
+        let environment = process_environment();
+        let mcp = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, &storage.data_dir)?;
         let artifacts = Artifacts::in_data_dir(&storage.data_dir);
-        let tools = tools::start(settings, &artifacts, Vec::new()).map_err(RuntimeError::Tools)?;
+        let tools = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]).map_err(RuntimeError::Tools)?;
         let services = Services {
             store,
             checkpoints,
@@ -117,7 +126,7 @@ impl Runtime {
         };
         let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
         let sessions = Sessions::start_on(&arbiter.handle(), services, admission);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter })
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp: mcp.guard() })
     }
 }
 

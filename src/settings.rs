@@ -12,6 +12,7 @@ mod agents;
 mod decode;
 mod environment;
 mod llm;
+mod mcp;
 mod problem;
 mod report;
 mod rules;
@@ -24,6 +25,7 @@ mod tree;
 mod ui;
 pub mod units;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
@@ -37,6 +39,7 @@ pub use llm::{
     Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings,
     SimulatedSettings,
 };
+pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};
@@ -81,6 +84,10 @@ pub struct Settings {
     pub llm: LlmSettings,
     /// The roster.
     pub agents: Roster,
+    /// For every MCP server.
+    pub mcp: McpSettings,
+    /// The MCP servers by name.
+    pub mcp_servers: BTreeMap<McpServerName, McpServerSettings>,
     /// For tools.
     pub tools: ToolSettings,
     /// For logs.
@@ -291,7 +298,9 @@ fn named_secrets(document: &Arc<Document>) -> Vec<Problem> {
 
 fn refuse_secrets(layer: &mut Node, problems: &mut Vec<Problem>) {
     layer.retain(&mut Vec::new(), &mut |path, origin| {
-        let refused = path.last().is_some_and(|key| problem::names_a_secret(key));
+        // There a header's name is the key, and the value can only be the name of a variable.
+        let names_a_variable = path.iter().rev().nth(1).is_some_and(|section| section == "headers_env");
+        let refused = !names_a_variable && path.last().is_some_and(|key| problem::names_a_secret(key));
         if refused {
             let names = SECRET_NAMES.join(", ");
             let message = format!("expected no secret here: they come only from the environment, as {names}");

@@ -12,6 +12,7 @@ pub mod arguments;
 pub mod artifacts;
 pub mod builtin;
 pub mod fetch_page;
+pub mod mcp;
 pub mod policy;
 pub mod runner;
 pub mod sandbox;
@@ -89,6 +90,11 @@ pub trait Provider: Send + Sync {
     /// The tools that `name` stands for, as an agent's settings name them: a tool, or `mcp:SERVER` for all of a server.
     /// Empty if `name` is none of its own. Bounded in time: a server that does not answer offers nothing.
     fn offers<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Vec<Offered>>;
+
+    /// Why `tool`, which nobody offers, cannot be called although it may exist: its server is down.
+    fn absent(&self, _tool: &str) -> Option<Failure> {
+        None
+    }
 
     /// What may be done about a call whose outcome a crash has hidden; none if `tool` is none of its own. Known without
     /// asking anybody.

@@ -142,11 +142,10 @@ impl ApiError {
     #[must_use]
     pub fn of_failure(failure: &Failure) -> Self {
         let status = match &*failure.code {
-            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" | "tool_timeout" => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" | "tool_timeout"
+            | "mcp_timeout" => StatusCode::GATEWAY_TIMEOUT,
             "cancelled" | "ambiguous_effect" | "tool_changed" | "mcp_tool_changed" => StatusCode::CONFLICT,
-            "storage_unavailable" | "tool_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+            "storage_unavailable" | "tool_unavailable" | "mcp_busy" => StatusCode::SERVICE_UNAVAILABLE,
             "tool_unknown"
             | "tool_denied"
             | "tool_arguments_invalid"

@@ -70,9 +70,11 @@ impl From<RuntimeError> for CommandError {
                 Self::InUse(format!("{error}; to go through it: --server {address}"))
             }
             RuntimeError::Lock(_) => Self::InUse(error.to_string()),
-            RuntimeError::Store(_) | RuntimeError::Llm(_) | RuntimeError::Tools(_) | RuntimeError::NoAgent => {
-                Self::Failed(error.to_string())
-            }
+            RuntimeError::Store(_)
+            | RuntimeError::Llm(_)
+            | RuntimeError::Tools(_)
+            | RuntimeError::Mcp(_)
+            | RuntimeError::NoAgent => Self::Failed(error.to_string()),
         }
     }
 }

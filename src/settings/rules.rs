@@ -3,6 +3,7 @@
 //! Every rule is checked, so that one start shows all contradictions. What a single value must be stands in its type.
 
 use super::llm::Provider;
+use super::mcp::McpTransport;
 use super::tree::{Path, path};
 use super::{Profile, Settings};
 
@@ -21,6 +22,7 @@ pub(super) fn contradictions(settings: &Settings) -> Vec<Contradiction> {
     sizes_and_times(settings, &mut found);
     exposure(settings, &mut found);
     provider(settings, &mut found);
+    mcp(settings, &mut found);
     found.0
 }
 
@@ -153,4 +155,32 @@ fn provider(settings: &Settings, found: &mut Found) {
     };
     let sides = vec![(path("llm.provider"), String::new()), (path("llm.base_url"), String::new())];
     found.0.push(Contradiction { sides, unset: Some(("OPENAI_API_KEY", message)) });
+}
+
+fn mcp(settings: &Settings, found: &mut Found) {
+    let limits = &settings.mcp;
+    found.at_most(("mcp.backoff_ms", limits.backoff_ms.get()), ("mcp.backoff_ms_max", limits.backoff_ms_max.get()));
+    for (name, server) in &settings.mcp_servers {
+        let transport = format!("mcp_servers.{}.transport", name.as_str());
+        let mut needs = |there: bool, message: &str| {
+            if !there {
+                found.add(&[(&transport, message.to_owned())]);
+            }
+        };
+        match server.transport {
+            McpTransport::Stdio => {
+                needs(server.command.is_some(), "expected a command beside transport: stdio");
+                let http = server.url.is_some() || !server.headers_env.is_empty();
+                needs(!http, "expected no url and no headers_env beside transport: stdio");
+            }
+            McpTransport::Http => {
+                needs(server.url.is_some(), "expected a url beside transport: http");
+                let stdio = server.command.is_some()
+                    || server.cwd.is_some()
+                    || !server.args.is_empty()
+                    || !server.env.is_empty();
+                needs(!stdio, "expected no command, args, cwd and env beside transport: http");
+            }
+        }
+    }
 }

@@ -5,6 +5,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::units::{HttpUrl, Name};
 
+/// What is silent unless its name is among the directives: rmcp logs at `info` whole messages of MCP servers, of any size
+/// and with whatever they repeat.
+const QUIET: &str = "rmcp=off";
+
 /// Section `logging`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,7 +34,7 @@ impl LogFilter {
     /// The filter.
     #[must_use]
     pub fn filter(&self) -> EnvFilter {
-        EnvFilter::builder().parse_lossy(&self.0)
+        EnvFilter::builder().parse_lossy(format!("{QUIET},{}", self.0))
     }
 }
 

@@ -144,7 +144,11 @@ impl Runner {
     async fn check(&self, call: &ToolCall) -> Result<Arc<dyn Provider>, (&'static str, Failure)> {
         let found = self.shared.offered(&call.name).await;
         let found = found.into_iter().find(|(_, offered)| *offered.spec.name == *call.name);
-        let (provider, offered) = found.ok_or_else(|| ("tool_unknown", unknown(&call.name)))?;
+        let absent = || self.shared.providers.iter().find_map(|provider| provider.absent(&call.name));
+        let (provider, offered) = found.ok_or_else(|| match absent() {
+            Some(failure) => ("tool_unavailable", failure),
+            None => ("tool_unknown", unknown(&call.name)),
+        })?;
         let offer = self.offer(offered);
         let tool = &offer.spec.name;
         if offer.access == Access::Deny {

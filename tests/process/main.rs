@@ -7,5 +7,6 @@
 )]
 
 mod crash;
+mod mcp;
 mod model;
 mod process;

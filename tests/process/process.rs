@@ -10,6 +10,15 @@ use serde_json::Value;
 /// A process of ours; killed with -9 when dropped.
 pub struct Process(Child);
 
+impl Process {
+    /// Sends it a signal, as `TERM`, and waits for its end.
+    pub fn end(&mut self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+        self.0.wait().unwrap();
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
