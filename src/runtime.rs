@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
@@ -16,6 +17,7 @@ use fleet_actors::ports::{Clock, EffectPolicy, LocalFuture, Store, ToolCall, Too
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
+use fleet_actors::watch::Watch;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
@@ -24,6 +26,8 @@ use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
+/// Exit code when a service panicked (`EX_SOFTWARE` of sysexits.h): the next process takes the runs up.
+pub const EXIT_SERVICE_PANICKED: i32 = 70;
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
 pub const EXIT_STORAGE_FAILED: i32 = 74;
 /// Exit code when another process owns the data directory (`EX_TEMPFAIL` of sysexits.h).
@@ -94,6 +98,8 @@ pub struct Runtime {
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
+    /// Ends the process when a service panics.
+    pub watch: Watch,
 }
 
 impl Runtime {
@@ -109,16 +115,20 @@ impl Runtime {
         let storage = &settings.storage;
         let lock = DataDirLock::acquire(&storage.data_dir, address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let watch = Watch::new(Arc::new(|service| {
+            tracing::error!(service, "service_panicked");
+            std::process::exit(EXIT_SERVICE_PANICKED);
+        }));
         let options = SqliteOptions::from(storage);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&options, clock.clone())?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open_watched(&options, clock.clone(), &watch)?);
         let arbiter = Arbiter::new();
         let on_failed = Arc::new(|reason: &str| {
             tracing::error!(reason, "storage_failed");
             std::process::exit(EXIT_STORAGE_FAILED);
         });
-        let checkpoints = CheckpointActor::start_on(&arbiter.handle(), store.clone(), on_failed);
+        let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, &watch);
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
-        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
+        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
         let services = Services {
             store,
             checkpoints,
@@ -130,8 +140,8 @@ impl Runtime {
             limits: run_limits(settings),
         };
         let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
-        let sessions = Sessions::start_on(&arbiter.handle(), services, admission);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter })
+        let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, watch })
     }
 }
 
@@ -146,6 +156,11 @@ fn run_limits(settings: &Settings) -> RunLimits {
         events_max: sessions.events_per_run_max.get(),
         text_bytes_max: sessions.text_per_run_bytes_max.get(),
         failed_starts_max: sessions.attempts_max.as_u32(),
+        rebuilds_max: sessions.rebuilds_max.as_u32(),
+        rebuild_window: sessions.rebuild_window_ms.duration(),
+        question_expiry: sessions.question_expiry_ms.duration(),
+        // A refused client was told to come back after this long, and half as much again of jitter.
+        new_work_patience: Duration::from_millis(sessions.retry_after_s.get() * 1_500),
         ..RunLimits::default()
     }
 }

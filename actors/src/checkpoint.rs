@@ -12,9 +12,11 @@ use actix::{
 };
 use tokio::sync::oneshot;
 
+use crate::failpoint::{FailPoint, reach};
 use crate::mailbox::{AskError, Mailbox};
 use crate::ports::{Append, LocalFuture, Outcome, Store, StoreError, StoreWrite, Written};
 use crate::supervisor::Writer;
+use crate::watch::{Alive, Watch};
 
 /// At most this many asks are one commit.
 pub const GROUP_MAX: usize = 64;
@@ -49,13 +51,26 @@ pub struct CheckpointActor {
     waiting: std::collections::VecDeque<Waiting>,
     committing: bool,
     on_failed: OnStorageFailed,
+    _alive: Alive,
 }
 
 impl CheckpointActor {
     /// Starts it on the arbiter that `arbiter` names and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, store: Arc<dyn Store>, on_failed: OnStorageFailed) -> Checkpoints {
-        let actor = Self { store, waiting: std::collections::VecDeque::new(), committing: false, on_failed };
+        Self::start_watched(arbiter, store, on_failed, &Watch::default())
+    }
+
+    /// Starts it as [`start_on`](Self::start_on) does, with somebody who is told if it panics.
+    #[must_use]
+    pub fn start_watched(
+        arbiter: &actix::ArbiterHandle,
+        store: Arc<dyn Store>,
+        on_failed: OnStorageFailed,
+        watch: &Watch,
+    ) -> Checkpoints {
+        let (waiting, alive) = (std::collections::VecDeque::new(), watch.alive("CheckpointActor"));
+        let actor = Self { store, waiting, committing: false, on_failed, _alive: alive };
         let address = Self::start_in_arbiter(arbiter, |_| actor);
         Checkpoints { door: Mailbox::new(address, MAILBOX, ASK_TIMEOUT) }
     }
@@ -79,6 +94,7 @@ impl CheckpointActor {
                 Box::pin(async move {
                     match store.commit(appends).await {
                         Ok(outcomes) => {
+                            reach(FailPoint::BeforeAck);
                             for (outcome, reply) in outcomes.into_iter().zip(replies) {
                                 let _ = reply.send(Ok(outcome));
                             }

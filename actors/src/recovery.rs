@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::admission::Claimant;
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
 use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
 use crate::sessions::{Sessions, StartError};
@@ -23,6 +24,7 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
     let now = sessions.services().clock.now();
     let mut waiting = Vec::new();
     for row in sessions.store().adopt(now, u32::MAX).await? {
+        reach(FailPoint::Adopt);
         if row.state != WorkflowState::Running {
             continue;
         }
@@ -58,6 +60,7 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
 /// Serves parked runs that are due, for ever.
 pub async fn wake_queue(sessions: &Sessions) {
     loop {
+        reach(FailPoint::WakeQueue);
         let now = sessions.services().clock.now();
         let due = sessions.store().adopt(now, PAGE).await.unwrap_or_default();
         let mut started = 0;

@@ -13,10 +13,12 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use tokio::sync::Notify;
 
 use crate::event::RunOutcome;
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::{Timestamp, WorkflowId};
 use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
+use crate::watch::{Alive, Watch};
 
 /// At most this many ended sessions are remembered.
 const RECENT: usize = 256;
@@ -68,12 +70,18 @@ pub struct SessionManager {
     /// Wakes the queue of runs that wait to go on.
     wake: Arc<Notify>,
     draining: bool,
+    _alive: Alive,
 }
 
 impl SessionManager {
-    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Mailbox<Self> {
-        let (live, recent) = (HashMap::new(), VecDeque::new());
-        let manager = Self { live, recent, clock, wake, draining: false };
+    pub(crate) fn start_on(
+        arbiter: &actix::ArbiterHandle,
+        clock: Arc<dyn Clock>,
+        wake: Arc<Notify>,
+        watch: &Watch,
+    ) -> Mailbox<Self> {
+        let (live, recent, alive) = (HashMap::new(), VecDeque::new(), watch.alive("SessionManager"));
+        let manager = Self { live, recent, clock, wake, draining: false, _alive: alive };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -108,6 +116,7 @@ impl Handler<RegisterTurn> for SessionManager {
     type Result = Registered;
 
     fn handle(&mut self, RegisterTurn { info, supervisor }: RegisterTurn, _: &mut Self::Context) -> Registered {
+        reach(FailPoint::Register);
         if self.draining {
             return Registered::Draining;
         }

@@ -24,6 +24,7 @@ use crate::session_manager::{
 };
 use crate::stream::{Seen, TooManyWatchers, Watcher};
 use crate::supervisor::{Job, JobKind, New, Services, Signal, StartFailure, SupervisorActor};
+use crate::watch::Watch;
 
 /// A new run.
 #[derive(Clone, Debug)]
@@ -98,8 +99,19 @@ impl Sessions {
     /// Starts the SessionManager on `arbiter` and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
+        Self::start_watched(arbiter, services, admission, &Watch::default())
+    }
+
+    /// Starts it as [`start_on`](Self::start_on) does, with somebody who is told if the SessionManager panics.
+    #[must_use]
+    pub fn start_watched(
+        arbiter: &actix::ArbiterHandle,
+        services: Services,
+        admission: Admission,
+        watch: &Watch,
+    ) -> Self {
         let wake = Arc::new(Notify::new());
-        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), watch);
         Self { services, admission, manager, wake }
     }
 

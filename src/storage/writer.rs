@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use fleet_actors::failpoint::{FailPoint, reach};
 use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -92,7 +93,12 @@ impl Writer {
     fn handle(&mut self, job: Job) {
         // Nobody waiting for an answer is no reason to leave a job undone: it may be asked again with the same words.
         match job {
-            Job::Commit(appends, reply) => drop(reply.send(self.commit(&appends))),
+            Job::Commit(appends, reply) => {
+                reach(FailPoint::BeforeCommit);
+                let outcomes = self.commit(&appends);
+                reach(FailPoint::AfterCommit);
+                drop(reply.send(outcomes));
+            }
             Job::Write(StoreWrite::ClearHistory, reply) => match self.transact(remove::last_entry) {
                 Ok(last) => self.clearing.push_back(Clearing { after: 0, last, removed: 0, reply }),
                 Err(error) => drop(reply.send(Err(error))),

@@ -69,7 +69,7 @@ impl State {
         match &command {
             Command::Answer { request_id, answer } => match take(held, request_id, answer, now) {
                 Posted::Accepted => {}
-                refused @ (Posted::Closed | Posted::Unknown) => return refused,
+                refused @ (Posted::Closed | Posted::Unknown | Posted::NotYet) => return refused,
             },
             Command::Cancel { .. } if held.ended_at.is_some() => return Posted::Closed,
             Command::Cancel { .. } => {
@@ -189,9 +189,13 @@ impl State {
 fn take(held: &mut Held, request_id: &RequestId, answer: &Answer, now: Timestamp) -> Posted {
     match held.questions.get_mut(request_id) {
         None => Posted::Unknown,
-        Some(Asked::Open { expires_at }) if matches!(answer, Answer::Given(_)) && *expires_at <= now => Posted::Closed,
         Some(asked @ Asked::Open { .. }) => {
-            *asked = Asked::Taken;
+            let over = matches!(asked, Asked::Open { expires_at } if *expires_at <= now);
+            match answer {
+                Answer::Given(_) if over => return Posted::Closed,
+                Answer::Expired if !over => return Posted::NotYet,
+                Answer::Given(_) | Answer::Expired => *asked = Asked::Taken,
+            }
             Posted::Accepted
         }
         Some(Asked::Taken | Asked::Closed) => Posted::Closed,
