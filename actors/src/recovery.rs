@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use crate::admission::Claimant;
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
 use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
@@ -87,13 +86,14 @@ pub async fn wake_queue(sessions: &Sessions) {
 
 /// Waits for a permit and goes on with a run that nobody needs to watch.
 async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
+    let (mut kept, patience) = (None, sessions.services().limits.new_work_patience);
     let permit = loop {
-        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+        if let Ok(permit) = sessions.admission().take_woken(&mut kept, patience) {
             break permit;
         }
         sessions.admission().set_waiting(true);
         // Taken again before waiting: a place may have come free between the two.
-        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+        if let Ok(permit) = sessions.admission().take_woken(&mut kept, patience) {
             break permit;
         }
         tokio::select! {

@@ -180,8 +180,9 @@ impl Sessions {
     }
 
     async fn wait_for_permit(&self) -> SessionPermit {
+        let (mut kept, patience) = (None, self.services.limits.new_work_patience);
         loop {
-            if let Ok(permit) = self.admission.take(Claimant::Woken) {
+            if let Ok(permit) = self.admission.take_woken(&mut kept, patience) {
                 return permit;
             }
             // The wake queue is the one that is told of releases; a client that waits here looks again shortly.
