@@ -2,7 +2,7 @@
 //! durable, is acknowledged or is dispatched.
 //!
 //! They exist only with the feature `failpoints`, which nothing but a test's dependency turns on; without it [`reach`]
-//! is empty and the names are in no binary. `FLEET_FAIL_POINT=name=kill@3` ends the process, as a power switch would,
+//! is empty and the names are in no binary. `AGENTIC_FLEET_FAIL_POINT=name=kill@3` ends the process, as a power switch would,
 //! the third time the place is reached; `name=panic@1` panics there.
 //!
 //! Absent on purpose: a way to go on afterwards, to sleep, or to return an error. Those faults have ports of their own.
@@ -21,7 +21,7 @@ macro_rules! points {
             /// Every place.
             pub const ALL: &[Self] = &[$(Self::$point,)+];
 
-            /// Its name in `FLEET_FAIL_POINT`.
+            /// Its name in `AGENTIC_FLEET_FAIL_POINT`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -114,10 +114,10 @@ mod armed {
     }
 
     fn read() -> Option<Armed> {
-        let text = std::env::var("FLEET_FAIL_POINT").ok()?;
+        let text = std::env::var("AGENTIC_FLEET_FAIL_POINT").ok()?;
         let armed = parse(&text);
         // A test whose fault never happens would pass for nothing.
-        assert!(armed.is_some(), "FLEET_FAIL_POINT={text} is not name=kill@n or name=panic@n");
+        assert!(armed.is_some(), "AGENTIC_FLEET_FAIL_POINT={text} is not name=kill@n or name=panic@n");
         armed
     }
 

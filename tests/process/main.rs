@@ -6,6 +6,10 @@
     reason = "a test that cannot go on panics; guards wait for children"
 )]
 
+mod client;
 mod crash;
+mod matrix;
 mod model;
+mod panics;
 mod process;
+mod storage;
