@@ -18,7 +18,8 @@ impl Seen {
     pub fn apply(&mut self, seq: u64, event: &Value) {
         assert!(seq > self.last, "number {seq} came after {}: {event}", self.last);
         self.last = seq;
-        let step = (event["step"].as_str().unwrap_or_default().to_owned(), event["attempt"].as_u64().unwrap_or_default());
+        let step =
+            (event["step"].as_str().unwrap_or_default().to_owned(), event["attempt"].as_u64().unwrap_or_default());
         let key = |reasoning| (step.0.clone(), step.1, reasoning);
         match event["type"].as_str().unwrap_or_default() {
             kind @ ("response.delta" | "reasoning.delta") => {

@@ -11,10 +11,6 @@ use serde_json::Value;
 pub struct Process(Child);
 
 impl Process {
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
-
     /// How it ended, if it does so in time.
     pub async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + within;
