@@ -106,7 +106,7 @@ struct Simulate {
     tokens: Option<u32>,
 }
 
-/// Runs the command and gives the process's exit code: 0 done, 1 failed, 2 wrong settings or usage, 74 storage failed, 75
+/// Runs the command and gives the process's exit code: 0 done, 1 failed, 2 wrong settings or usage, 70 a service panicked, 74 storage failed, 75
 /// the data directory is in use.
 #[must_use]
 pub fn run(cli: Cli) -> i32 {

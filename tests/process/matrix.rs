@@ -113,7 +113,13 @@ impl Case<'_> {
                 let messages = request["messages"].as_array();
                 messages.and_then(|all| all.last()).is_some_and(|last| last["content"].as_str() == Some(&message))
             };
-            calls += requests.iter().filter(of_us).count() as u64;
+            let ours: Vec<_> = requests.iter().filter(of_us).collect();
+            calls += ours.len() as u64;
+            // Instructions, the exchange before, the message.
+            let told = if self.workload == Workload::AgentChat { 4 } else { 2 };
+            for request in ours {
+                assert_eq!(request["messages"].as_array().map(Vec::len), Some(told), "{}: {request}", self.name);
+            }
         }
     }
 

@@ -189,7 +189,9 @@ enum Wake {
 
 impl Life {
     fn begin(inputs: LifeInputs, input: &TaskInput) -> Self {
-        let LifeInputs { workflow, made, epoch, past, runtime, fresh, detached, .. } = inputs;
+        let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
+        // A first life has no journal to read it from, and asks for its conversation all the same.
+        past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
