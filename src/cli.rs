@@ -22,6 +22,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve chats and workflow submissions.
+    ///
+    /// Ends with 0 after a drain, 2 with wrong settings or usage, 70 when a service panicked, 74 when the disk failed, 75 when another
+    /// process owns the data directory, else 1.
     Serve(Serve),
     /// Run one message in this terminal, without a server.
     Run(Run),

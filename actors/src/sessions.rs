@@ -463,6 +463,18 @@ impl EventStream {
                 self.take(events);
                 continue;
             }
+            // A run that ended here a moment ago has its last events in the tail, not among those taken from the store.
+            match self.at_rest.and_then(|_| self.watcher.ready()) {
+                Some(Seen::Events(events)) => {
+                    self.queue.extend(events);
+                    continue;
+                }
+                Some(Seen::InStore(_)) => {
+                    self.catch_up = true;
+                    continue;
+                }
+                Some(Seen::Rests(..) | Seen::Ended) | None => {}
+            }
             match self.at_rest.take_if(|_| !self.watcher.is_live()) {
                 Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) => {
                     self.at_rest = Some(WorkflowState::Ended(RunOutcome::Completed));

@@ -12,7 +12,7 @@ use fleet_actors::failpoint::FailPoint;
 use serde_json::{Value, json};
 
 use crate::client::{Seen, read};
-use crate::process::{client, get, serve_with, simulate, until};
+use crate::process::{client, get, serve_with, simulate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Workload {
@@ -208,20 +208,14 @@ async fn case(workload: Workload, model: &str, kills: &[(FailPoint, u32)]) -> Op
     let (seen, http) = (Seen::default(), client());
     let mut case = Case { workload, dir: dir.path(), model, http, name, seen, workflow: None, calls: 0 };
     if workload == Workload::AgentChat {
-        let (_server, url) = serve_with(dir.path(), model, &[]);
+        let (server, url) = serve_with(dir.path(), model, &[]);
         let url = url.unwrap();
         let first = format!("{url}/api/chat/{}/stream?version=2&message=hello", case.name);
         let mut seen = Seen::default();
         read(&case.http, &first, None, &mut seen).await;
         assert!(seen.is_done());
-        // Its history line is not what the case is about.
-        until(&case.http, format!("{url}/api/v1/history"), |page| page.to_string().contains("hello")).await;
-        let export = dir.path().join(".var/logs/execution_history.jsonl");
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !std::fs::read_to_string(&export).is_ok_and(|text| text.contains("hello")) {
-            assert!(std::time::Instant::now() < end);
-            tokio::time::sleep(Duration::from_millis(20)).await; // allow-sleep: polls a condition under a deadline
-        }
+        // Its history line is not what the case is about: a drain waits for it.
+        server.stop().await;
     }
     for (point, at) in kills {
         if !case.life(*point, *at).await {
@@ -258,7 +252,7 @@ async fn every_place(workload: Workload) {
         count(&case(workload, &model, &kills).await.unwrap_or_else(|| panic!("no takeover reaches {}", point.name())));
     }
     println!("{workload:?}: killed at {killed} places, {kept} times behind the durable result");
-    assert!(killed >= 20 && kept >= 5 && kept < killed, "{killed} {kept}");
+    assert!(killed >= 20 && kept >= 6 && kept < killed, "{killed} {kept}");
 }
 
 #[tokio::test(flavor = "current_thread")]

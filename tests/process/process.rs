@@ -11,6 +11,14 @@ use serde_json::Value;
 pub struct Process(Child);
 
 impl Process {
+    /// Ends it as an operator does, and waits for it.
+    pub async fn stop(mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let status = self.ended(Duration::from_secs(20)).await;
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
+    }
+
     /// How it ended, if it does so in time.
     pub async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + within;
