@@ -33,6 +33,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve chats and workflow submissions.
+    ///
+    /// Ends with 0 after a drain, 2 with wrong settings or usage, 70 when a service panicked, 74 when the disk failed, 75 when another
+    /// process owns the data directory, else 1.
     Serve(Serve),
     /// Run one message in this terminal, without a server or through one.
     Run(run::Run),
@@ -142,7 +145,7 @@ struct Simulate {
     tokens: Option<u32>,
 }
 
-/// Runs the command and gives the process's exit code: 0 done, 1 failed, 2 wrong settings or usage, 74 storage failed, 75
+/// Runs the command and gives the process's exit code: 0 done, 1 failed, 2 wrong settings or usage, 70 a service panicked, 74 storage failed, 75
 /// the data directory is in use.
 #[must_use]
 pub fn run(cli: Cli) -> i32 {

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
@@ -14,6 +15,7 @@ use fleet_actors::ports::{Clock, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
+use fleet_actors::watch::Watch;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
@@ -25,6 +27,8 @@ use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
 use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
 
+/// Exit code when a service panicked (`EX_SOFTWARE` of sysexits.h): the next process takes the runs up.
+pub const EXIT_SERVICE_PANICKED: i32 = 70;
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
 pub const EXIT_STORAGE_FAILED: i32 = 74;
 /// Exit code when another process owns the data directory (`EX_TEMPFAIL` of sysexits.h).
@@ -83,6 +87,8 @@ pub struct Runtime {
     pub arbiter: Arbiter,
     /// Held as long as the runtime lives: with it the processes of MCP servers end.
     pub mcp: McpGuard,
+    /// Ends the process when a service panics.
+    pub watch: Watch,
 }
 
 impl Runtime {
@@ -98,17 +104,21 @@ impl Runtime {
         let storage = &settings.storage;
         let lock = DataDirLock::acquire(&storage.data_dir, address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let watch = Watch::new(Arc::new(|service| {
+            tracing::error!(service, "service_panicked");
+            std::process::exit(EXIT_SERVICE_PANICKED);
+        }));
         let options = SqliteOptions::from(storage);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&options, clock.clone())?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open_watched(&options, clock.clone(), &watch)?);
         let arbiter = Arbiter::new();
         let on_failed = Arc::new(|reason: &str| {
             tracing::error!(reason, "storage_failed");
             std::process::exit(EXIT_STORAGE_FAILED);
         });
-        let checkpoints =
-            CheckpointActor::start_with(&arbiter.handle(), store.clone(), on_failed, writer_limits(storage));
+        let limits = writer_limits(storage);
+        let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, limits, &watch);
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
-        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
+        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
         // In the background: neither this start nor readiness waits for one of them.
         let environment = process_environment();
         let mcp = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, &storage.data_dir)?;
@@ -125,8 +135,8 @@ impl Runtime {
             limits: run_limits(settings),
         };
         let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
-        let sessions = Sessions::start_on(&arbiter.handle(), services, admission);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp: mcp.guard() })
+        let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp: mcp.guard(), watch })
     }
 }
 
@@ -154,6 +164,11 @@ fn run_limits(settings: &Settings) -> RunLimits {
         text_bytes_max: sessions.text_per_run_bytes_max.get(),
         failed_starts_max: sessions.attempts_max.as_u32(),
         recent_max: sessions.recent_max.as_usize(),
+        rebuilds_max: sessions.rebuilds_max.as_u32(),
+        rebuild_window: sessions.rebuild_window_ms.duration(),
+        question_expiry: sessions.question_expiry_ms.duration(),
+        // A refused client was told to come back after this long, and half as much again of jitter.
+        new_work_patience: Duration::from_millis(sessions.retry_after_s.get() * 1_500),
         ..RunLimits::default()
     }
 }

@@ -37,6 +37,7 @@ use fleet_actors::ports::{
     QuestionRow, RecordRow, RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow,
     Written,
 };
+use fleet_actors::watch::Watch;
 use tokio::sync::oneshot;
 
 pub use export::{ExportError, HistoryFile, JsonlExport};
@@ -130,17 +131,31 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]; nothing of an existing file is changed then, but for migrations that succeeded.
     pub fn open(options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::open_watched(options, clock, &Watch::default())
+    }
+
+    /// Opens it as [`open`](Self::open) does, with somebody who is told if one of its threads panics.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_watched(options: &SqliteOptions, clock: Arc<dyn Clock>, watch: &Watch) -> Result<Self, OpenError> {
         let path = &options.database;
         let explain = |fault: Fault| OpenError::Store { path: path.clone(), error: fault.0 };
         let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
         let opening = schema::next_opening(&db).map_err(explain)?;
         let gate = Arc::new(Gate::default());
         let wal = Wal::new(&mut db, options, gate.clone()).map_err(|e| explain(e.into()))?;
-        let readers = Readers::start(path, options.readers, &gate)?;
+        let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(db, wal, reserve, clock, opening, options.group);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
-        let thread = std::thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&queue));
+        let thread = std::thread::Builder::new().name("store-write".into()).spawn({
+            let watch = watch.clone();
+            move || {
+                let _alive = watch.alive("store writer");
+                writer.run(&queue);
+            }
+        });
         let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;
         let writer = Some(WriterHandle { jobs, thread });
         Ok(Self { readers: Some(readers), writer, opening, read_timeout: options.read_timeout })
@@ -151,7 +166,7 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`], also when there is no store yet or it needs a migration.
     pub fn open_read_only(options: &SqliteOptions) -> Result<Self, OpenError> {
-        let readers = Readers::start(&options.database, NonZeroUsize::MIN, &Arc::new(Gate::default()))?;
+        let readers = Readers::start(&options.database, NonZeroUsize::MIN, &Arc::default(), &Watch::default())?;
         Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout: options.read_timeout })
     }
 
@@ -160,7 +175,8 @@ impl SqliteStore {
             return Err(StoreError::Unavailable("it was opened to read".into()));
         };
         let (reply, answer) = oneshot::channel();
-        let gone = || StoreError::Failed("the writer of the store is gone".into());
+        // It ends only by a panic, of which whoever watches was told.
+        let gone = || StoreError::Unavailable("the writer of the store is gone".into());
         writer.jobs.try_send(job(reply)).map_err(|refused| match refused {
             TrySendError::Full(_) => StoreError::Unavailable(format!("{WRITE_QUEUE} writes wait already")),
             TrySendError::Disconnected(_) => gone(),

@@ -175,3 +175,23 @@ fn every_public_error_code_has_a_heading_in_the_runbook() {
     let missing: Vec<_> = codes.iter().filter(|code| !runbook.contains(&format!("## `{code}`"))).collect();
     assert!(missing.is_empty(), "without a heading: {missing:?}");
 }
+
+/// Cargo gives a test's build of the binary the features of what tests depend on, and every other build none of them.
+#[test]
+fn only_builds_for_tests_can_be_killed_at_a_fail_point() {
+    let features = |edges: &str| {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--package", "agentic-fleet", "--edges", edges, "--invert", "fleet-actors"])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let shipped = features("features,normal,build");
+    assert!(shipped.contains("agentic-fleet"), "{shipped}");
+    for feature in ["failpoints", "testing"] {
+        assert!(!shipped.contains(feature), "the binary that ships has {feature}: {shipped}");
+        assert!(features("features,normal,build,dev").contains(feature), "the tests have no {feature}");
+    }
+}

@@ -17,9 +17,11 @@ use actix::{
 };
 use tokio::sync::oneshot;
 
+use crate::failpoint::{FailPoint, reach};
 use crate::mailbox::{AskError, Mailbox};
 use crate::ports::{Append, LocalFuture, Outcome, Store, StoreError, StoreWrite, Written};
 use crate::supervisor::Writer;
+use crate::watch::{Alive, Watch};
 
 /// What bounds the writer. The binary fills it from its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,26 +75,28 @@ pub struct CheckpointActor {
     limits: WriterLimits,
     /// Shared with every door. A probe is under way as long as it is set.
     full: Arc<AtomicBool>,
+    _alive: Alive,
 }
 
 impl CheckpointActor {
     /// Starts it on the arbiter that `arbiter` names and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, store: Arc<dyn Store>, on_failed: OnStorageFailed) -> Checkpoints {
-        Self::start_with(arbiter, store, on_failed, WriterLimits::default())
+        Self::start_watched(arbiter, store, on_failed, WriterLimits::default(), &Watch::default())
     }
 
-    /// Starts it as [`start_on`](Self::start_on) does, within other limits.
+    /// Starts it as [`start_on`](Self::start_on) does, within other limits and with somebody who is told if it panics.
     #[must_use]
-    pub fn start_with(
+    pub fn start_watched(
         arbiter: &actix::ArbiterHandle,
         store: Arc<dyn Store>,
         on_failed: OnStorageFailed,
         limits: WriterLimits,
+        watch: &Watch,
     ) -> Checkpoints {
-        let full = Arc::new(AtomicBool::new(false));
+        let (full, alive) = (Arc::new(AtomicBool::new(false)), watch.alive("CheckpointActor"));
         let waiting = std::collections::VecDeque::new();
-        let actor = Self { store, waiting, under_way: 0, on_failed, limits, full: full.clone() };
+        let actor = Self { store, waiting, under_way: 0, on_failed, limits, full: full.clone(), _alive: alive };
         let address = Self::start_in_arbiter(arbiter, |_| actor);
         Checkpoints { door: Mailbox::new(address, limits.queue_max, ASK_TIMEOUT), full }
     }
@@ -123,6 +127,7 @@ impl CheckpointActor {
                 Box::pin(async move {
                     match store.commit(appends).await {
                         Ok(outcomes) => {
+                            reach(FailPoint::BeforeAck);
                             for (outcome, reply) in outcomes.into_iter().zip(replies) {
                                 let _ = reply.send(Ok(outcome));
                             }
@@ -337,7 +342,7 @@ mod tests {
 
     fn start(store: &MemoryStore, limits: WriterLimits) -> Checkpoints {
         let arbiter = actix::Arbiter::current();
-        CheckpointActor::start_with(&arbiter, Arc::new(store.clone()), Arc::new(|_| {}), limits)
+        CheckpointActor::start_watched(&arbiter, Arc::new(store.clone()), Arc::new(|_| {}), limits, &Watch::default())
     }
 
     /// Asks for so many more than the store is given one by one; how many commits there were

@@ -9,8 +9,10 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext as _, Context, WrapFuture as _};
 
 use crate::checkpoint::Checkpoints;
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
 use crate::ports::{HistoryExport, Store, StoreError, StoreWrite};
+use crate::watch::{Alive, Watch};
 
 /// Entries exported by one sync.
 const PAGE: u32 = 256;
@@ -22,17 +24,19 @@ pub struct HistoryActor {
     store: Arc<dyn Store>,
     checkpoints: Checkpoints,
     export: Arc<dyn HistoryExport>,
+    _alive: Alive,
 }
 
 impl HistoryActor {
-    /// Starts it on `arbiter`.
+    /// Starts it on `arbiter`; `watch` is told if it panics.
     pub fn start_on(
         arbiter: &actix::ArbiterHandle,
         store: Arc<dyn Store>,
         checkpoints: Checkpoints,
         export: Arc<dyn HistoryExport>,
+        watch: &Watch,
     ) {
-        let actor = Self { store, checkpoints, export };
+        let actor = Self { store, checkpoints, export, _alive: watch.alive("HistoryActor") };
         drop(Self::start_in_arbiter(arbiter, |_| actor));
     }
 }
@@ -82,12 +86,16 @@ impl Follower {
 
     /// Exports what is queued, a page at most; how much it was.
     async fn step(&self) -> Result<usize, StoreError> {
+        reach(FailPoint::HistoryStep);
         let (_, entries) = self.store.export_queue(PAGE).await?;
         let Some(last) = entries.last().map(|entry| entry.cursor) else { return Ok(0) };
         let exported = entries.len();
         let deleted = entries.iter().any(|entry| entry.row.is_none());
+        reach(FailPoint::BeforeExport);
         self.export.append(entries).await?;
+        reach(FailPoint::AfterExport);
         self.checkpoints.write(StoreWrite::HistoryExported { cursor: last }).await?;
+        reach(FailPoint::AfterExportCursor);
         if deleted {
             self.rewrite(last).await?;
         }

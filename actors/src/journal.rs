@@ -9,6 +9,7 @@ mod replay;
 
 pub use context::Context;
 pub use record::{DeltaMark, MalformedRecord, Positioned, Record, decode, encode};
+pub(crate) use replay::RESTARTED;
 pub use replay::{Divergence, Past, PastStep, StepState, events_of};
 
 /// Digest of a step's typed input: the first 16 bytes of BLAKE3, as hex.

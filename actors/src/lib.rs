@@ -14,6 +14,7 @@
 pub mod admission;
 pub mod checkpoint;
 pub mod event;
+pub mod failpoint;
 pub mod history;
 pub mod ids;
 pub mod journal;
@@ -30,3 +31,4 @@ pub mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod turn;
+pub mod watch;

@@ -29,6 +29,14 @@ pub struct RunLimits {
     pub failed_starts_max: u32,
     /// Ended runs that the registry remembers. Default 1,000.
     pub recent_max: usize,
+    /// Rebuilds after a panic within [`rebuild_window`](Self::rebuild_window); one more panic quarantines. Default 3.
+    pub rebuilds_max: u32,
+    /// Default 60 s.
+    pub rebuild_window: Duration,
+    /// How long a question of the runtime's own stays open. Default 24 h.
+    pub question_expiry: Duration,
+    /// How long a free place is kept for new work whose turn it is. Default 3 s.
+    pub new_work_patience: Duration,
 }
 
 impl Default for RunLimits {
@@ -46,6 +54,10 @@ impl Default for RunLimits {
             children_max: 4,
             failed_starts_max: 3,
             recent_max: 1_000,
+            rebuilds_max: 3,
+            rebuild_window: Duration::from_secs(60),
+            question_expiry: Duration::from_secs(86_400),
+            new_work_patience: Duration::from_secs(3),
         }
     }
 }

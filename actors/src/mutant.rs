@@ -12,6 +12,7 @@ pub(crate) enum Mutant {
     CompletedWithoutText,
     RaceNotRecorded,
     StorageErrorShown,
+    AmbiguousRepeated,
 }
 
 #[cfg(test)]

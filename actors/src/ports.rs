@@ -685,6 +685,8 @@ pub enum Posted {
     Closed,
     /// No such workflow or question.
     Unknown,
+    /// The question cannot expire yet, by the store's clock.
+    NotYet,
 }
 
 /// A change of the store that is not an append of a workflow's owner.

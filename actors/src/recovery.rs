@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::admission::Claimant;
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
 use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
 use crate::sessions::{Sessions, StartError};
@@ -24,6 +24,7 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
     let now = sessions.services().clock.now();
     let mut waiting = Vec::new();
     for row in sessions.store().adopt(now, u32::MAX).await? {
+        reach(FailPoint::Adopt);
         if row.state != WorkflowState::Running {
             continue;
         }
@@ -59,6 +60,7 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
 /// Serves parked runs that are due, for ever.
 pub async fn wake_queue(sessions: &Sessions) {
     loop {
+        reach(FailPoint::WakeQueue);
         let now = sessions.services().clock.now();
         let due = sessions.store().adopt(now, PAGE).await.unwrap_or_default();
         let mut started = 0;
@@ -123,13 +125,14 @@ async fn next_child(sessions: &Sessions) -> Option<WorkflowId> {
 
 /// Waits for a permit and goes on with a run that nobody needs to watch.
 async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
+    let (mut kept, patience) = (None, sessions.services().limits.new_work_patience);
     let permit = loop {
-        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+        if let Ok(permit) = sessions.admission().take_woken(&mut kept, patience) {
             break permit;
         }
         sessions.admission().set_waiting(true);
         // Taken again before waiting: a place may have come free between the two.
-        if let Ok(permit) = sessions.admission().take(Claimant::Woken) {
+        if let Ok(permit) = sessions.admission().take_woken(&mut kept, patience) {
             break permit;
         }
         tokio::select! {

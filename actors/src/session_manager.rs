@@ -13,10 +13,12 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use tokio::sync::Notify;
 
 use crate::event::RunOutcome;
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::{Timestamp, WorkflowId};
 use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
+use crate::watch::{Alive, Watch};
 
 /// At most this many asks wait.
 const MAILBOX: usize = 65_536;
@@ -77,6 +79,7 @@ pub struct SessionManager {
     /// Wakes the queues of runs and of children that wait to go on.
     wake: Wake,
     draining: bool,
+    _alive: Alive,
 }
 
 impl SessionManager {
@@ -85,9 +88,10 @@ impl SessionManager {
         clock: Arc<dyn Clock>,
         wake: Wake,
         recent_max: usize,
+        watch: &Watch,
     ) -> Mailbox<Self> {
-        let (live, recent) = (HashMap::new(), VecDeque::new());
-        let manager = Self { live, recent, recent_max, clock, wake, draining: false };
+        let (live, recent, alive) = (HashMap::new(), VecDeque::new(), watch.alive("SessionManager"));
+        let manager = Self { live, recent, recent_max, clock, wake, draining: false, _alive: alive };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -122,6 +126,7 @@ impl Handler<RegisterTurn> for SessionManager {
     type Result = Registered;
 
     fn handle(&mut self, RegisterTurn { info, supervisor }: RegisterTurn, _: &mut Self::Context) -> Registered {
+        reach(FailPoint::Register);
         if self.draining {
             return Registered::Draining;
         }

@@ -25,6 +25,7 @@ use crate::session_manager::{
 };
 use crate::stream::{Seen, TooManyWatchers, Watcher};
 use crate::supervisor::{Job, JobKind, New, Place, Services, Signal, StartFailure, SupervisorActor};
+use crate::watch::Watch;
 
 /// A new run.
 #[derive(Clone, Debug)]
@@ -101,10 +102,21 @@ impl Sessions {
     /// Starts the SessionManager on `arbiter` and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
+        Self::start_watched(arbiter, services, admission, &Watch::default())
+    }
+
+    /// Starts it as [`start_on`](Self::start_on) does, with somebody who is told if the SessionManager panics.
+    #[must_use]
+    pub fn start_watched(
+        arbiter: &actix::ArbiterHandle,
+        services: Services,
+        admission: Admission,
+        watch: &Watch,
+    ) -> Self {
         let wake = Wake::default();
         let children = Arc::new(Semaphore::new(services.limits.children_max));
         let recent_max = services.limits.recent_max;
-        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max);
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max, watch);
         Self { services, admission, manager, wake, children }
     }
 
@@ -200,8 +212,9 @@ impl Sessions {
     }
 
     async fn wait_for_permit(&self) -> SessionPermit {
+        let (mut kept, patience) = (None, self.services.limits.new_work_patience);
         loop {
-            if let Ok(permit) = self.admission.take(Claimant::Woken) {
+            if let Ok(permit) = self.admission.take_woken(&mut kept, patience) {
                 return permit;
             }
             // The wake queue is the one that is told of releases; a client that waits here looks again shortly.
@@ -515,6 +528,18 @@ impl EventStream {
                 self.catch_up = false;
                 self.take(events);
                 continue;
+            }
+            // A run that ended here a moment ago has its last events in the tail, not among those taken from the store.
+            match self.at_rest.and_then(|_| self.watcher.ready()) {
+                Some(Seen::Events(events)) => {
+                    self.queue.extend(events);
+                    continue;
+                }
+                Some(Seen::InStore(_)) => {
+                    self.catch_up = true;
+                    continue;
+                }
+                Some(Seen::Rests(..) | Seen::Ended) | None => {}
             }
             match self.at_rest.take_if(|_| !self.watcher.is_live()) {
                 Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) => {

@@ -270,7 +270,8 @@ impl Watcher {
         }
     }
 
-    fn ready(&mut self) -> Option<Seen> {
+    /// What there is without waiting: events, or where to read them.
+    pub(crate) fn ready(&mut self) -> Option<Seen> {
         let tail = self.log.tail();
         if tail.sealed.is_some() {
             return None;

@@ -2,14 +2,17 @@
 //! panic, and says how it ended.
 //!
 //! Nothing in it is shared with another session, so what goes wrong in one stays there. Supervision is our own:
-//! `actix::Supervisor` does not restart after a panic. A run that panics is rebuilt from its journal under a new epoch;
-//! the journal counts the starts, so a restart of the process does not forgive them.
+//! `actix::Supervisor` does not restart after a panic. A run that panics is rebuilt from its journal under a new epoch, at
+//! most `rebuilds_max` times within `rebuild_window`, then it is quarantined. The journal counts the starts as well, so a
+//! restart of the process does not forgive them.
 
 mod life;
 #[cfg(test)]
 mod simulation;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +20,10 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, WrapFuture as _,
 };
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::admission::SessionPermit;
 use crate::checkpoint::Checkpoints;
@@ -35,7 +40,7 @@ use crate::session_manager::{SessionManager, TurnEnded};
 use crate::stream::{Log, Logs, TailState};
 use crate::turn::RunPorts;
 pub use life::StartFailure;
-pub(crate) use life::{Fresh, LifeEnd, LifeInputs, Signal, Started, Writer, live};
+pub(crate) use life::{Fresh, LifeEnd, LifeInputs, Signal, Started, WhoStarted, Writer, live};
 
 /// What every supervisor uses and none owns.
 #[derive(Clone)]
@@ -191,7 +196,8 @@ async fn supervise(
     signals: &mut mpsc::Receiver<Signal>,
     bore: &Rc<Cell<bool>>,
 ) -> LifeEnd {
-    let Job { workflow, kind, permit, detached, mut started } = job;
+    let Job { workflow, kind, permit, detached, started } = job;
+    let started: WhoStarted = Rc::new(RefCell::new(started));
     let log = services.logs.open(&workflow);
     let permit = Rc::new(RefCell::new(permit));
     let release: Rc<dyn Fn()> = {
@@ -202,9 +208,9 @@ async fn supervise(
         JobKind::New(new) => (Some(*new), None),
         JobKind::Resume { effort } => (None, effort),
     };
-    let mut undurable_panics = 0;
+    let mut panics = Panics::default();
     let end = loop {
-        let inputs = match prepare(&workflow, &mut fresh, effort, services, undurable_panics).await {
+        let inputs = match prepare(&workflow, &mut fresh, effort, services, &panics).await {
             Ok(prepared) => prepared,
             Err(end) => break end,
         };
@@ -232,14 +238,16 @@ async fn supervise(
             writer: services.checkpoints.writer(),
             release: release.clone(),
             bore: bore.clone(),
-            started: started.take(),
+            started: started.clone(),
         };
-        match live(inputs, signals).await {
+        // A panic of the life's own driver costs no more than one of the workflow: all of both is thrown away.
+        let life = AssertUnwindSafe(live(inputs, signals)).catch_unwind().await;
+        match life.unwrap_or_else(|panic| LifeEnd::Panicked(life::panic_text(panic.as_ref()))) {
             LifeEnd::Panicked(text) => {
-                undurable_panics += 1;
-                tracing::error!(%workflow, panic = %text, "a turn panicked, rebuilding it from its journal");
+                let recent = panics.one_more(services.limits.rebuild_window);
+                tracing::error!(%workflow, panic = %text, recent, "a turn panicked");
                 let jitter = Duration::from_millis(10 + services.clock.random() % 40);
-                tokio::time::sleep(jitter * undurable_panics).await;
+                tokio::time::sleep(jitter * recent).await;
             }
             end @ (LifeEnd::Ended(_)
             | LifeEnd::Parked
@@ -250,11 +258,29 @@ async fn supervise(
         }
     };
     release();
-    if let (Some(started), LifeEnd::Rested(rest, text)) = (started.take(), &end) {
+    if let (Some(started), LifeEnd::Rested(rest, text)) = (started.borrow_mut().take(), &end) {
         let _ = started.send(Err(StartFailure::Rests(*rest, text.clone())));
     }
     show_end(&log, &end);
     end
+}
+
+/// The panics of one run in this process.
+#[derive(Default)]
+struct Panics {
+    recent: VecDeque<Instant>,
+    ever: u32,
+}
+
+impl Panics {
+    /// Counts one, and says how many there were within `window`, this one included.
+    fn one_more(&mut self, window: Duration) -> u32 {
+        let now = Instant::now();
+        self.ever += 1;
+        self.recent.push_back(now);
+        self.recent.retain(|at| now - *at < window);
+        u32::try_from(self.recent.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What the next life needs.
@@ -272,7 +298,7 @@ async fn prepare(
     new: &mut Option<New>,
     effort: Option<ReasoningEffort>,
     services: &Services,
-    undurable_panics: u32,
+    panics: &Panics,
 ) -> Result<Prepared, LifeEnd> {
     let broken = |error: StoreError| {
         let rest = if matches!(error, StoreError::Damaged(_)) { Rest::Quarantined } else { Rest::StorageUnavailable };
@@ -284,16 +310,22 @@ async fn prepare(
             format!("this binary does not know version {version} of workflow {name}"),
         )
     };
-    // A run whose first batch was never written is still new; a panic before it is counted here.
-    let loaded = if new.is_some() && undurable_panics == 0 {
+    let limits = &services.limits;
+    let panicked = (panics.recent.len() > limits.rebuilds_max as usize)
+        .then(|| format!("it panicked {} times within {} ms", panics.recent.len(), limits.rebuild_window.as_millis()));
+    // A run whose first batch was never written is still new.
+    let loaded = if new.is_some() && panics.ever == 0 {
         None
     } else {
         load(services.store.as_ref(), workflow).await.map_err(broken)?
     };
     let Some(Loaded { row, past }) = loaded else {
         let Some(New { made, input, config, message }) = new.clone() else { return Err(LifeEnd::Fenced) };
-        if undurable_panics > services.limits.failed_starts_max {
-            return Err(LifeEnd::Rested(Rest::Quarantined, "the workflow panics at its start".to_owned()));
+        // Nothing of it is durable, so no journal counts its starts.
+        let unlucky = (panics.ever > limits.failed_starts_max)
+            .then(|| format!("it panicked {} times before it was durable", panics.ever));
+        if let Some(text) = panicked.or(unlucky) {
+            return Err(LifeEnd::Rested(Rest::Quarantined, text));
         }
         let function =
             services.workflows.find(&made.name, made.version).ok_or_else(|| unknown(&made.name, made.version))?;
@@ -324,8 +356,10 @@ async fn prepare(
             return Err(rest(kind, text).await);
         }
     };
-    if past.failed_starts >= services.limits.failed_starts_max && !cancelled {
-        let text = format!("it was started {} times without progress", past.failed_starts);
+    let unlucky = (past.failed_starts >= limits.failed_starts_max)
+        .then(|| format!("it was started {} times without progress", past.failed_starts));
+    if let Some(text) = panicked.or(unlucky).filter(|_| !cancelled) {
+        tracing::error!(%workflow, reason = text, "a workflow is quarantined");
         return Err(rest(Rest::Quarantined, text).await);
     }
     let effort = effort.or(past.effort);

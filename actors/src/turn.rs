@@ -9,6 +9,7 @@
 //! Absent on purpose: a clock, a socket or a random number that is not recorded; an error for a broken store, a
 //! divergence or a lost ownership. Those end the life, and the function never sees them.
 
+mod ambiguous;
 mod concurrent;
 mod run;
 
@@ -21,8 +22,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::event::{Answer, Audience, EventBody, Failure, Question, StepKind};
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::{RequestId, Timestamp};
 use crate::journal::{PastStep, Record, StepState, digest};
+use crate::mutant::{self, Mutant};
 use crate::ports::{
     Approval, EffectPolicy, MessageRow, ModelCall, ModelReply, ModelRequest, ToolCall, ToolOffer, ToolOutput,
 };
@@ -152,7 +155,7 @@ impl Turn {
             return None;
         }
         Some(match state {
-            StepState::Open => Found::Restarted { attempt: attempt + 1 },
+            StepState::Open | StepState::Lost => Found::Restarted { attempt: attempt + 1 },
             StepState::Voided => Found::Fresh { attempt: attempt + 1 },
             StepState::Done(_)
             | StepState::Failed(_)
@@ -207,7 +210,9 @@ impl Turn {
                 return Err(Failure::new("storage_unavailable", "an append failed"));
             }
             let mut deltas = |delta| run.delta(&path, delta);
+            reach(FailPoint::BeforeDispatch);
             let reply = tokio::time::timeout_at(deadline, run.ports.model.call(&call, &mut deltas)).await;
+            reach(FailPoint::AfterDispatch);
             let failure = match reply {
                 Ok(Ok(reply)) => return Ok(run.complete_model(&path, reply)),
                 Ok(Err(error)) => match error.retry_in {
@@ -251,11 +256,11 @@ impl Turn {
         self.value("spent", Run::spend)
     }
 
-    /// Calls a tool.
+    /// Calls a tool. When a crash has hidden the outcome of an effect that must not happen twice, a human is asked
+    /// (`ambiguous_effect`) whether to repeat it, to go on with a result they give, or to fail.
     ///
     /// # Errors
-    /// The tool's failure, `step_timeout`, or `ambiguous_effect` when a crash has hidden the outcome of an effect that
-    /// must not happen twice; recorded.
+    /// The tool's failure, `step_timeout`, or `ambiguous_effect` when the human said so or nobody answered; recorded.
     pub async fn tool(&mut self, name: &str, ask: ToolAsk) -> StepResult<ToolOutput> {
         let path = self.path(name);
         let ToolAsk { tool, arguments, agent, schema_digest, approval } = ask;
@@ -263,29 +268,43 @@ impl Turn {
         let found = self.find(&path, StepKind::Tool, &input);
         let (attempt, restarted) = match found {
             None => return self.halted().await,
-            Some(Found::Recorded(state)) => return self.recorded(&path, state).await,
+            Some(Found::Recorded(state)) => {
+                self.run.past.mark_read(&format!("{path}/"));
+                return self.recorded(&path, state).await;
+            }
             Some(Found::Fresh { attempt }) => (attempt, false),
             Some(Found::Restarted { attempt }) => (attempt, true),
         };
         let run = self.run.clone();
         let key = self.key(&path);
+        let ambiguous = restarted && run.ports.tools.policy(&tool) == EffectPolicy::Ambiguous;
+        let decision = if ambiguous && !mutant::is(Mutant::AmbiguousRepeated) {
+            self.ask_about_effect(&path, &tool, &arguments, attempt - 1).await
+        } else {
+            ambiguous::Decision::Repeat
+        };
+        self.run.past.mark_read(&format!("{path}/"));
         let _working = run.effect();
         let who = (Audience::Workflow, agent.clone());
         let open = OpenStep::attempt(attempt, StepKind::Tool, who, input, run.now());
         let intent = run.start_attempt(&path, open, &key);
-        if restarted && run.ports.tools.policy(&tool) == EffectPolicy::Ambiguous {
-            let failure = Failure::new(
-                "ambiguous_effect",
-                format!("a crash has hidden whether `{tool}` took effect, and it must not happen twice"),
-            );
-            run.fail(&path, &failure);
-            return Err(failure);
+        match decision {
+            ambiguous::Decision::Repeat => run.durable(intent).await,
+            ambiguous::Decision::Skip(result) => {
+                run.complete_tool(&path, &result);
+                return Ok(*result);
+            }
+            ambiguous::Decision::Fail(failure) => {
+                run.fail(&path, &failure);
+                return Err(failure);
+            }
         }
-        run.durable(intent).await;
+        reach(FailPoint::BeforeDispatch);
         let workflow = run.workflow.clone();
         let call =
             ToolCall { workflow, agent, name: tool, arguments, schema_digest, approval, idempotency_key: key, attempt };
         let result = tokio::time::timeout(run.limits.tool_timeout, run.ports.tools.call(&call)).await;
+        reach(FailPoint::AfterDispatch);
         let failure = match result {
             Ok(Ok(output)) => {
                 run.complete_tool(&path, &output);
@@ -301,6 +320,10 @@ impl Turn {
     /// Asks a human and waits for the answer, parked if it takes long.
     pub async fn ask_human(&mut self, name: &str, ask: HumanRequest) -> HumanAnswer {
         let path = self.path(name);
+        self.ask_at(path, ask).await
+    }
+
+    async fn ask_at(&self, path: Arc<str>, ask: HumanRequest) -> HumanAnswer {
         let input = digest(json(&ask).as_bytes());
         let run = self.run.clone();
         let question = match self.find(&path, StepKind::Question, &input) {
@@ -447,6 +470,7 @@ impl Turn {
             StepState::Failed(failure) => Ok(Err(failure)),
             StepState::Open
             | StepState::Voided
+            | StepState::Lost
             | StepState::Asked(_)
             | StepState::Answered(..)
             | StepState::TimerSet(_)

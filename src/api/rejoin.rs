@@ -192,7 +192,7 @@ pub fn answered(posted: fleet_actors::ports::Posted) -> Result<(), ApiError> {
     match posted {
         Posted::Accepted => Ok(()),
         Posted::Unknown => Err(ApiError::new(StatusCode::NOT_FOUND, "request_unknown", "there is no such request")),
-        Posted::Closed => {
+        Posted::Closed | Posted::NotYet => {
             Err(ApiError::new(StatusCode::CONFLICT, "request_closed", "the request is answered or expired"))
         }
     }
@@ -207,6 +207,8 @@ pub fn stopped(posted: fleet_actors::ports::Posted) -> Result<(), ApiError> {
     match posted {
         Posted::Accepted => Ok(()),
         Posted::Unknown => Err(ApiError::not_found("workflow")),
-        Posted::Closed => Err(ApiError::new(StatusCode::CONFLICT, "workflow_closed", "the workflow is over")),
+        Posted::Closed | Posted::NotYet => {
+            Err(ApiError::new(StatusCode::CONFLICT, "workflow_closed", "the workflow is over"))
+        }
     }
 }

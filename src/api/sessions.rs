@@ -61,7 +61,7 @@ pub async fn cancel(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
     let id: WorkflowId = id.parse().map_err(|_| ApiError::not_found("session"))?;
     let posted = api.sessions.cancel(&id, "client").await;
     match posted.map_err(|error| api.refusal(error))? {
-        Posted::Accepted | Posted::Closed => Ok(HttpResponse::NoContent().finish()),
+        Posted::Accepted | Posted::Closed | Posted::NotYet => Ok(HttpResponse::NoContent().finish()),
         Posted::Unknown => Err(ApiError::not_found("session")),
     }
 }

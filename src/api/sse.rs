@@ -121,6 +121,10 @@ impl Feed {
     fn item(&mut self, item: Result<StreamItem, StoreError>) -> Option<Bytes> {
         match item {
             Ok(StreamItem::Event(event)) => {
+                // The stream of a woken run begins where the client asked; what was shown meanwhile is not shown again.
+                if event.seq <= self.after {
+                    return None;
+                }
                 self.after = event.seq;
                 let wire = self.renderer.render(&event)?;
                 self.over = wire.r#type == "done";

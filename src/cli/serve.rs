@@ -62,9 +62,11 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
     let sessions = runtime.sessions.clone();
     let (waker, sweeper) = (sessions.clone(), sessions.clone());
     let (adopted, waiting) = tokio::sync::oneshot::channel();
+    let (watch, sweeps) = (runtime.watch.clone(), runtime.watch.clone());
     // Woken runs live on the services' arbiter.
     runtime.arbiter.spawn_fn(move || {
         actix_web::rt::spawn(async move {
+            let _alive = watch.alive("wake queue");
             let unclaimed = recovery::adopt_at_start(&waker).await;
             let waiting = adopted.send(unclaimed.as_ref().map(Vec::len).map_err(Clone::clone));
             if let (Ok(unclaimed), Ok(())) = (unclaimed, waiting) {
@@ -77,7 +79,8 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
         });
     });
     let unclaimed = waiting.await.unwrap_or(Ok(0))?;
-    actix_web::rt::spawn(sweep(sweeper, settings.clone()));
+    let sweep = sweep(sweeper, settings.clone());
+    actix_web::rt::spawn(async move { sweeps.over("sweep", sweep).await });
     let api = Api {
         sessions: sessions.clone(),
         settings: settings.clone(),

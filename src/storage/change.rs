@@ -20,7 +20,7 @@ pub(super) fn post(db: &Connection, id: &WorkflowId, command: &Command, now: Tim
     let request = match command {
         Command::Answer { request_id, answer } => match take(db, num, request_id, answer, now)? {
             Posted::Accepted => request_id.as_str(),
-            refused @ (Posted::Closed | Posted::Unknown) => return Ok(refused),
+            refused @ (Posted::Closed | Posted::Unknown | Posted::NotYet) => return Ok(refused),
         },
         Command::Cancel { .. } if over => return Ok(Posted::Closed),
         Command::Cancel { .. } => "",
@@ -36,9 +36,12 @@ fn take(db: &Connection, num: i64, request: &RequestId, answer: &Answer, now: Ti
         db.prepare_cached("SELECT state = 'open', expires_at FROM questions WHERE workflow = ?1 AND request = ?2")?;
     let found = find.query_row(params![num, request.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((open, expires_at)): Option<(bool, i64)> = found else { return Ok(Posted::Unknown) };
-    let too_late = matches!(answer, Answer::Given(_)) && expires_at <= now.0;
-    if !open || too_late {
-        return Ok(Posted::Closed);
+    let over = expires_at <= now.0;
+    match answer {
+        _ if !open => return Ok(Posted::Closed),
+        Answer::Given(_) if over => return Ok(Posted::Closed),
+        Answer::Expired if !over => return Ok(Posted::NotYet),
+        Answer::Given(_) | Answer::Expired => {}
     }
     db.prepare_cached("UPDATE questions SET state = 'taken' WHERE workflow = ?1 AND request = ?2")?
         .execute(params![num, request.as_str()])?;

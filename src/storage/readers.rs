@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use fleet_actors::ports::StoreError;
+use fleet_actors::watch::Watch;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,14 +28,15 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub fn start(path: &Path, threads: NonZeroUsize, gate: &Arc<Gate>) -> Result<Self, OpenError> {
+    pub fn start(path: &Path, threads: NonZeroUsize, gate: &Arc<Gate>, watch: &Watch) -> Result<Self, OpenError> {
         let (queue, reads) = mpsc::channel(QUEUE * threads.get());
         let reads = Arc::new(Mutex::new(reads));
         let start = |n: usize| {
             let db = schema::open_reader(path)?;
-            let (reads, gate) = (reads.clone(), gate.clone());
+            let (reads, gate, watch) = (reads.clone(), gate.clone(), watch.clone());
             let thread = std::thread::Builder::new().name(format!("store-read-{n}"));
             let serve = move || {
+                let _alive = watch.alive("store reader");
                 while let Some(read) = next(&reads) {
                     gate.pass();
                     read(&db);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use fleet_actors::failpoint::{FailPoint, reach};
 use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -138,7 +139,10 @@ impl Writer {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        match self.commit(&appends) {
+        reach(FailPoint::BeforeCommit);
+        let committed = self.commit(&appends);
+        reach(FailPoint::AfterCommit);
+        match committed {
             Ok(outcomes) => {
                 let mut outcomes = outcomes.into_iter();
                 for (reply, count) in replies {

@@ -18,7 +18,7 @@ use fleet_actors::event::Channel;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
-    AgentClients, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, ReasoningEffort,
+    AgentClients, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, ReasoningEffort, Workflows,
 };
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
@@ -121,10 +121,14 @@ pub async fn app() -> TestApp {
 
 impl TestApp {
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::with_workflows(Arc::new(FleetWorkflows), change).await
+    }
+
+    pub async fn with_workflows(workflows: Arc<dyn Workflows>, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
         let script = Arc::<Script>::default();
-        let api = api(settings, script.clone());
+        let api = api(settings, script.clone(), workflows);
         let data = api.clone();
         let server_settings = api.settings.clone();
         let server = HttpServer::new(move || {
@@ -174,13 +178,15 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what} did not happen"));
 }
 
-fn api(settings: Settings, script: Arc<Script>) -> Api {
+fn api(settings: Settings, script: Arc<Script>, workflows: Arc<dyn Workflows>) -> Api {
     let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let arbiter = actix::Arbiter::current();
     let limits = RunLimits {
         disconnect_grace: settings.sessions.disconnect_grace_ms.duration(),
         text_bytes_max: 64 << 20,
+        rebuilds_max: settings.sessions.rebuilds_max.as_u32(),
+        rebuild_window: settings.sessions.rebuild_window_ms.duration(),
         ..RunLimits::default()
     };
     let services = Services {
@@ -189,7 +195,7 @@ fn api(settings: Settings, script: Arc<Script>) -> Api {
         clock,
         agents: Arc::new(Model(script)),
         tools: Arc::new(NoTools),
-        workflows: Arc::new(FleetWorkflows),
+        workflows,
         logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
         limits,
     };

@@ -2,6 +2,7 @@
 
 mod app;
 mod client;
+mod panics;
 mod slow;
 mod sse;
 mod v1;

@@ -6,7 +6,11 @@
     reason = "a test that cannot go on panics; guards wait for children"
 )]
 
+mod client;
 mod crash;
+mod matrix;
 mod mcp;
 mod model;
+mod panics;
 mod process;
+mod storage;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,6 +17,33 @@ impl Process {
         assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
         self.0.wait().unwrap();
     }
+
+    /// Ends it as an operator does, and waits for it.
+    pub async fn stop(mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let status = self.ended(Duration::from_secs(20)).await;
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
+    }
+
+    /// How it ended, if it does so in time.
+    pub async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return Some(status);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await; // allow-sleep: polls a condition under a deadline
+        }
+    }
+}
+
+/// What the processes that worked in `dir` wrote to standard error.
+pub fn log(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("stderr")).unwrap_or_default()
 }
 
 impl Drop for Process {
@@ -36,18 +63,34 @@ pub fn simulate(dir: &Path, latency_ms: u32, tokens_per_second: u32) -> (Process
 /// Starts the binary and answers with what stands behind `mark` on its first lines.
 pub fn start(arguments: &[&str], environment: &[(&str, &str)], dir: &Path, mark: &str) -> (Process, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
-    command.args(arguments).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::null());
-    command.env_remove("OPENAI_API_KEY").envs(environment.iter().copied());
+    command.args(arguments).envs(environment.iter().copied());
+    let (process, value) = spawn(command, dir, mark);
+    (process, value.unwrap_or_else(|| panic!("{arguments:?} did not say `{mark}`: {}", log(dir))))
+}
+
+/// Starts a command and answers with what stands behind `mark` on its first lines, if it says so before it ends.
+pub fn spawn(mut command: Command, dir: &Path, mark: &str) -> (Process, Option<String>) {
+    let errors = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("stderr")).unwrap();
+    command.current_dir(dir).stdout(Stdio::piped()).stderr(errors).env_remove("OPENAI_API_KEY");
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for line in lines.take(5) {
-        let line = line.unwrap();
+        let Ok(line) = line else { break };
         if let Some((_, rest)) = line.split_once(mark) {
             let value = rest.split_whitespace().next().unwrap_or_default().to_owned();
-            return (Process(child), value);
+            return (Process(child), Some(value));
         }
     }
-    panic!("{arguments:?} did not say `{mark}`");
+    (Process(child), None)
+}
+
+/// The server, with a fail point armed; without an address when it died before it listened.
+pub fn serve_with(dir: &Path, model: &str, environment: &[(&str, &str)]) -> (Process, Option<String>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
+    command.args(["serve", "--port", "0"]).env("OPENAI_BASE_URL", model).env("MAX_CONCURRENT_WORKFLOWS", "64");
+    command.envs(environment.iter().copied());
+    let (process, docs) = spawn(command, dir, "browser:");
+    (process, docs.map(|docs| docs.trim_end_matches("/docs").to_owned()))
 }
 
 pub fn serve(dir: &Path, model: &str) -> (Process, String) {

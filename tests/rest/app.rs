@@ -23,6 +23,7 @@ use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
 use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
+use fleet_actors::watch::Watch;
 
 /// How the model answers.
 #[derive(Clone, Copy)]
@@ -84,7 +85,13 @@ impl TestApp {
         let arbiter = actix::Arbiter::current();
         let calls = Arc::new(AtomicU32::new(0));
         let services = Services {
-            checkpoints: CheckpointActor::start_with(&arbiter, store.clone(), Arc::new(|_| {}), limits),
+            checkpoints: CheckpointActor::start_watched(
+                &arbiter,
+                store.clone(),
+                Arc::new(|_| {}),
+                limits,
+                &Watch::default(),
+            ),
             store,
             clock,
             agents: Arc::new(Model { script, calls: calls.clone() }),

@@ -80,7 +80,13 @@ fn the_writer_says_full_until_there_is_room_for_a_probe() {
         let arbiter = actix::Arbiter::current();
         let start = |probe_interval| {
             let limits = WriterLimits { probe_interval, ..WriterLimits::default() };
-            CheckpointActor::start_with(&arbiter, store.clone(), Arc::new(|_| {}), limits)
+            CheckpointActor::start_watched(
+                &arbiter,
+                store.clone(),
+                Arc::new(|_| {}),
+                limits,
+                &fleet_actors::watch::Watch::default(),
+            )
         };
         let (eager, patient) = (start(Duration::from_millis(10)), start(Duration::from_secs(3_600)));
         let mut acknowledged = 0;

@@ -11,6 +11,9 @@ use crate::mutant::{self, Mutant};
 use crate::ports::{ModelReply, ReasoningEffort, TaskInput};
 use crate::spend::Spend;
 
+/// Why a takeover voids the attempts that the lost life left open.
+pub(crate) const RESTARTED: &str = "restarted";
+
 /// What the journal has of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepState {
@@ -18,6 +21,8 @@ pub enum StepState {
     Open,
     /// Its last attempt was voided; another may follow.
     Voided,
+    /// Its last attempt was voided because its life was lost: whether it took effect is not known.
+    Lost,
     /// It has its result, JSON.
     Done(Arc<str>),
     /// It failed for good.
@@ -130,7 +135,10 @@ impl Past {
                 self.step(entry)?.state = StepState::Done(body()?);
             }
             Record::StepFailed { error, .. } => self.step(entry)?.state = StepState::Failed(error.clone()),
-            Record::StepVoided { .. } => self.step(entry)?.state = StepState::Voided,
+            Record::StepVoided { reason, .. } => {
+                let lost = **reason == *RESTARTED;
+                self.step(entry)?.state = if lost { StepState::Lost } else { StepState::Voided };
+            }
             Record::Asked { input, .. } => {
                 let question = parse(&body()?)?;
                 self.insert(entry, StepKind::Question, input, 1, StepState::Asked(question));

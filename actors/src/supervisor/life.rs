@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::event::{Answer, EventBody, Failure, RunOutcome};
+use crate::failpoint::{FailPoint, reach};
 use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
-use crate::journal::{Past, Positioned, Record, encode};
+use crate::journal::{Past, Positioned, RESTARTED, Record, encode};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
 use crate::ports::{
@@ -61,6 +62,9 @@ pub(crate) struct Fresh {
 
 /// What became of a start.
 pub(crate) type Started = Result<(), StartFailure>;
+
+/// Who waits for a start. A life that panics before it told them leaves them to the next one.
+pub(crate) type WhoStarted = Rc<RefCell<Option<oneshot::Sender<Started>>>>;
 
 /// Why a run did not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +106,7 @@ pub(crate) struct LifeInputs {
     pub release: Rc<dyn Fn()>,
     /// Set when it leaves children behind.
     pub bore: Rc<Cell<bool>>,
-    pub started: Option<oneshot::Sender<Started>>,
+    pub started: WhoStarted,
 }
 
 /// How a life ended.
@@ -164,7 +168,7 @@ struct Life {
     config: Rc<Value>,
     bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
-    started: Option<oneshot::Sender<Started>>,
+    started: WhoStarted,
     function: Option<Function>,
     in_flight: Option<InFlight>,
     first: Option<(NewWorkflow, Option<MessageRow>)>,
@@ -226,7 +230,7 @@ impl Life {
         });
         if takeover {
             for (path, attempt) in open.into_iter().filter(|_| !mutant::is(Mutant::NoVoidsAtTakeover)) {
-                run.void(&path, attempt, "restarted");
+                run.void(&path, attempt, RESTARTED);
             }
             if run.past.effort != made.effort {
                 run.push(&root, Record::Effort { effort: made.effort }, None);
@@ -372,6 +376,12 @@ impl Life {
             children,
             next,
         };
+        if last {
+            reach(FailPoint::BeforeFinal);
+        }
+        if self.takeover && self.after == self.run.past.head {
+            reach(FailPoint::BeforeTakeover);
+        }
         let future = self.writer.append(append.clone());
         self.in_flight = Some(InFlight { append, last, since: Instant::now(), tries: 1, future });
     }
@@ -383,12 +393,16 @@ impl Life {
             Ok(Outcome::Done { head }) => {
                 let last = in_flight.append.records.last().map_or(in_flight.append.after, |row| row.position);
                 debug_assert!(head >= last);
+                reach(if in_flight.last { FailPoint::AfterFinal } else { FailPoint::AfterAck });
+                if self.takeover && self.after == self.run.past.head {
+                    reach(FailPoint::AfterTakeover);
+                }
                 self.after = last;
                 if in_flight.last {
                     (self.release)();
                 }
                 self.run.set_durable(last);
-                if let Some(started) = self.started.take() {
+                if let Some(started) = self.started.borrow_mut().take() {
                     let _ = started.send(Ok(()));
                 }
                 in_flight.last.then(|| self.over())
@@ -403,7 +417,7 @@ impl Life {
             }
             Err(error @ (StoreError::Failed(_) | StoreError::Damaged(_))) => self.give_up(error),
             // A start that nobody has been told of is refused at once: a full disk may stay full for long.
-            Err(StoreError::Full) if self.started.is_some() => self.give_up(StoreError::Full),
+            Err(StoreError::Full) if self.started.borrow().is_some() => self.give_up(StoreError::Full),
             Err(error) if in_flight.since.elapsed() >= self.run.limits.storage_patience => self.give_up(error),
             Err(error) => {
                 tracing::warn!(workflow = %self.run.workflow, %error, tries = in_flight.tries, "append failed, asking again");
@@ -421,7 +435,7 @@ impl Life {
     }
 
     fn refuse(&mut self, failure: StartFailure) {
-        if let Some(started) = self.started.take() {
+        if let Some(started) = self.started.borrow_mut().take() {
             let _ = started.send(Err(failure));
         }
     }
@@ -635,6 +649,11 @@ impl Life {
             tokio::task::spawn_local(async move {
                 match write.await {
                     Ok(Written::Posted(Posted::Accepted)) => run.deliver(&request_id, Answer::Expired),
+                    // The store's clock judges, and it is behind ours.
+                    Ok(Written::Posted(Posted::NotYet)) => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        expiring.borrow_mut().retain(|id| *id != request_id);
+                    }
                     Ok(_) => {
                         for command in store.inbox(&workflow).await.unwrap_or_default() {
                             if let Command::Answer { request_id, answer } = command {
@@ -731,7 +750,7 @@ impl Life {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
 }

@@ -3,7 +3,7 @@
 //!
 //! Checked: a recorded call is never made again and every dispatch has a durable intent; every client, whatever number it
 //! resumes from, has the text and the ordered events of one who never left; the result is that of a run without faults;
-//! and the checks themselves are strong enough to catch nine ways to get it wrong.
+//! and the checks themselves are strong enough to catch ten ways to get it wrong.
 
 mod client;
 mod program;
@@ -79,6 +79,7 @@ fn the_simulation_catches_every_broken_rule() {
         Mutant::CompletedWithoutText,
         Mutant::RaceNotRecorded,
         Mutant::StorageErrorShown,
+        Mutant::AmbiguousRepeated,
     ];
     let limit = seeds(4_000);
     for mutant in mutants {

@@ -296,7 +296,7 @@ impl Script {
             writer,
             bore: Rc::default(),
             release: Rc::new(|| {}),
-            started: None,
+            started: Rc::default(),
         };
         let end = live(inputs, &mut inbox).await;
         answers.abort();

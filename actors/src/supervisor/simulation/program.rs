@@ -35,6 +35,8 @@ impl Dice {
 pub(super) enum Node {
     Model(String),
     Tool(String),
+    /// A tool whose effect must not happen twice.
+    Ambiguous(String),
     Emit(String),
     Sleep(u64),
     Ask(String),
@@ -60,6 +62,7 @@ fn node(dice: &mut Dice, label: &mut u32, depth: u32) -> Node {
     let name = format!("s{label}");
     match dice.below(if depth == 0 { 10 } else { 16 }) {
         0..=3 => Node::Model(name),
+        4 | 5 if label.is_multiple_of(3) => Node::Ambiguous(name),
         4 | 5 => Node::Tool(name),
         6 | 7 => Node::Emit(name),
         8 => Node::Sleep(1 + dice.below(60)),
@@ -84,7 +87,7 @@ fn node(dice: &mut Dice, label: &mut u32, depth: u32) -> Node {
 pub(super) fn timing_free(nodes: &[Node]) -> bool {
     nodes.iter().all(|node| match node {
         Node::Model(_) | Node::Tool(_) | Node::Emit(_) | Node::Sleep(_) => true,
-        Node::Ask(_) | Node::Now | Node::Race(..) | Node::Timeout(..) => false,
+        Node::Ambiguous(_) | Node::Ask(_) | Node::Now | Node::Race(..) | Node::Timeout(..) => false,
         Node::Scope(nodes) => timing_free(nodes),
         Node::Parallel(branches) => branches.iter().all(|nodes| timing_free(nodes)),
     })
@@ -135,10 +138,11 @@ async fn one(turn: &mut Turn, node: &Node, before: &str) -> StepResult<String> {
             // A failed call is something a workflow may live with.
             Ok(turn.model("model", request).await.map_or_else(|failure| failure.code.to_string(), |reply| reply.text))
         }
-        Node::Tool(name) => {
+        Node::Tool(name) | Node::Ambiguous(name) => {
+            let tool = if matches!(node, Node::Ambiguous(_)) { "ambiguous" } else { name };
             let arguments = serde_json::json!({ "name": name, "before": before });
             Ok(turn
-                .tool("tool", ToolAsk::new(name.as_str(), arguments))
+                .tool("tool", ToolAsk::new(tool, arguments))
                 .await
                 .map_or_else(|failure| failure.code.to_string(), |output| output.text))
         }

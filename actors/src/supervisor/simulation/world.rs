@@ -95,6 +95,30 @@ impl Outside {
     }
 }
 
+impl Outside {
+    /// Every attempt of an ambiguous effect before this one must have been followed by a human's word to repeat it.
+    fn repeated(&self, key: &str, attempt: u32) {
+        let Some(Ok(records)) = read_records(&self.store, &self.workflow).now_or_never() else { return };
+        let starts = records.iter().filter_map(|entry| match &entry.record {
+            Record::StepStarted { key: had, attempt: n, .. } if **had == *key && *n < attempt => {
+                Some((entry.path.clone(), *n))
+            }
+            _ => None,
+        });
+        for (path, lost) in starts {
+            let question = format!("{path}/ambiguous_effect#{lost}");
+            let said = records.iter().any(|entry| {
+                matches!(entry.record, Record::Answered { .. })
+                    && *entry.path == *question
+                    && entry.body.as_deref().is_some_and(|body| body.contains("repeat"))
+            });
+            if !said {
+                self.breaks(format!("attempt {attempt} of {path} was dispatched and nobody said so"));
+            }
+        }
+    }
+}
+
 struct SimModel(Rc<Outside>);
 
 impl ModelClient for SimModel {
@@ -141,13 +165,16 @@ impl ToolRunner for SimTools {
         Box::pin(std::future::ready(Vec::new()))
     }
 
-    fn policy(&self, _: &str) -> EffectPolicy {
-        EffectPolicy::SameKey
+    fn policy(&self, tool: &str) -> EffectPolicy {
+        if tool == "ambiguous" { EffectPolicy::Ambiguous } else { EffectPolicy::SameKey }
     }
 
     fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         Box::pin(async move {
             self.0.dispatched(&call.idempotency_key, call.attempt);
+            if &*call.name == "ambiguous" {
+                self.0.repeated(&call.idempotency_key, call.attempt);
+            }
             let mut dice = self.0.dice(&call.arguments.to_string());
             tokio::time::sleep(Duration::from_millis(dice.below(25))).await;
             if dice.percent(10) {
@@ -314,12 +341,16 @@ impl World {
                 tools: Rc::new(SimTools(self.outside.clone())),
                 store: Arc::new(store.clone()),
             },
-            limits: RunLimits { park_after: Duration::from_millis(50), ..RunLimits::default() },
+            limits: RunLimits {
+                park_after: Duration::from_millis(50),
+                question_expiry: Duration::from_millis(600),
+                ..RunLimits::default()
+            },
             log,
             writer,
             release: Rc::new(|| {}),
             bore: Rc::default(),
-            started: None,
+            started: Rc::default(),
         };
         let (signals, mut inbox) = mpsc::channel(4);
         let poke = tokio::task::spawn_local(async move {
@@ -445,8 +476,14 @@ async fn human(outside: Rc<Outside>, mut dice: Dice) {
             if !answered.insert(question.request_id.as_str().to_owned()) || dice.percent(20) {
                 continue;
             }
-            for text in ["first", "second"] {
-                let answer = Answer::Given(text.into());
+            let decisions = ["repeat", "skip", "fail", "repeat"];
+            let first = decisions[usize::try_from(dice.below(4)).unwrap_or_default()];
+            let answers = match &*question.request_type {
+                "ambiguous_effect" => [first, "repeat"].map(|word| serde_json::json!({ "decision": word })),
+                _ => ["first", "second"].map(serde_json::Value::from),
+            };
+            for answer in answers {
+                let answer = Answer::Given(answer);
                 let command = Command::Answer { request_id: question.request_id.clone(), answer };
                 let post = StoreWrite::Post { workflow: outside.workflow.clone(), command };
                 let _ = outside.store.write(post).await;

@@ -72,7 +72,7 @@ impl State {
         match &command {
             Command::Answer { request_id, answer } => match take(held, request_id, answer, now) {
                 Posted::Accepted => {}
-                refused @ (Posted::Closed | Posted::Unknown) => return refused,
+                refused @ (Posted::Closed | Posted::Unknown | Posted::NotYet) => return refused,
             },
             Command::Cancel { .. } if held.ended_at.is_some() => return Posted::Closed,
             Command::Cancel { .. } => {
@@ -207,11 +207,13 @@ impl State {
 fn take(held: &mut Held, request_id: &RequestId, answer: &Answer, now: Timestamp) -> Posted {
     match held.questions.get_mut(request_id) {
         None => Posted::Unknown,
-        Some(Asked::Open(opened)) if matches!(answer, Answer::Given(_)) && opened.question.expires_at <= now => {
-            Posted::Closed
-        }
         Some(asked @ Asked::Open(_)) => {
-            *asked = Asked::Taken;
+            let over = matches!(asked, Asked::Open(opened) if opened.question.expires_at <= now);
+            match answer {
+                Answer::Given(_) if over => return Posted::Closed,
+                Answer::Expired if !over => return Posted::NotYet,
+                Answer::Given(_) | Answer::Expired => *asked = Asked::Taken,
+            }
             Posted::Accepted
         }
         Some(Asked::Taken | Asked::Closed) => Posted::Closed,

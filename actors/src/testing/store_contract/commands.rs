@@ -39,10 +39,13 @@ pub(super) async fn the_first_answer_wins(harness: &mut dyn Harness) {
 pub(super) async fn nobody_answers_after_the_expiry(harness: &mut dyn Harness) {
     let store = harness.store();
     asking(&*store, "w").await;
+    let expired = Command::Answer { request_id: question("q"), answer: Answer::Expired };
+    harness.clock().set(Timestamp(9_999));
+    assert_eq!(post(&*store, "w", expired.clone()).await, Posted::NotYet, "the store's clock judges");
+    assert!(inbox(&*store, "w").await.is_empty());
     harness.clock().set(Timestamp(10_000));
     assert_eq!(post(&*store, "w", answer("q", "yes")).await, Posted::Closed);
     assert!(inbox(&*store, "w").await.is_empty());
-    let expired = Command::Answer { request_id: question("q"), answer: Answer::Expired };
     assert_eq!(post(&*store, "w", expired.clone()).await, Posted::Accepted);
     assert_eq!(inbox(&*store, "w").await, [expired]);
 }

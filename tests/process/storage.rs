@@ -1,0 +1,150 @@
+//! A disk that breaks and a disk that is full, under the real server.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agentic_fleet::runtime::SystemClock;
+use fleet_actors::ports::Clock as _;
+use serde_json::{Value, json};
+
+use crate::process::{client, log, serve_with, simulate, spawn};
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_sync_that_fails_ends_the_process_with_74_within_a_second_and_nothing_is_acknowledged_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    // Runs stay in their first call, so that one accepted run is one commit.
+    let (_model, model) = simulate(dir.path(), 60_000, 0);
+    let (wal, trace) = (dir.path().join(".var/fleet.db-wal"), dir.path().join("trace"));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-ttt", "-o"]).arg(&trace).arg("-P").arg(&wal);
+    command.args(["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=12"]);
+    command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+    command.env("OPENAI_BASE_URL", &model).env("MAX_CONCURRENT_WORKFLOWS", "64");
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (mut server, docs) = spawn(command, dir.path(), "browser:");
+    let url = docs.unwrap_or_else(|| panic!("{}", log(dir.path()))).trim_end_matches("/docs").to_owned();
+    let http = client();
+    let mut accepted: Vec<(i64, String)> = Vec::new();
+    for n in 0..64 {
+        let request = http.post(format!("{url}/api/v1/runs")).timeout(Duration::from_secs(10));
+        let Ok(response) = request.json(&json!({ "task": format!("task {n}") })).send().await else { break };
+        if response.status() != 202 {
+            break;
+        }
+        let Ok(answer) = response.json::<Value>().await else { break };
+        accepted.push((SystemClock.now().0, answer["workflow_id"].as_str().unwrap().to_owned()));
+    }
+    let status = server.ended(Duration::from_secs(10)).await;
+    let ended = SystemClock.now().0;
+    assert_eq!(status.and_then(|status| status.code()), Some(74), "{}", log(dir.path()));
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let injected = trace.lines().find(|line| line.contains("INJECTED")).unwrap_or_else(|| panic!("{trace}"));
+    let at: f64 = injected.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let at = (at * 1_000.0) as i64;
+    assert!(ended - at < 1_000, "it took {} ms from the failed sync to the exit", ended - at);
+    assert!(accepted.len() >= 3, "only {} runs were accepted", accepted.len());
+    let late: Vec<_> = accepted.iter().filter(|(when, _)| *when > at + 1).collect();
+    assert!(late.is_empty(), "acknowledged after the failed sync: {late:?}");
+    let log = log(dir.path());
+    assert_eq!(log.lines().filter(|line| line.contains("storage_failed")).count(), 1, "{log}");
+    println!("{} accepted, exit 74 after {} ms", accepted.len(), ended - at);
+    let (_server, url) = serve_with(dir.path(), &model, &[]);
+    let url = url.unwrap();
+    for (_, workflow) in &accepted {
+        let page = http.get(format!("{url}/api/v1/workflows/{workflow}/events"));
+        let page = page.header("accept", "application/json").send().await.unwrap();
+        assert_eq!(page.status(), 200, "{workflow} is lost");
+    }
+}
+
+/// A file system of its own, as large as it says; gone when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Takes all of the room that is left.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
+        let path = self.0.join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for size in [1 << 20, 4 << 10, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_full_disk_refuses_new_work_reads_go_on_and_room_heals_it_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(&dir.path().join(".var"), "40m") else {
+        println!("NOT RUN: this user may not mount a file system");
+        return;
+    };
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let (mut server, url) = serve_with(dir.path(), &model, &[]);
+    let url = url.unwrap();
+    let http = client();
+    let ask = async |task: String| {
+        let request = http.post(format!("{url}/api/v1/runs")).timeout(Duration::from_secs(20));
+        let asked = Instant::now();
+        let response = request.json(&json!({ "task": task })).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap(), asked.elapsed())
+    };
+    let (status, first, _) = ask("first".to_owned()).await;
+    assert_eq!(status, 202);
+    let first = format!("{url}/api/v1/history/{}", first["workflow_id"].as_str().unwrap());
+    crate::process::until(&http, first.clone(), |entry| entry["status"] == "completed").await;
+    let ballast = disk.fill();
+    // The log may have some room of its own left.
+    let (mut accepted, mut refused) = (0, Vec::new());
+    while refused.len() < 10 {
+        assert!(accepted < 2_000, "the disk is not full");
+        let (status, answer, took) = ask("x".repeat(20_000)).await;
+        match status {
+            202 => accepted += 1,
+            503 => {
+                assert_eq!(answer["code"], "storage_unavailable", "{answer}");
+                refused.push(took);
+            }
+            // Runs that wait for room hold their places.
+            429 => break,
+            other => panic!("{other}: {answer}"),
+        }
+        assert_eq!(http.get(first.clone()).send().await.unwrap().status(), 200, "reads go on");
+    }
+    let slowest = refused.iter().max().copied().unwrap_or_else(|| panic!("nothing was refused for want of room"));
+    assert!(slowest < Duration::from_secs(1), "a refusal took {slowest:?}");
+    std::fs::remove_file(ballast).unwrap();
+    let freed = Instant::now();
+    loop {
+        let (status, answer, _) = ask("after".to_owned()).await;
+        if status == 202 {
+            let entry = format!("{url}/api/v1/history/{}", answer["workflow_id"].as_str().unwrap());
+            crate::process::until(&http, entry, |entry| entry["status"] == "completed").await;
+            break;
+        }
+        assert!(freed.elapsed() < Duration::from_secs(5), "it does not heal: {answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await; // allow-sleep: polls a condition under a deadline
+    }
+    println!("{} refused, the slowest in {slowest:?}; healed after {:?}", refused.len(), freed.elapsed());
+    assert!(server.ended(Duration::ZERO).await.is_none(), "it is the same process");
+    drop(server);
+}
