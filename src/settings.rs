@@ -12,6 +12,7 @@ mod agents;
 mod decode;
 mod environment;
 mod llm;
+mod pipeline;
 mod problem;
 mod report;
 mod rules;
@@ -36,6 +37,7 @@ pub use llm::{
     Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, Provider, RetrySettings,
     SimulatedSettings,
 };
+pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};
@@ -74,6 +76,10 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// For model clients.
     pub llm: LlmSettings,
+    /// For the phases and modes.
+    pub pipeline: PipelineSettings,
+    /// For questions to people.
+    pub approvals: ApprovalSettings,
     /// The roster.
     pub agents: Roster,
     /// For logs.

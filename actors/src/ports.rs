@@ -34,6 +34,19 @@ pub trait Clock: Send + Sync {
     fn random(&self) -> u64;
 }
 
+// ---------------------------------------------------------------------------------------------------------- cache
+
+/// Small values that runs share for a while, as a routing that was made before. Losing one costs a call, never a result:
+/// what a run takes from here is recorded in its journal.
+pub trait Cache: Send + Sync {
+    /// What stands under `key`, unless its time is over.
+    fn get(&self, key: &str) -> Option<Value>;
+    /// Puts `value` under `key` for at most `ttl`.
+    fn put(&self, key: &str, value: Value, ttl: Duration);
+    /// Forgets every key that begins with `prefix` and answers how many there were.
+    fn forget(&self, prefix: &str) -> usize;
+}
+
 // --------------------------------------------------------------------------------------------------------- models
 
 /// How much a model should think. Belongs to a session, never to a request: see [`AgentClients`].
@@ -300,6 +313,20 @@ pub struct RunOutput {
     /// What else a client of the whole result may want: mode, calls, usage, `simulated`, ...
     #[serde(default)]
     pub metadata: Value,
+    /// Runs that begin when this one is over, made in its last batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildRun>,
+}
+
+/// A run that another one leaves behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChildRun {
+    /// The workflow function's name.
+    pub name: Arc<str>,
+    /// And version.
+    pub version: u32,
+    /// What it is given.
+    pub input: TaskInput,
 }
 
 /// A workflow: an async function over a [`Turn`](crate::turn::Turn).
