@@ -29,7 +29,7 @@ mod simulated;
 mod sse;
 
 pub use config::{
-    Api, BreakerPolicy, Caps, EffortWords, LlmConfig, ModelRule, OPENAI_BASE_URL, Provider, ReasoningSummary,
+    Api, BreakerPolicy, Caps, EffortWords, LlmConfig, ModelRule, OPENAI_BASE_URL, Price, Provider, ReasoningSummary,
     RetryPolicy, Temperature, TokenLimitField,
 };
 pub use failure::code;

@@ -255,11 +255,16 @@ fn llm_config(settings: &Settings) -> LlmConfig {
         let minimal = rules.minimal_effort.as_ref().unwrap_or(&llm.effort.minimal);
         let pattern = serde_json::to_value(pattern).ok().and_then(|text| text.as_str().map(str::to_owned));
         let pattern = pattern.unwrap_or_default();
-        if rules.reasoning_effort {
+        let rule = if rules.reasoning_effort {
             ModelRule::reasoning(&pattern, minimal.as_str())
         } else {
             ModelRule::plain(&pattern)
-        }
+        };
+        let price = rules.price.map(|price| {
+            let cached = price.cached_input.unwrap_or(price.input);
+            llm::Price::per_million(price.input.get(), cached.get(), price.output.get())
+        });
+        ModelRule { price, ..rule }
     };
     let mut models: Vec<ModelRule> = llm.models.iter().map(rule).collect();
     // The most particular pattern speaks first.

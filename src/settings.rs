@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use agents::{AgentSettings, Roster};
 pub use environment::{Environment, OPERATOR_NAMES, SECRET_NAMES, Secrets, process_environment};
 pub use llm::{
-    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, Provider, RetrySettings,
+    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings,
     SimulatedSettings,
 };
 pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};

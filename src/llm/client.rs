@@ -180,7 +180,10 @@ impl SessionClient {
             }
             _ => return Err(Fault::malformed("the provider answered with neither an event stream nor JSON")),
         }
-        answer.into_reply(service.caps.json_depth_max)
+        let mut reply = answer.into_reply(service.caps.json_depth_max)?;
+        // By the name that was asked for: providers answer with dated names that no price list has.
+        ModelRule::charge(&service.models, &call.request.model, &mut reply);
+        Ok(reply)
     }
 
     fn request(&self, call: &ModelCall) -> Result<reqwest::RequestBuilder, Fault> {

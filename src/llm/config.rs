@@ -6,7 +6,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use fleet_actors::ports::ReasoningEffort;
+use fleet_actors::event::Usage;
+use fleet_actors::ports::{ModelReply, ReasoningEffort};
 use secrecy::SecretString;
 
 use super::simulate::Simulation;
@@ -136,6 +137,43 @@ pub struct ModelRule {
     pub summary: ReasoningSummary,
     /// What Chat Completions calls the limit of output tokens.
     pub limit: TokenLimitField,
+    /// What its tokens cost; `None` leaves costs out.
+    pub price: Option<Price>,
+}
+
+/// What a model's tokens cost, in millionths of a millionth of a US dollar each. Whole numbers, so that sums are exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// A token of prompt.
+    pub input: u64,
+    /// A token of prompt that the provider had cached.
+    pub cached_input: u64,
+    /// A token of answer, reasoning included.
+    pub output: u64,
+}
+
+impl Price {
+    /// A price as providers print it, in US dollars for a million tokens each; a negative one counts as none.
+    #[must_use]
+    pub fn per_million(input: f64, cached_input: f64, output: f64) -> Self {
+        // A dollar for a million tokens is a millionth of a dollar for one. The cast saturates.
+        let token = |dollars: f64| (dollars * 1e6).round() as u64;
+        Self { input: token(input), cached_input: token(cached_input), output: token(output) }
+    }
+
+    /// What a call cost, in billionths of a US dollar. A provider that counts more cached tokens than it was sent is
+    /// taken at its total.
+    #[must_use]
+    pub fn nanousd(&self, usage: Usage) -> u64 {
+        let cached = usage.cached_tokens.min(usage.input_tokens);
+        let parts = [
+            (usage.input_tokens - cached, self.input),
+            (cached, self.cached_input),
+            (usage.output_tokens, self.output),
+        ];
+        let pico = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum::<u128>();
+        u64::try_from((pico + 500) / 1_000).unwrap_or(u64::MAX)
+    }
 }
 
 /// Whether a model takes a sampling temperature.
@@ -207,6 +245,7 @@ impl ModelRule {
             efforts: EffortWords::default(),
             summary: ReasoningSummary::Omitted,
             limit: TokenLimitField::MaxTokens,
+            price: None,
         }
     }
 
@@ -241,6 +280,14 @@ impl ModelRule {
     pub fn of<'a>(rules: &'a [Self], model: &str) -> Option<&'a Self> {
         let fits = rules.iter().filter_map(|rule| Some((rule.fit(model)?, rule)));
         fits.max_by_key(|(fit, _)| *fit).map(|(_, rule)| rule)
+    }
+
+    /// Writes into the usage of `reply` what the call of `model` cost, if the rules have a price for it.
+    pub(super) fn charge(rules: &[Self], model: &str, reply: &mut ModelReply) {
+        let price = Self::of(rules, model).and_then(|rule| rule.price);
+        if let (Some(price), Some(usage)) = (price, &mut reply.usage) {
+            usage.cost_nanousd = Some(price.nanousd(*usage));
+        }
     }
 
     fn fit(&self, model: &str) -> Option<usize> {
@@ -288,5 +335,30 @@ pub struct BreakerPolicy {
 impl Default for BreakerPolicy {
     fn default() -> Self {
         Self { failures: NonZeroU32::MIN.saturating_add(4), open_for: Duration::from_secs(10) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_costs_its_tokens_and_cached_ones_are_cheaper() {
+        let price = Price::per_million(0.4, 0.1, 1.6);
+        let usage = Usage {
+            input_tokens: 1_000,
+            cached_tokens: 400,
+            output_tokens: 250,
+            reasoning_tokens: 100,
+            cost_nanousd: None,
+        };
+        // 600 x 400 + 400 x 100 + 250 x 1600 billionths.
+        assert_eq!(price.nanousd(usage), 680_000);
+        let absurd = Usage { cached_tokens: u64::MAX, ..usage };
+        assert_eq!(price.nanousd(absurd), 1_000 * 100 + 400_000);
+        let huge = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, ..Usage::default() };
+        assert_eq!(Price::per_million(f64::MAX, 0.0, f64::NAN).nanousd(huge), u64::MAX);
+        let cheap = Price::per_million(0.000_4, 0.0, 0.0);
+        assert_eq!(cheap.nanousd(Usage { input_tokens: 1_250, ..Usage::default() }), 500);
     }
 }

@@ -20,7 +20,8 @@
 //! | `[[sim:latency=50]]` | the first piece after 50 ms |
 //! | `[[sim:say=exact text]]` | exactly this text |
 //!
-//! A fault may add `times=2`: it strikes the first two attempts of a call and spares the third. Once a tool has
+//! In a question that a pipeline decides by (a schema with a known name, such as `TaskRouting`), only faults and latency
+//! count: the rest is about the answer to the message. A fault may add `times=2`: it strikes the first two attempts of a call and spares the third. Once a tool has
 //! answered, the message is answered in words, so a tool directive asks once.
 //! Absent on purpose: `pattern` and `uniqueItems` over infinite sets in schemas.
 
@@ -35,6 +36,7 @@ use serde_json::Value;
 
 mod directive;
 mod fill;
+mod judgement;
 mod prose;
 
 use directive::Directives;
@@ -161,6 +163,8 @@ pub struct SimulatedRequest<'a> {
     pub tools: Vec<(&'a str, &'a Value)>,
     /// The schema its answer must fit.
     pub schema: Option<&'a Value>,
+    /// What that schema is called; some names get answers that a pipeline can go on with.
+    pub schema_name: &'a str,
     /// How much it should think.
     pub effort: Option<ReasoningEffort>,
     /// At most so many tokens.
@@ -216,7 +220,17 @@ impl Simulation {
         let mut rng = fastrand::Rng::with_seed(digest);
         let last_user = request.messages.iter().rposition(|(role, _)| *role == Role::User);
         let text = last_user.map_or("", |at| &request.messages[at].1);
-        let directives = Directives::read(text);
+        let mut directives = Directives::read(text);
+        let in_prompt = request.schema.is_none().then(|| schema_in_prompt(request)).flatten();
+        let (name, schema) = match &in_prompt {
+            Some((name, schema)) => (*name, Some(schema)),
+            None => (request.schema_name, request.schema),
+        };
+        let judges = schema.is_some() && judgement::knows(name);
+        if judges {
+            // They are about the answer to the message, not about what is decided on the way to it.
+            directives = Directives { say: None, tokens: None, tools: Vec::new(), ..directives };
+        }
         let asked = directives.fault.filter(|_| directives.times.is_none_or(|times| request.attempt <= times));
         let fault =
             asked.or_else(|| self.faults.pick(fastrand::Rng::with_seed(self.seed ^ call.wrapping_mul(MIX)).f64()));
@@ -225,10 +239,15 @@ impl Simulation {
         let answered = last_user.is_none_or(|at| at + 1 < request.messages.len());
         let tool_calls = if answered { Vec::new() } else { wanted_tools(request, &directives, digest, &mut rng) };
         let length = directives.tokens.or(self.tokens);
-        let mut words = match (&directives.say, request.schema) {
+        let mut words = match (&directives.say, schema) {
             _ if !tool_calls.is_empty() => Vec::new(),
             (Some(say), _) => prose::words(say),
-            (None, Some(schema)) => prose::chunks(&fill::fill(schema, &directives.rest, &mut rng).to_string()),
+            (None, Some(schema)) => {
+                let judged = judgement::judge(name, schema, &question(request), &mut rng);
+                let value = judged.unwrap_or_else(|| fill::fill(schema, &directives.rest, &mut rng)).to_string();
+                let fenced = in_prompt.is_some();
+                prose::chunks(&if fenced { format!("```json\n{value}\n```") } else { value })
+            }
             (None, None) => prose::answer(request, &directives.rest, length, &mut rng),
         };
         let mut finish = if tool_calls.is_empty() { FinishReason::Stop } else { FinishReason::ToolCalls };
@@ -287,6 +306,23 @@ impl Simulation {
 
 /// Spreads consecutive call numbers over all seeds (the odd constant of splitmix64).
 const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// What is asked about: the last user message with tags in it, since a repair call ends with one without.
+fn question(request: &SimulatedRequest<'_>) -> String {
+    let mut users = request.messages.iter().rev().filter(|(role, _)| *role == Role::User).map(|(_, text)| text);
+    let last = users.clone().next();
+    users.find(|text| text.contains("</")).or(last).map_or(String::new(), |text| Directives::read(text).rest)
+}
+
+/// The name and the schema that a prompt holds, for callers without structured output: the first line of the first
+/// message is `# NAME`, and an object follows the words "JSON schema:".
+fn schema_in_prompt<'a>(request: &'a SimulatedRequest<'_>) -> Option<(&'a str, Value)> {
+    let (_, text) = request.messages.first().filter(|(role, _)| *role == Role::System)?;
+    let name = text.lines().next()?.strip_prefix("# ")?.trim();
+    let (_, schema) = text.split_once("JSON schema:")?;
+    let mut values = serde_json::Deserializer::from_str(schema).into_iter::<Value>();
+    values.next()?.ok().filter(Value::is_object).map(|schema| (name, schema))
+}
 
 /// The tool that a directive asks for, or that the message names.
 fn wanted_tools(

@@ -15,7 +15,7 @@ use fleet_actors::ports::{
 };
 
 use super::breaker::Retries;
-use super::config::LlmConfig;
+use super::config::{LlmConfig, ModelRule};
 use super::failure::Fault;
 use super::simulate::{Script, SimulatedFault, SimulatedRequest, Simulation};
 
@@ -28,6 +28,7 @@ pub(super) struct SimulatedClients {
 struct Shared {
     simulation: Simulation,
     output_tokens_max: Option<u32>,
+    models: Vec<ModelRule>,
     calls: AtomicU64,
     retries: Retries,
 }
@@ -37,6 +38,7 @@ impl SimulatedClients {
         let shared = Shared {
             simulation: config.simulated.clone(),
             output_tokens_max: config.output_tokens_max,
+            models: config.models.clone(),
             calls: AtomicU64::new(0),
             retries: Retries::new(config.retry),
         };
@@ -64,10 +66,13 @@ impl ModelClient for SimulatedClient {
         Box::pin(async move {
             self.shared.retries.began(call.attempt);
             let script = self.script(call);
-            play(&call.request.model, script, deltas).await.map_err(|fault| {
+            let model = &call.request.model;
+            let mut reply = play(model, script, deltas).await.map_err(|fault| {
                 let retry_in = self.shared.retries.delay(&fault, call.attempt, fastrand::f64());
                 ModelError { failure: fault.failure, retry_in }
-            })
+            })?;
+            ModelRule::charge(&self.shared.models, model, &mut reply);
+            Ok(reply)
         })
     }
 }
@@ -76,14 +81,16 @@ impl SimulatedClient {
     fn script(&self, call: &ModelCall) -> Script {
         let request = &call.request;
         let messages = request.context.messages();
+        let (schema_name, schema) = match &request.output {
+            OutputForm::Text => ("", None),
+            OutputForm::Json { name, schema } => (name.as_str(), Some(schema)),
+        };
         let simulated = SimulatedRequest {
             model: &request.model,
             messages: messages.iter().map(|message| (message.role, Cow::Borrowed(message.content.as_str()))).collect(),
             tools: request.tools.iter().map(|tool| (tool.name.as_str(), &tool.parameters)).collect(),
-            schema: match &request.output {
-                OutputForm::Text => None,
-                OutputForm::Json { schema, .. } => Some(schema),
-            },
+            schema,
+            schema_name,
             effort: self.effort,
             max_tokens: request.max_output_tokens.or(self.shared.output_tokens_max),
             attempt: call.attempt,

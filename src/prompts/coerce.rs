@@ -180,9 +180,14 @@ fn fit_number(value: Value, schema: &Value, whole: bool) -> Value {
 fn written(text: &str, schema: &Value) -> Option<Number> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || "+-.eE".contains(c))).unwrap_or(text.len());
-    let number = lenient::number(text[..end].trim_end_matches(['.', 'e', 'E']))?;
+    let rest = &text[end..];
+    // `0x10` and `8th` are no numbers.
+    if rest.starts_with(|c: char| !(c.is_whitespace() || c == '%' || c == '/')) {
+        return None;
+    }
+    let number = lenient::number(&text[..end])?;
     let fraction_wanted = schema.get("maximum").and_then(Value::as_f64).is_some_and(|most| most <= 1.0);
-    if text[end..].trim_start().starts_with('%') && fraction_wanted {
+    if rest.trim_start().starts_with('%') && fraction_wanted {
         return Number::from_f64(number.as_f64()? / 100.0);
     }
     Some(number)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Bytes, Count, HttpUrl, Millis, Name, Ratio};
+use super::units::{Bytes, Count, HttpUrl, Millis, Name, Ratio, TokenPrice};
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,8 +126,8 @@ pub struct EffortNames {
     pub maximal: Name,
 }
 
-/// What a model takes. A model without rules takes neither.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a model takes and costs. A model without rules takes neither and has no price.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRules {
     /// Whether a temperature is sent.
@@ -137,6 +137,22 @@ pub struct ModelRules {
     /// This model's word for `minimal`, if it is not [`EffortNames::minimal`].
     #[serde(default)]
     pub minimal_effort: Option<Name>,
+    /// What its tokens cost; none leaves costs out of what a run reports.
+    #[serde(default)]
+    pub price: Option<PriceSettings>,
+}
+
+/// What a model's tokens cost, in US dollars for a million.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceSettings {
+    /// Tokens of prompts.
+    pub input: TokenPrice,
+    /// Those of them that the provider had cached; none means as much as others.
+    #[serde(default)]
+    pub cached_input: Option<TokenPrice>,
+    /// Tokens of answers, reasoning included.
+    pub output: TokenPrice,
 }
 
 /// Attempts after a failed one. `attempts_max: 1` means there are none.

@@ -191,6 +191,27 @@ impl TryFrom<f64> for Score {
     }
 }
 
+/// US dollars for a million tokens, 0 to 100,000.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct TokenPrice(f64);
+
+impl TokenPrice {
+    /// The dollars.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for TokenPrice {
+    type Error = &'static str;
+
+    fn try_from(value: f64) -> Result<Self, Self::Error> {
+        if (0.0..=100_000.0).contains(&value) { Ok(Self(value)) } else { Err("expected a number from 0 to 100000") }
+    }
+}
+
 macro_rules! checked_text {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -1,6 +1,6 @@
 //! What is sent, and what answers become.
 
-use agentic_fleet::llm::{Api, LlmConfig, LlmIdentity, Provider};
+use agentic_fleet::llm::{Api, LlmConfig, LlmIdentity, ModelRule, Price, Provider};
 use fleet_actors::event::Usage;
 use fleet_actors::ports::{
     ChatMessage, FinishReason, ModelReply, OutputForm, ReasoningEffort, Role, ToolRequest, ToolSpec,
@@ -64,6 +64,26 @@ pub fn expected() -> ModelReply {
 async fn both_protocols_give_the_same_reply_and_skip_what_they_do_not_know() {
     assert_eq!(ask(Api::ChatCompletions, event_stream(CHAT.as_bytes())).await.expect("whole"), expected());
     assert_eq!(ask(Api::Responses, event_stream(RESPONSES.as_bytes())).await.expect("whole"), expected());
+}
+
+#[tokio::test]
+async fn every_client_says_what_a_call_cost_when_the_model_asked_for_has_a_price() {
+    let price = Some(Price::per_million(2.0, 0.5, 8.0));
+    let models = vec![ModelRule { price, ..ModelRule::plain("simul*") }];
+    // 5 tokens of prompt at 2,000 billionths, 4 cached ones at 500, 5 of answer at 8,000.
+    for (api, body) in [(Api::ChatCompletions, CHAT), (Api::Responses, RESPONSES)] {
+        let server = Scripted::start(move |_| event_stream(body.as_bytes())).await;
+        let config = LlmConfig { models: models.clone(), ..config(api, &server.base_url) };
+        let reply = run(&*make(&config).client(None), &say("hi")).await.expect("whole");
+        assert_eq!(reply.usage.and_then(|usage| usage.cost_nanousd), Some(52_000), "{api:?}");
+    }
+    let simulated = LlmConfig { provider: Provider::Simulated, models, ..LlmConfig::default() };
+    let reply = run(&*make(&simulated).client(None), &say("hi")).await.expect("whole");
+    let usage = reply.usage.expect("it counts");
+    assert_eq!(usage.cost_nanousd, Some(usage.input_tokens * 2_000 + usage.output_tokens * 8_000));
+    let unpriced = LlmConfig { models: Vec::new(), ..simulated };
+    let reply = run(&*make(&unpriced).client(None), &say("hi")).await.expect("whole");
+    assert_eq!(reply.usage.and_then(|usage| usage.cost_nanousd), None);
 }
 
 #[tokio::test]

@@ -53,6 +53,15 @@ fn a_model_takes_what_the_longest_fitting_rule_says() {
 }
 
 #[test]
+fn a_model_has_the_price_of_its_rule_and_others_have_none() {
+    let yaml = "llm: { models: { gpt-5-mini: { temperature: false, reasoning_effort: true, price: { input: 0.25, output: 2 } } } }";
+    let llm = start().file(yaml).settings().llm;
+    let price = llm.rules("gpt-5-mini").price.expect("the file gives it one");
+    assert_eq!((price.input.get(), price.cached_input, price.output.get()), (0.25, None, 2.0));
+    assert_eq!(llm.rules("gpt-5-nano").price, None);
+}
+
+#[test]
 fn every_event_type_has_a_route_and_a_kind_its_own() {
     let routing = start().settings().ui_routing;
     for event in EVENT_TYPES {

@@ -32,6 +32,10 @@ fn a_value_of_the_wrong_type_or_beyond_its_bounds_is_shown_with_what_was_expecte
         ("llm: { model: 5 }", "llm.model: expected text (put it in quotes if it looks like something else), found a"),
         ("llm: { base_url: ftp://a }", "llm.base_url: expected a URL that begins with http:// or https://"),
         ("llm: { models: { \"g*t\": { temperature: true, reasoning_effort: true } } }", "expected a model's name"),
+        (
+            "llm: { models: { g: { temperature: true, reasoning_effort: true, price: { input: -1, output: 1 } } } }",
+            "expected a number from 0 to 100000",
+        ),
         ("llm: { simulated: { jitter: 2 } }", "llm.simulated.jitter: expected a number from 0 to 1"),
         ("logging: { level: verbose }", "logging.level: expected error, warn, info, debug, trace or off"),
         ("agents: { Bob: { description: x, instructions: y } }", "expected 1 to 64 characters from a-z, 0-9, _ and -"),

@@ -17,6 +17,7 @@ pub(super) struct Asked {
     messages: Vec<(Role, String)>,
     tools: Vec<(String, Value)>,
     schema: Option<Value>,
+    schema_name: String,
     effort: Option<ReasoningEffort>,
     max_tokens: Option<u32>,
 }
@@ -32,6 +33,7 @@ impl Asked {
             include_usage: body.pointer("/stream_options/include_usage") == Some(&Value::Bool(true)),
             messages: messages.into_iter().map(|message| (role(&message), text(message))).collect(),
             tools: tools(&mut body, "/function"),
+            schema_name: words(&body, "/response_format/json_schema/name"),
             schema: body.pointer_mut("/response_format/json_schema/schema").map(Value::take),
             effort,
             max_tokens: number(&body, "max_completion_tokens").or_else(|| number(&body, "max_tokens")),
@@ -55,6 +57,7 @@ impl Asked {
         Some(Self {
             messages,
             tools: tools(&mut body, ""),
+            schema_name: words(&body, "/text/format/name"),
             schema: body.pointer_mut("/text/format/schema").map(Value::take),
             effort,
             max_tokens: number(&body, "max_output_tokens"),
@@ -79,6 +82,7 @@ impl Asked {
             messages: self.messages.iter().map(|(role, text)| (*role, Cow::Borrowed(text.as_str()))).collect(),
             tools: self.tools.iter().map(|(name, schema)| (name.as_str(), schema)).collect(),
             schema: self.schema.as_ref(),
+            schema_name: &self.schema_name,
             effort: self.effort,
             max_tokens: self.max_tokens,
             attempt,
@@ -132,6 +136,10 @@ fn effort(word: &str) -> Option<ReasoningEffort> {
         "high" | "xhigh" => Some(ReasoningEffort::Maximal),
         _ => None,
     }
+}
+
+fn words(body: &Value, at: &str) -> String {
+    body.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn number(body: &Value, name: &str) -> Option<u32> {

@@ -1,0 +1,541 @@
+//! A run of one workflow over scripted ports, on paused time and a store in memory.
+//!
+//! [`Script::run`] drives the function to its end as a supervisor would, a park and its wake included, and keeps what was
+//! seen: events, calls, result. [`Ran::replay`] runs it again from the journal and panics unless it gives the same and
+//! makes no call; [`Ran::crashed_after`] is the life after a process that died at some record.
+//!
+//! Absent on purpose: actors, admission, a server. What needs those is a test of the binary.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::MemoryStore;
+use crate::cache::MemoryCache;
+use crate::event::{Answer, Channel, EventBody, Failure, LogEvent, Question, RunOutcome};
+use crate::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
+use crate::journal::{Past, Positioned, Record, encode};
+use crate::limits::RunLimits;
+use crate::ports::{
+    Append, Cache, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall, ModelClient,
+    ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Role, RunOutput, Store, StoreError,
+    StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
+};
+use crate::sessions::stored_events;
+use crate::stream::{Logs, Seen, Watcher};
+use crate::supervisor::{Fresh, LifeEnd, LifeInputs, Signal, Writer, live, read_records};
+use crate::turn::RunPorts;
+
+/// What a scripted model does with a call.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// How long it takes.
+    pub after: Duration,
+    /// What comes of it; its text is streamed as one piece.
+    pub result: Result<ModelReply, ModelError>,
+}
+
+impl Reply {
+    /// The same, later.
+    #[must_use]
+    pub fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+}
+
+impl From<ModelReply> for Reply {
+    fn from(reply: ModelReply) -> Self {
+        Self { after: Duration::from_millis(10), result: Ok(reply) }
+    }
+}
+
+impl From<&str> for Reply {
+    fn from(text: &str) -> Self {
+        ModelReply { text: text.to_owned(), ..ModelReply::default() }.into()
+    }
+}
+
+impl From<String> for Reply {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<Failure> for Reply {
+    fn from(failure: Failure) -> Self {
+        let error = ModelError { failure, retry_in: None };
+        Self { after: Duration::from_millis(10), result: Err(error) }
+    }
+}
+
+type ModelScript = Rc<dyn Fn(&ModelCall) -> Reply>;
+type ToolScript = Rc<dyn Fn(&ToolCall) -> (Duration, Result<ToolOutput, Failure>)>;
+type Human = Rc<dyn Fn(&Question) -> Option<Value>>;
+
+/// A run to be made. A run without a model fails its calls with `provider_unavailable`.
+#[derive(Clone)]
+pub struct Script {
+    function: WorkflowFn,
+    config: Value,
+    input: TaskInput,
+    said: Vec<(Role, String)>,
+    limits: RunLimits,
+    ports: Ports,
+}
+
+#[derive(Clone)]
+struct Ports {
+    model: ModelScript,
+    tools: ToolScript,
+    offers: Vec<ToolOffer>,
+    human: Human,
+    cache: Arc<dyn Cache>,
+    model_calls: Rc<RefCell<Vec<ModelCall>>>,
+    tool_calls: Rc<RefCell<Vec<ToolCall>>>,
+}
+
+impl Script {
+    /// A run of `function` with the message `message` and the pinned `config`.
+    #[must_use]
+    pub fn new(function: WorkflowFn, message: &str, config: Value) -> Self {
+        let unavailable = || Failure::new("provider_unavailable", "the script has no model");
+        let unknown = |call: &ToolCall| Failure::new("tool_unknown", format!("the script has no tool {}", call.name));
+        let input = TaskInput {
+            message: message.to_owned(),
+            conversation: None,
+            mode: None,
+            additional_context: None,
+            principal: TaskInput::local(),
+        };
+        let ports = Ports {
+            model: Rc::new(move |_| unavailable().into()),
+            tools: Rc::new(move |call| (Duration::ZERO, Err(unknown(call)))),
+            offers: Vec::new(),
+            human: Rc::new(|_| None),
+            cache: Arc::new(MemoryCache::new(Arc::new(super::ManualClock::default()), 64)),
+            model_calls: Rc::default(),
+            tool_calls: Rc::default(),
+        };
+        Self { function, config, input, said: Vec::new(), limits: RunLimits::default(), ports }
+    }
+
+    /// Changes what the run is given.
+    #[must_use]
+    pub fn input(mut self, change: impl FnOnce(&mut TaskInput)) -> Self {
+        change(&mut self.input);
+        self
+    }
+
+    /// Something that was said in the run's conversation before it; the conversation is made for it.
+    #[must_use]
+    pub fn said(mut self, role: Role, text: &str) -> Self {
+        self.input.conversation.get_or_insert_with(|| ConversationId::from_trusted("scripted"));
+        self.said.push((role, text.to_owned()));
+        self
+    }
+
+    /// Changes what the run may use.
+    #[must_use]
+    pub fn limits(mut self, change: impl FnOnce(&mut RunLimits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// What models answer.
+    #[must_use]
+    pub fn model<R: Into<Reply>>(mut self, script: impl Fn(&ModelCall) -> R + 'static) -> Self {
+        self.ports.model = Rc::new(move |call| script(call).into());
+        self
+    }
+
+    /// The tools that exist, and what they give. Every call takes `after`.
+    #[must_use]
+    pub fn tools(
+        mut self,
+        offers: Vec<ToolOffer>,
+        after: Duration,
+        script: impl Fn(&ToolCall) -> Result<ToolOutput, Failure> + 'static,
+    ) -> Self {
+        self.ports.offers = offers;
+        self.ports.tools = Rc::new(move |call| (after, script(call)));
+        self
+    }
+
+    /// What the human answers; `None` leaves the question open.
+    #[must_use]
+    pub fn human(mut self, script: impl Fn(&Question) -> Option<Value> + 'static) -> Self {
+        self.ports.human = Rc::new(script);
+        self
+    }
+
+    /// What runs share: by default each run has a cache of its own whose entries never grow old.
+    #[must_use]
+    pub fn cache(mut self, cache: Arc<dyn Cache>) -> Self {
+        self.ports.cache = cache;
+        self
+    }
+
+    /// Runs it to its end, on a runtime of its own whose time is paused.
+    ///
+    /// # Panics
+    /// If the run does not end: it rests, panics or parks for ever.
+    #[must_use]
+    pub fn run(self) -> Ran {
+        self.ports.model_calls.take();
+        self.ports.tool_calls.take();
+        paused(async move { self.run_here().await })
+    }
+
+    async fn run_here(self) -> Ran {
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(0)));
+        let store = MemoryStore::new(clock.clone());
+        let workflow = WorkflowId::from_trusted("scripted-run");
+        self.write_history(&store, clock.now()).await;
+        let began = Instant::now();
+        let writer = Rc::new(StoreWriter(store.clone()));
+        for _ in 0..64 {
+            let records = read_records(&store, &workflow).await.unwrap_or_else(|error| panic!("{error}"));
+            let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
+            let end = self.life(&workflow, past, records.is_empty(), &store, clock.clone(), writer.clone()).await;
+            match end {
+                LifeEnd::Ended(_) => return self.ran(&store, &workflow, began.elapsed()).await,
+                LifeEnd::Parked => {
+                    let row = store.workflow(&workflow).await.ok().flatten();
+                    let wake_at = row.and_then(|row| row.wake_at).unwrap_or_else(|| panic!("it parked for ever"));
+                    tokio::time::sleep(wake_at.since(clock.now())).await;
+                }
+                other => panic!("a life ended as {other:?}"),
+            }
+        }
+        panic!("64 lives were not enough")
+    }
+
+    async fn write_history(&self, store: &MemoryStore, at: Timestamp) {
+        let Some(conversation) = self.input.conversation.clone().filter(|_| !self.said.is_empty()) else { return };
+        let workflow = WorkflowId::from_trusted("earlier-run");
+        let messages = self.said.iter().enumerate().map(|(n, (role, text))| MessageRow {
+            id: format!("said-{n}").into(),
+            conversation: conversation.clone(),
+            role: *role,
+            content: text.clone(),
+            created_at: at,
+            author: None,
+            agent_id: None,
+            workflow: Some(workflow.clone()),
+            finish_reason: None,
+        });
+        let began = Positioned {
+            position: Position(1),
+            epoch: Epoch(0),
+            seq: None,
+            path: Arc::from(""),
+            record: Record::Began { at, owner: 0 },
+            body: None,
+        };
+        let append = Append {
+            claim: Claim { workflow: workflow.clone(), epoch: Epoch(0) },
+            after: Position(0),
+            create: Some(Box::new(made(&self.input, at))),
+            records: vec![encode(&began)],
+            messages: messages.collect(),
+            opened: Vec::new(),
+            closed: Vec::new(),
+            runtime: Duration::ZERO,
+            next: Next::Running,
+        };
+        let outcomes = store.commit(vec![append]).await.unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(outcomes[..], [Outcome::Done { .. }]), "{outcomes:?}");
+    }
+
+    /// One life of the run. Questions are put to the scripted human as soon as they are visible.
+    async fn life(
+        &self,
+        workflow: &WorkflowId,
+        past: Past,
+        fresh: bool,
+        store: &MemoryStore,
+        clock: Arc<dyn Clock>,
+        writer: Rc<dyn Writer>,
+    ) -> LifeEnd {
+        let log = Logs::new(8).open(workflow);
+        let mut watcher = Watcher::new(log.clone(), Seq(0)).unwrap_or_else(|error| panic!("{error}"));
+        watcher.skip_to(past.last_seq);
+        let (signals, mut inbox) = mpsc::channel(16);
+        let (human, post, run) = (self.ports.human.clone(), store.clone(), workflow.clone());
+        let answers = tokio::task::spawn_local(async move {
+            while let Seen::Events(events) = watcher.next().await {
+                for event in events {
+                    let EventBody::Asked { question, .. } = &event.body else { continue };
+                    let Some(answer) = human(question) else { continue };
+                    let request_id = question.request_id.clone();
+                    let command = Command::Answer { request_id, answer: Answer::Given(answer) };
+                    let _ = post.write(StoreWrite::Post { workflow: run.clone(), command }).await;
+                    let _ = signals.send(Signal::Inbox).await;
+                }
+            }
+            // A life whose every signal is gone would spin on a closed channel.
+            std::future::pending::<()>().await;
+        });
+        let inputs = LifeInputs {
+            workflow: workflow.clone(),
+            made: made(&self.input, clock.now()),
+            epoch: if fresh { Epoch(0) } else { past.next_epoch() },
+            past,
+            runtime: Duration::ZERO,
+            fresh: fresh.then(|| Fresh { input: self.input.clone(), config: self.config.clone(), message: None }),
+            detached: true,
+            function: self.function,
+            ports: RunPorts {
+                clock,
+                model: Rc::new(self.ports.clone()),
+                tools: Rc::new(self.ports.clone()),
+                store: Arc::new(store.clone()),
+                cache: self.ports.cache.clone(),
+            },
+            limits: self.limits.clone(),
+            log,
+            writer,
+            release: Rc::new(|| {}),
+            started: None,
+        };
+        let end = live(inputs, &mut inbox).await;
+        answers.abort();
+        end
+    }
+
+    async fn ran(self, store: &MemoryStore, workflow: &WorkflowId, took: Duration) -> Ran {
+        let broken = |error: StoreError| -> ! { panic!("{error}") };
+        let events = stored_events(store, workflow, Seq(0)).await.unwrap_or_else(|error| broken(error));
+        let history = store.history_entry(workflow).await.unwrap_or_else(|error| broken(error));
+        let history = history.unwrap_or_else(|| panic!("a finished run has no history row"));
+        let records = read_records(store, workflow).await.unwrap_or_else(|error| broken(error));
+        let model_calls = self.ports.model_calls.take();
+        let tool_calls = self.ports.tool_calls.take();
+        Ran { events, history, records, model_calls, tool_calls, took, script: self }
+    }
+}
+
+fn made(input: &TaskInput, at: Timestamp) -> NewWorkflow {
+    NewWorkflow {
+        name: "scripted".into(),
+        version: 1,
+        conversation: input.conversation.clone(),
+        task: input.message.as_str().into(),
+        effort: None,
+        request: None,
+        on_disconnect: OnDisconnect::Continue,
+        created_at: at,
+    }
+}
+
+fn paused<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
+    tokio::task::LocalSet::new().block_on(&runtime, async move {
+        let limit = Duration::from_secs(30 * 86_400);
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| panic!("the run did not end"))
+    })
+}
+
+/// A run that is over.
+pub struct Ran {
+    /// Everything a client that reads the whole log sees, deltas included.
+    pub events: Vec<LogEvent>,
+    /// Its row in history: outcome, result, error, what it spent.
+    pub history: HistoryRow,
+    /// Its journal.
+    pub records: Vec<Positioned>,
+    /// Every call of a model, in order.
+    pub model_calls: Vec<ModelCall>,
+    /// Every call of a tool, in order.
+    pub tool_calls: Vec<ToolCall>,
+    /// How long it took, in paused time.
+    pub took: Duration,
+    script: Script,
+}
+
+impl Ran {
+    /// How it ended.
+    #[must_use]
+    pub fn outcome(&self) -> RunOutcome {
+        self.history.status
+    }
+
+    /// Its result.
+    ///
+    /// # Panics
+    /// If it has none; the text says why.
+    #[must_use]
+    pub fn result(&self) -> &RunOutput {
+        self.history.result.as_ref().unwrap_or_else(|| panic!("it has no result: {:?}", self.history.error))
+    }
+
+    /// What the workflow itself published, in order.
+    pub fn emitted(&self) -> impl Iterator<Item = &Value> {
+        self.events.iter().filter_map(|event| match &event.body {
+            EventBody::Emitted { body, .. } => Some(body),
+            _ => None,
+        })
+    }
+
+    /// The paths of its model steps, in the order of their first attempts.
+    #[must_use]
+    pub fn model_steps(&self) -> Vec<&str> {
+        let started = self.events.iter().filter_map(|event| match &event.body {
+            EventBody::StepStarted { step, kind: crate::event::StepKind::Model, attempt: 1, .. } => Some(&**step),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    /// Runs the function again over the whole journal.
+    ///
+    /// # Panics
+    /// If it diverges (events are part of that), makes a call, or gives another result.
+    pub fn replay(&self) {
+        let again = self.crashed_after(self.records.len());
+        let calls = (again.model_calls.len(), again.tool_calls.len());
+        assert_eq!(calls, (0, 0), "a replay made calls of models and tools");
+        let end = |history: &HistoryRow| (history.status, history.result.clone(), history.error.clone());
+        assert_eq!(end(&again.history), end(&self.history), "a replay ended otherwise");
+    }
+
+    /// The life after a process that died when so many records were durable: it goes on to the end. What closed the run
+    /// does not count, so any number of records can be given.
+    ///
+    /// # Panics
+    /// If the run diverges or does not end.
+    #[must_use]
+    pub fn crashed_after(&self, records: usize) -> Continued {
+        let closing = |record: &Record| {
+            matches!(record, Record::Error { .. } | Record::Cancelled { .. } | Record::Finished { .. })
+        };
+        let kept: Vec<_> =
+            self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
+        let past = Past::of(&kept).unwrap_or_else(|error| panic!("{error}"));
+        let script = Script {
+            ports: Ports { model_calls: Rc::default(), tool_calls: Rc::default(), ..self.script.ports.clone() },
+            ..self.script.clone()
+        };
+        let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
+        let history = paused(async move {
+            let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
+            let store = MemoryStore::new(clock.clone());
+            script.write_history(&store, clock.now()).await;
+            let writer = Rc::new(KeepLast::default());
+            let fresh = past.input.is_none();
+            let past = if fresh { Past::default() } else { past };
+            let workflow = WorkflowId::from_trusted("scripted-run");
+            let end = script.life(&workflow, past, fresh, &store, clock, writer.clone()).await;
+            assert!(matches!(end, LifeEnd::Ended(_)), "the life ended as {end:?}");
+            writer.0.take()
+        });
+        let history = *history.unwrap_or_else(|| panic!("the life left no history"));
+        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take() }
+    }
+}
+
+/// What a life that went on from a journal did.
+pub struct Continued {
+    /// How it ended.
+    pub history: HistoryRow,
+    /// The calls of models it made.
+    pub model_calls: Vec<ModelCall>,
+    /// The calls of tools it made.
+    pub tool_calls: Vec<ToolCall>,
+}
+
+impl ModelClient for Ports {
+    fn call<'a>(
+        &'a self,
+        call: &'a ModelCall,
+        deltas: &'a mut dyn FnMut(ModelDelta),
+    ) -> LocalFuture<'a, Result<ModelReply, ModelError>> {
+        Box::pin(async move {
+            self.model_calls.borrow_mut().push(call.clone());
+            let Reply { after, result } = (self.model)(call);
+            tokio::time::sleep(after).await;
+            let reply = result?;
+            if !reply.text.is_empty() {
+                deltas(ModelDelta { channel: Channel::Text, text: reply.text.clone() });
+            }
+            Ok(reply)
+        })
+    }
+}
+
+impl ToolRunner for Ports {
+    fn offers<'a>(&'a self, names: &'a [String]) -> LocalFuture<'a, Vec<ToolOffer>> {
+        let named = names.iter().flat_map(|name| self.offers.iter().filter(move |offer| offer.spec.name == *name));
+        Box::pin(std::future::ready(named.cloned().collect()))
+    }
+
+    fn policy(&self, tool: &str) -> EffectPolicy {
+        let offer = self.offers.iter().find(|offer| offer.spec.name == tool);
+        offer.map_or(EffectPolicy::Ambiguous, |offer| offer.effect)
+    }
+
+    fn call<'a>(&'a self, call: &'a ToolCall) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
+        Box::pin(async move {
+            self.tool_calls.borrow_mut().push(call.clone());
+            let (after, result) = (self.tools)(call);
+            tokio::time::sleep(after).await;
+            result
+        })
+    }
+}
+
+/// Paused time as wall time, and repeatable chance.
+struct PausedClock(Instant, AtomicU64);
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_800_000_000_000).after(self.0.elapsed())
+    }
+
+    fn random(&self) -> u64 {
+        let n = self.1.fetch_add(1, Ordering::Relaxed);
+        (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+struct StoreWriter(MemoryStore);
+
+impl Writer for StoreWriter {
+    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
+        let store = self.0.clone();
+        Box::pin(async move {
+            let outcome = store.commit(vec![append]).await?.pop();
+            outcome.ok_or_else(|| StoreError::Unavailable("no outcome".to_owned()))
+        })
+    }
+
+    fn write(&self, write: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>> {
+        let store = self.0.clone();
+        Box::pin(async move { store.write(write).await })
+    }
+}
+
+/// Takes every append and keeps how the run ended.
+#[derive(Default)]
+struct KeepLast(RefCell<Option<Box<HistoryRow>>>);
+
+impl Writer for KeepLast {
+    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
+        let head = append.records.last().map_or(append.after, |row| row.position);
+        if let Next::Ended(history) = append.next {
+            *self.0.borrow_mut() = Some(history);
+        }
+        Box::pin(std::future::ready(Ok(Outcome::Done { head })))
+    }
+
+    fn write(&self, _: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>> {
+        Box::pin(std::future::ready(Ok(Written::Done)))
+    }
+}

@@ -1,0 +1,124 @@
+//! A run that asks: the steps it makes, the repair call, the typed error, and that a replay asks nobody.
+
+use agentic_fleet::prompts::signatures::{QualityAssessment, QualityAssessmentInputs};
+use agentic_fleet::prompts::{OutputStyle, PromptConfig, ask};
+use fleet_actors::event::{Failure, RunOutcome};
+use fleet_actors::ports::{FinishReason, LocalFuture, ModelReply, OutputForm, Role, RunOutput, TaskInput};
+use fleet_actors::testing::script::{Reply, Script};
+use fleet_actors::turn::{StepResult, Turn};
+use serde_json::{Value, json};
+
+const GOOD: &str = r#"{"score": 8, "missing_elements": [], "required_improvements": [], "reasoning": "fine"}"#;
+
+fn judge<'a>(turn: &'a mut Turn, input: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+    Box::pin(async move {
+        let config: PromptConfig = serde_json::from_value(config.clone()).unwrap();
+        let inputs =
+            QualityAssessmentInputs { task: input.message.clone(), context: String::new(), answer: "42".to_owned() };
+        let quality = ask::<QualityAssessment>(turn, "quality", &inputs, &config, Some("judge")).await?;
+        turn.emit(&json!({ "score": quality.score }));
+        Ok(RunOutput { text: format!("{}", quality.score), ..RunOutput::default() })
+    })
+}
+
+fn config(form: OutputStyle) -> Value {
+    let config = PromptConfig {
+        model: "m".into(),
+        temperature: Some(0.5),
+        output_tokens_max: Some(500),
+        form,
+        ..PromptConfig::default()
+    };
+    serde_json::to_value(config).unwrap()
+}
+
+fn script() -> Script {
+    Script::new(judge, "What is the answer?", config(OutputStyle::Schema))
+}
+
+#[test]
+fn a_good_answer_is_one_call_and_a_replay_makes_none() {
+    let ran = script().model(|_| GOOD).run();
+    assert_eq!(ran.result().text, "8");
+    assert_eq!(ran.model_steps(), ["quality#0"]);
+    let request = &ran.model_calls[0].request;
+    assert!(matches!(&request.output, OutputForm::Json { name, .. } if name == "QualityAssessment"));
+    assert_eq!(
+        (request.agent.as_deref(), request.temperature, request.max_output_tokens),
+        (Some("judge"), Some(0.5), Some(500))
+    );
+    assert_eq!(ran.emitted().collect::<Vec<_>>(), [&json!({ "score": 8.0 })]);
+    ran.replay();
+}
+
+#[test]
+fn an_unusable_answer_gets_one_repair_call_that_shows_the_error() {
+    let ran =
+        script()
+            .model(|call| {
+                if call.request.context.messages().len() == 2 { r#"{"score": 80, "reasoning": "great"}"# } else { GOOD }
+            })
+            .run();
+    assert_eq!(ran.result().text, "8");
+    assert_eq!(ran.model_steps(), ["quality#0", "quality_repair#0"]);
+    let [first, second] = &ran.model_calls[..] else { panic!("{} calls", ran.model_calls.len()) };
+    let (before, after) = (first.request.context.messages(), second.request.context.messages());
+    assert_eq!(after[..2], before[..], "the repair goes on from what was asked");
+    assert_eq!((after[2].role, after[2].content.contains("80")), (Role::Assistant, true));
+    assert!(after[3].content.contains("score must be 0 to 10, not 80"), "{}", after[3].content);
+    assert_eq!(second.request.output, first.request.output);
+    ran.replay();
+    // Whenever the process dies, what has a result is not paid for again.
+    for records in 0..=ran.records.len() {
+        let paid = ran.records[..records].iter().filter(|entry| entry.record.kind() == "step_completed").count();
+        let again = ran.crashed_after(records);
+        assert_eq!(again.model_calls.len(), 2 - paid, "died after {records} records");
+        assert_eq!(again.history.result, ran.history.result);
+    }
+}
+
+#[test]
+fn two_unusable_answers_are_a_typed_error_that_says_why() {
+    for (said, why) in
+        [("", "it is empty"), ("no idea", "it has no JSON object"), ("{\"score\": null}", "invalid type: null")]
+    {
+        let ran = script().model(move |_| said).run();
+        assert_eq!((ran.outcome(), ran.model_calls.len()), (RunOutcome::Failed, 2), "{said:?}");
+        let error = ran.history.error.clone().unwrap();
+        assert_eq!(&*error.code, "prompt_output_invalid");
+        assert!(error.message.starts_with("QualityAssessment") && error.message.contains(why), "{}", error.message);
+        ran.replay();
+    }
+}
+
+#[test]
+fn an_answer_that_the_token_limit_cut_is_asked_for_again_shorter() {
+    let ran = script()
+        .model(|call| match call.request.context.messages().len() {
+            2 => {
+                ModelReply { text: GOOD[..30].to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }
+            }
+            _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
+        })
+        .run();
+    assert_eq!(ran.result().text, "8");
+    assert!(ran.model_calls[1].request.context.messages()[3].content.contains("be shorter"));
+}
+
+#[test]
+fn a_call_that_failed_is_not_repaired() {
+    let ran = script().model(|_| Reply::from(Failure::new("provider_unavailable", "down"))).run();
+    assert_eq!(ran.model_calls.len(), 1);
+    assert_eq!(&*ran.history.error.as_ref().unwrap().code, "provider_unavailable");
+    ran.replay();
+}
+
+#[test]
+fn fenced_form_asks_for_text_and_names_the_signature_in_the_first_line() {
+    let ran =
+        Script::new(judge, "q", config(OutputStyle::Fenced)).model(|_| format!("Gladly:\n```json\n{GOOD}\n```")).run();
+    assert_eq!(ran.result().text, "8");
+    let request = &ran.model_calls[0].request;
+    assert_eq!(request.output, OutputForm::Text);
+    assert!(request.context.messages()[0].content.starts_with("# QualityAssessment\n"));
+}
