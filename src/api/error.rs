@@ -137,7 +137,7 @@ impl ApiError {
     pub fn of_failure(failure: &Failure) -> Self {
         let status = match &*failure.code {
             "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" => StatusCode::GATEWAY_TIMEOUT,
-            "cancelled" | "ambiguous_effect" => StatusCode::CONFLICT,
+            "cancelled" | "ambiguous_effect" | "approval_expired" | "plan_rejected" => StatusCode::CONFLICT,
             "storage_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
             "limit_reached" => StatusCode::UNPROCESSABLE_ENTITY,
             "internal" => StatusCode::INTERNAL_SERVER_ERROR,
