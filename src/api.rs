@@ -1,6 +1,7 @@
 //! The doors: HTTP, SSE and WebSocket. The URL table stands in [`routes`]; each resource is a file; `wire` holds the only
 //! client JSON; [`error`] maps every failure to a status, a stable code and a public text.
 
+mod approvals;
 pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
@@ -88,6 +89,8 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
                 .route(web::get().to(conversations::show))
                 .route(web::delete().to(conversations::delete)),
         )
+        .service(at("/api/v1/approvals", "GET").route(web::get().to(approvals::list)))
+        .service(at("/api/v1/approvals/{workflow_id}/{request_id}", "POST").route(web::post().to(approvals::answer)))
         .service(at("/api/v1/sessions", "GET").route(web::get().to(sessions::list)))
         .service(
             at("/api/v1/sessions/{id}", "GET, DELETE")

@@ -33,8 +33,9 @@ use std::time::Duration;
 
 use fleet_actors::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
 use fleet_actors::ports::{
-    Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, RecordRow,
-    RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow, Written,
+    Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, QuestionFilter,
+    QuestionRow, RecordRow, RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow,
+    Written,
 };
 use tokio::sync::oneshot;
 
@@ -245,8 +246,17 @@ impl Store for SqliteStore {
         self.look(move |db| lists::adoptable(db, opening, now, max))
     }
 
+    fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
+        let opening = self.opening;
+        self.look(move |db| lists::adoptable_children(db, opening, now, max))
+    }
+
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>> {
         self.look(lists::next_wake)
+    }
+
+    fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>> {
+        self.look(move |db| lists::questions(db, &filter))
     }
 
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {

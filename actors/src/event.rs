@@ -96,6 +96,14 @@ pub struct Usage {
     pub cost_nanousd: Option<u64>,
 }
 
+impl Usage {
+    /// The cost in US dollars, where it is known.
+    #[must_use]
+    pub fn cost_usd(&self) -> Option<f64> {
+        self.cost_nanousd.map(|nano| nano as f64 / 1e9)
+    }
+}
+
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.input_tokens += other.input_tokens;

@@ -23,6 +23,8 @@ pub struct RunLimits {
     pub events_max: u64,
     /// Bytes of streamed text of one run. Default 8 MiB.
     pub text_bytes_max: u64,
+    /// Children of ended runs at work at once, beside the cap of the house. Default 4.
+    pub children_max: usize,
     /// Starts without progress before a run is quarantined. Default 3: the 4th quarantines.
     pub failed_starts_max: u32,
 }
@@ -39,6 +41,7 @@ impl Default for RunLimits {
             storage_patience: Duration::from_secs(30),
             events_max: 100_000,
             text_bytes_max: 8 << 20,
+            children_max: 4,
             failed_starts_max: 3,
         }
     }

@@ -3,8 +3,11 @@
 //!
 //! Absent on purpose: any word of HTTP, of a model vendor, of SQL or of a file.
 
+mod child;
+mod question;
 mod tool;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +16,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Answer, Audience, Channel, Failure, RunOutcome, Usage};
+use crate::event::{Answer, Audience, Channel, Failure, Question, RunOutcome, Usage};
 use crate::ids::{ConversationId, Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::Context;
+use crate::spend::AgentSpend;
 
+pub use child::{ChildRun, NewChild, Quality};
+pub use question::{OpenedQuestion, QuestionFilter, QuestionRow};
 pub use tool::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools};
 
 /// A future that stays on the thread that made it.
@@ -313,20 +319,12 @@ pub struct RunOutput {
     /// What else a client of the whole result may want: mode, calls, usage, `simulated`, ...
     #[serde(default)]
     pub metadata: Value,
-    /// Runs that begin when this one is over, made in its last batch.
+    /// How good it is, or that a child judges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Runs that begin when this one has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<ChildRun>,
-}
-
-/// A run that another one leaves behind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ChildRun {
-    /// The workflow function's name.
-    pub name: Arc<str>,
-    /// And version.
-    pub version: u32,
-    /// What it is given.
-    pub input: TaskInput,
 }
 
 /// A workflow: an async function over a [`Turn`](crate::turn::Turn).
@@ -402,6 +400,8 @@ pub struct NewWorkflow {
     pub on_disconnect: OnDisconnect,
     /// When it was admitted.
     pub created_at: Timestamp,
+    /// The run that left it behind.
+    pub child_of: Option<WorkflowId>,
 }
 
 /// A key that a client gave so that asking twice starts one run.
@@ -444,6 +444,8 @@ pub struct MessageRow {
     pub workflow: Option<WorkflowId>,
     /// Why its text ended; absent for what people wrote.
     pub finish_reason: Option<FinishReason>,
+    /// How good it is; absent where nobody judges.
+    pub quality: Option<Quality>,
 }
 
 /// A finished execution.
@@ -471,8 +473,33 @@ pub struct HistoryRow {
     pub runtime_ms: u64,
     /// Model calls that were made.
     pub model_calls: u32,
-    /// Tokens of all of them.
+    /// Tool calls that were made.
+    #[serde(default)]
+    pub tool_calls: u32,
+    /// Tokens and cost of all model calls.
     pub usage: Usage,
+    /// The same by agent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_agent: BTreeMap<Arc<str>, AgentSpend>,
+    /// How good the answer is; absent where nobody judges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+}
+
+impl HistoryRow {
+    /// A child of this run has ended: what it found out and what it spent.
+    pub fn take_child(&mut self, child: &HistoryRow) {
+        self.quality.clone_from(&child.quality);
+        self.model_calls += child.model_calls;
+        self.tool_calls += child.tool_calls;
+        self.usage += child.usage;
+        for (agent, part) in &child.by_agent {
+            let mine = self.by_agent.entry(agent.clone()).or_default();
+            mine.model_calls += part.model_calls;
+            mine.tool_calls += part.tool_calls;
+            mine.usage += part.usage;
+        }
+    }
 }
 
 /// Where a workflow stands between appends.
@@ -514,7 +541,8 @@ pub enum Next {
     },
     /// It has no owner until somebody resumes it.
     Resting(Rest),
-    /// It is over.
+    /// It is over. The row becomes its entry of history; a child's changes its parent's instead (see
+    /// [`HistoryRow::take_child`]).
     Ended(Box<HistoryRow>),
 }
 
@@ -531,12 +559,14 @@ pub struct Append {
     pub records: Vec<RecordRow>,
     /// Messages of its conversation.
     pub messages: Vec<MessageRow>,
-    /// Questions that opened, with their expiry.
-    pub opened: Vec<(RequestId, Timestamp)>,
+    /// Questions that opened.
+    pub opened: Vec<OpenedQuestion>,
     /// Questions that closed.
     pub closed: Vec<RequestId>,
     /// Runtime so far.
     pub runtime: Duration,
+    /// Children it leaves behind; only in its last append.
+    pub children: Vec<NewChild>,
     /// What becomes of the workflow.
     pub next: Next,
 }
@@ -849,8 +879,13 @@ pub trait Store: Send + Sync {
     /// is not empty. Never resting ones, nor those whose last append came through this very opening of the store. Oldest
     /// first. It claims nothing: a workflow is listed until a next life's first append is durable.
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
-    /// When the next parked workflow is due.
+    /// Children that want an owner: new ones, parked ones that are due, and those that ran when an earlier process died.
+    /// Oldest first; [`adopt`](Self::adopt) and every list of workflows leave children out.
+    fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
+    /// When the next parked workflow, children left out, is due.
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;
+    /// Open questions, the longest waiting first.
+    fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>>;
     /// The run a request key started.
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>>;
 

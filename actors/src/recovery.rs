@@ -10,6 +10,7 @@ use crate::admission::Claimant;
 use crate::ids::WorkflowId;
 use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
 use crate::sessions::{Sessions, StartError};
+use crate::supervisor::Place;
 
 /// Rows taken from the store at a time.
 const PAGE: u32 = 1_024;
@@ -76,10 +77,48 @@ pub async fn wake_queue(sessions: &Sessions) {
         let next = sessions.store().next_wake().await.ok().flatten().map(|at| at.since(now));
         let wait = next.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(5), LOOK_AGAIN);
         tokio::select! {
-            () = sessions.wake.notified() => {}
+            () = sessions.wake.runs.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Serves the children of ended runs, at most [`children_max`](crate::limits::RunLimits::children_max) at a time, for
+/// ever. They hold no permit of the house, so they keep nobody out.
+pub async fn child_queue(sessions: &Sessions) {
+    loop {
+        let Ok(place) = sessions.children.clone().acquire_owned().await else { return };
+        match next_child(sessions).await {
+            Some(workflow) => {
+                let started = sessions.resume_with(&workflow, None, Some(Place::Child(place)), true).await;
+                if matches!(started, Err(StartError::Draining)) {
+                    return;
+                }
+                if let Err(error) = started {
+                    tracing::warn!(%workflow, %error, "a child did not go on");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+            None => {
+                drop(place);
+                tokio::select! {
+                    () = sessions.wake.children.notified() => {}
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn next_child(sessions: &Sessions) -> Option<WorkflowId> {
+    let now = sessions.services().clock.now();
+    let few = u32::try_from(sessions.services().limits.children_max * 2).unwrap_or(PAGE);
+    for row in sessions.store().adopt_children(now, few).await.ok()? {
+        if !sessions.is_live(&row.workflow).await.unwrap_or(true) {
+            return Some(row.workflow);
+        }
+    }
+    None
 }
 
 /// Waits for a permit and goes on with a run that nobody needs to watch.
@@ -98,7 +137,7 @@ async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     };
-    match sessions.resume_with(workflow, None, Some(permit), true).await {
+    match sessions.resume_with(workflow, None, Some(Place::House(permit)), true).await {
         Ok(()) | Err(StartError::Draining) => {}
         Err(error) => tracing::warn!(%workflow, %error, "a workflow did not go on"),
     }

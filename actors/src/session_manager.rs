@@ -41,6 +41,8 @@ pub struct SessionInfo {
     pub completed_at: Option<Timestamp>,
     /// The effort it runs with.
     pub effort: Option<ReasoningEffort>,
+    /// It is the child of a run that ended, and in no list.
+    pub child: bool,
 }
 
 /// Characters of a task that lists show.
@@ -55,6 +57,13 @@ pub fn preview(task: &str) -> Arc<str> {
     }
 }
 
+/// Wakes the queues of what waits to go on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wake {
+    pub runs: Arc<Notify>,
+    pub children: Arc<Notify>,
+}
+
 struct Owner {
     info: SessionInfo,
     supervisor: Mailbox<SupervisorActor>,
@@ -65,13 +74,13 @@ pub struct SessionManager {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
     clock: Arc<dyn Clock>,
-    /// Wakes the queue of runs that wait to go on.
-    wake: Arc<Notify>,
+    /// Wakes the queues of runs and of children that wait to go on.
+    wake: Wake,
     draining: bool,
 }
 
 impl SessionManager {
-    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Mailbox<Self> {
+    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Wake) -> Mailbox<Self> {
         let (live, recent) = (HashMap::new(), VecDeque::new());
         let manager = Self { live, recent, clock, wake, draining: false };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
@@ -145,13 +154,16 @@ impl Handler<TurnEnded> for SessionManager {
     fn handle(&mut self, TurnEnded { workflow, state }: TurnEnded, _: &mut Self::Context) {
         let Some(Owner { mut info, .. }) = self.live.remove(&workflow) else { return };
         info.state = state;
-        if matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) {
+        if !info.child
+            && matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled))
+        {
             info.completed_at = Some(self.clock.now());
             self.recent.push_front(info);
             self.recent.truncate(RECENT);
         }
         // A command may have been committed while the turn was on its way to rest.
-        self.wake.notify_one();
+        self.wake.runs.notify_one();
+        self.wake.children.notify_one();
     }
 }
 
@@ -210,7 +222,8 @@ impl Handler<ListSessions> for SessionManager {
     type Result = Vec<SessionInfo>;
 
     fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
-        let mut live: Vec<_> = self.live.values().map(|owner| owner.info.clone()).collect();
+        let listed = self.live.values().filter(|owner| !owner.info.child);
+        let mut live: Vec<_> = listed.map(|owner| owner.info.clone()).collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
         live.extend(self.recent.iter().cloned());
         live

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::admission::{Admission, AdmitError, Claimant, SessionPermit};
 use crate::event::{Answer, LogEvent, RunOutcome};
@@ -20,10 +20,11 @@ use crate::ports::{
     WorkflowRow, WorkflowState, Written,
 };
 use crate::session_manager::{
-    DrainAll, FindSession, ListSessions, RegisterTurn, Registered, SessionInfo, SessionManager, TellOwner, preview,
+    DrainAll, FindSession, ListSessions, RegisterTurn, Registered, SessionInfo, SessionManager, TellOwner, Wake,
+    preview,
 };
 use crate::stream::{Seen, TooManyWatchers, Watcher};
-use crate::supervisor::{Job, JobKind, New, Services, Signal, StartFailure, SupervisorActor};
+use crate::supervisor::{Job, JobKind, New, Place, Services, Signal, StartFailure, SupervisorActor};
 
 /// A new run.
 #[derive(Clone, Debug)]
@@ -91,16 +92,19 @@ pub struct Sessions {
     services: Services,
     admission: Admission,
     manager: Mailbox<SessionManager>,
-    pub(crate) wake: Arc<Notify>,
+    pub(crate) wake: Wake,
+    /// Places for children.
+    pub(crate) children: Arc<Semaphore>,
 }
 
 impl Sessions {
     /// Starts the SessionManager on `arbiter` and gives its door.
     #[must_use]
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::default();
+        let children = Arc::new(Semaphore::new(services.limits.children_max));
         let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
-        Self { services, admission, manager, wake }
+        Self { services, admission, manager, wake, children }
     }
 
     /// Who may run.
@@ -143,7 +147,13 @@ impl Sessions {
         let info = self.info(&workflow, &made);
         let (started, answer) = oneshot::channel();
         let kind = JobKind::New(Box::new(New { made, input, config, message }));
-        let job = Job { workflow: workflow.clone(), kind, permit: Some(permit), detached, started: Some(started) };
+        let job = Job {
+            workflow: workflow.clone(),
+            kind,
+            permit: Some(Place::House(permit)),
+            detached,
+            started: Some(started),
+        };
         self.spawn(job, info).await?;
         match answer.await {
             Ok(Ok(())) => Ok(EventStream::live(watcher, self.services.store.clone())),
@@ -164,7 +174,7 @@ impl Sessions {
             return Ok(());
         }
         let permit = self.wait_for_permit().await;
-        self.resume_with(workflow, effort, Some(permit), false).await
+        self.resume_with(workflow, effort, Some(Place::House(permit)), false).await
     }
 
     async fn wait_for_permit(&self) -> SessionPermit {
@@ -182,7 +192,7 @@ impl Sessions {
         &self,
         workflow: &WorkflowId,
         effort: Option<ReasoningEffort>,
-        permit: Option<SessionPermit>,
+        permit: Option<Place>,
         detached: bool,
     ) -> Result<(), StartError> {
         let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
@@ -225,6 +235,7 @@ impl Sessions {
             started_at: self.services.clock.now(),
             completed_at: None,
             effort: made.effort,
+            child: made.child_of.is_some(),
         }
     }
 
@@ -337,7 +348,8 @@ impl Sessions {
         if posted == Posted::Accepted {
             let signal = Signal::Inbox;
             if !self.manager.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
-                self.wake.notify_one();
+                self.wake.runs.notify_one();
+                self.wake.children.notify_one();
             }
         }
         Ok(posted)

@@ -63,6 +63,9 @@ impl Drop for Grace {
 struct Tail {
     /// Everything at or below this stands in the store.
     floor: Seq,
+    /// The journal's head before this life, until the life's first append is durable. Before that the store may still get
+    /// more of an earlier owner: a reader would miss deltas whose attempt ends later.
+    sealed: Option<Position>,
     /// Events with the position that must be durable before each may show.
     events: Vec<(Position, Arc<LogEvent>)>,
     /// How many of them are visible.
@@ -96,10 +99,11 @@ impl Log {
         &self.workflow
     }
 
-    /// A new life goes on behind `floor`, the number of the last durable event: what an earlier life left undurable goes.
-    pub(crate) fn begin(&self, floor: Seq) {
+    /// A new life goes on behind `head` and `floor`, the number of the last durable event: what an earlier life left
+    /// undurable goes. Nobody is sent to the store for what was before until this life owns the run.
+    pub(crate) fn begin(&self, floor: Seq, head: Position) {
         let mut tail = self.tail();
-        *tail = Tail { floor, ..Tail::default() };
+        *tail = Tail { floor, sealed: Some(head), ..Tail::default() };
         drop(tail);
         self.tip.send_replace(Tip { visible: floor, state: TailState::Live });
     }
@@ -125,6 +129,7 @@ impl Log {
     /// The journal is durable up to `position`: shows what may show.
     pub(crate) fn reveal(&self, position: Position) {
         let mut tail = self.tail();
+        let unsealed = tail.sealed.take_if(|head| position > *head).is_some();
         let from = tail.visible;
         tail.visible += tail.events[from..].iter().take_while(|(needs, _)| *needs <= position).count();
         let visible = tail.visible.checked_sub(1).map(|last| tail.events[last].1.seq);
@@ -132,6 +137,8 @@ impl Log {
         drop(tail);
         if let (true, Some(visible)) = (grew, visible) {
             self.tip.send_modify(|tip| tip.visible = visible);
+        } else if unsealed {
+            self.tip.send_modify(|_| {});
         }
     }
 
@@ -265,6 +272,9 @@ impl Watcher {
 
     fn ready(&mut self) -> Option<Seen> {
         let tail = self.log.tail();
+        if tail.sealed.is_some() {
+            return None;
+        }
         if self.after < tail.floor {
             return Some(Seen::InStore(tail.floor));
         }

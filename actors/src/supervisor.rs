@@ -18,7 +18,7 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, WrapFuture as _,
 };
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::admission::SessionPermit;
 use crate::checkpoint::Checkpoints;
@@ -65,10 +65,20 @@ pub(crate) struct Job {
     pub workflow: WorkflowId,
     pub kind: JobKind,
     /// Absent only for a run that is to be cancelled and nothing else.
-    pub permit: Option<SessionPermit>,
+    pub permit: Option<Place>,
     /// Nobody needs to watch it.
     pub detached: bool,
     pub started: Option<oneshot::Sender<Started>>,
+}
+
+/// The right to run, given back by dropping it.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, never read")]
+pub(crate) enum Place {
+    /// One of the house's.
+    House(SessionPermit),
+    /// One of the few for children.
+    Child(OwnedSemaphorePermit),
 }
 
 /// A new run or one that has a journal.

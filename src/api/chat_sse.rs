@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::connections::Connection;
 use super::error::ApiError;
-use super::rejoin::{Returning, answered, stopped};
+use super::rejoin::{Returning, stopped};
 use super::sse::{self, Wish};
 use super::start::NewRun;
 use super::wire::frames::effort;
@@ -149,8 +149,7 @@ async fn respond(
     let workflow = workflow_of(&api, &path, &query).await?;
     let Respond { request_id, response } = body.into_inner();
     let request: RequestId = request_id.parse().map_err(|error| ApiError::invalid("request_id", format!("{error}")))?;
-    let posted = api.sessions.answer(&workflow, &request, response).await.map_err(|error| api.refusal(error))?;
-    answered(posted)?;
+    api.answer(&workflow, &request, response).await?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request })))
 }
 

@@ -110,13 +110,19 @@ fn message(row: &MessageRow) -> Value {
         "role": row.role,
         "content": row.content,
         "created_at": row.created_at.to_string(),
-        "quality_pending": false,
+        "quality_pending": row.quality.as_ref().is_some_and(|quality| quality.pending),
     });
     let optional = [
         ("author", row.author.as_ref().map(|author| json!(author))),
         ("agent_id", row.agent_id.as_ref().map(|agent| json!(agent))),
         ("workflow_id", row.workflow.as_ref().map(|workflow| json!(workflow))),
         ("finish_reason", row.finish_reason.map(|reason| json!(reason))),
+        ("quality_score", row.quality.as_ref().and_then(|quality| quality.score).map(|score| json!(score))),
+        ("quality_flag", row.quality.as_ref().and_then(|quality| quality.flag.as_ref()).map(|flag| json!(flag))),
+        (
+            "quality_details",
+            row.quality.as_ref().map(|quality| quality.details.clone()).filter(|details| !details.is_null()),
+        ),
         ("truncated", row.finish_reason.filter(|reason| reason.truncates()).map(|_| json!(true))),
     ];
     for (name, value) in optional {

@@ -2,9 +2,11 @@
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use fleet_actors::event::Usage;
 use fleet_actors::ids::WorkflowId;
 use fleet_actors::ports::{HistoryRow, PageFrom, StoreWrite, Written};
-use serde_json::{Value, json};
+use fleet_actors::spend::AgentSpend;
+use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::error::ApiError;
@@ -68,6 +70,15 @@ pub async fn clear(api: Data<Api>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::NoContent().finish())
 }
 
+fn spent(part: &AgentSpend) -> Value {
+    json!({
+        "model_calls": part.model_calls,
+        "tool_calls": part.tool_calls,
+        "usage": Usage { cost_nanousd: None, ..part.usage },
+        "cost": part.usage.cost_usd(),
+    })
+}
+
 fn shown(row: &HistoryRow) -> Value {
     json!({
         "workflow_id": row.workflow_id,
@@ -82,6 +93,10 @@ fn shown(row: &HistoryRow) -> Value {
         "completed_at": row.completed_at.to_string(),
         "runtime_ms": row.runtime_ms,
         "model_calls": row.model_calls,
-        "usage": row.usage,
+        "tool_calls": row.tool_calls,
+        "usage": Usage { cost_nanousd: None, ..row.usage },
+        "cost": row.usage.cost_usd(),
+        "by_agent": row.by_agent.iter().map(|(agent, part)| (agent.to_string(), spent(part))).collect::<Map<_, _>>(),
+        "quality": row.quality,
     })
 }

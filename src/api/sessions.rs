@@ -65,6 +65,7 @@ fn of_row(row: &WorkflowRow) -> SessionInfo {
         created_at: row.made.created_at,
         started_at: row.made.created_at,
         completed_at: matches!(row.state, WorkflowState::Ended(_)).then_some(row.updated_at),
+        child: row.made.child_of.is_some(),
         effort: row.made.effort,
     }
 }

@@ -72,6 +72,7 @@ impl Api {
             agent_id: None,
             workflow: Some(workflow.clone()),
             finish_reason: None,
+            quality: None,
         });
         let configured = match sessions.on_disconnect {
             crate::settings::OnDisconnect::Cancel => OnDisconnect::Cancel,
@@ -88,6 +89,7 @@ impl Api {
             request,
             on_disconnect,
             created_at: at,
+            child_of: None,
         };
         let input = TaskInput {
             message: run.message,

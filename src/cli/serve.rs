@@ -64,6 +64,8 @@ async fn run(settings: Arc<Settings>, flags: &Flags) -> Result<(), Failure> {
             if let (Ok(unclaimed), Ok(())) = (unclaimed, waiting) {
                 let rest = waker.clone();
                 actix_web::rt::spawn(async move { recovery::rest_unclaimed(&rest, unclaimed).await });
+                let children = waker.clone();
+                actix_web::rt::spawn(async move { recovery::child_queue(&children).await });
                 recovery::wake_queue(&waker).await;
             }
         });

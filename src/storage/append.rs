@@ -4,7 +4,10 @@
 //! transaction alone. Appends of one workflow in one batch see each other.
 
 use fleet_actors::ids::{Epoch, Position, Timestamp, WorkflowId};
-use fleet_actors::ports::{Append, Claim, ConversationRow, MessageRow, NewWorkflow, Next, Outcome, RecordRow};
+use fleet_actors::ports::{
+    Append, Claim, ConversationRow, HistoryRow, MessageRow, NewChild, NewWorkflow, Next, OpenedQuestion, Outcome,
+    Quality, RecordRow,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::columns::to_text;
@@ -43,16 +46,13 @@ pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Out
     for message in &append.messages {
         insert_message(db, message)?;
     }
-    for (request, expires_at) in &append.opened {
-        db.prepare_cached(
-            "INSERT INTO questions (workflow, request, expires_at, state) VALUES (?1, ?2, ?3, 'open') ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![place.num, request.as_str(), expires_at.0])?;
+    for opened in &append.opened {
+        insert_question(db, place.num, opened)?;
     }
     for request in &append.closed {
         db.prepare_cached(
             "INSERT INTO questions (workflow, request, expires_at, state) VALUES (?1, ?2, 0, 'closed') \
-             ON CONFLICT DO UPDATE SET state = 'closed'",
+             ON CONFLICT DO UPDATE SET state = 'closed', question = NULL",
         )?
         .execute(params![place.num, request.as_str()])?;
         db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1 AND request = ?2")?
@@ -62,9 +62,17 @@ pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Out
     move_on(db, &place, append, head, at)?;
     if let Next::Ended(row) = &append.next {
         db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1")?.execute([place.num])?;
-        db.prepare_cached("UPDATE questions SET state = 'closed' WHERE workflow = ?1 AND state <> 'closed'")?
-            .execute([place.num])?;
-        history::insert(db, row)?;
+        db.prepare_cached(
+            "UPDATE questions SET state = 'closed', question = NULL WHERE workflow = ?1 AND state <> 'closed'",
+        )?
+        .execute([place.num])?;
+        match parent_of(db, place.num)? {
+            Some(parent) => end_child(db, &parent, row)?,
+            None => history::insert(db, row)?,
+        }
+    }
+    for child in &append.children {
+        bear(db, child, at)?;
     }
     Ok(Outcome::Done { head })
 }
@@ -88,9 +96,10 @@ fn judge<'a>(db: &Connection, append: &'a Append, at: Moment) -> Result<Verdict<
     let Some((place, epoch, head, over)) = known.optional()? else { return judge_first(db, append) };
     let claimed = append.claim.epoch;
     if claimed == epoch
-        && let Some(last) = append.records.last()
+        && let (Some(first), Some(last)) = (append.records.first(), append.records.last())
         && last.position == head
         && is_written(db, &place, id, last)?
+        && is_written(db, &place, id, first)?
     {
         return Ok(Verdict::Refused(Outcome::Done { head }));
     }
@@ -130,11 +139,13 @@ fn is_dense(append: &Append) -> bool {
     append.records.iter().zip(places).all(|(record, at)| record.position == at && record.epoch == append.claim.epoch)
 }
 
-/// Whether this very record stands at the head already: the append was durable and only its answer was lost.
-fn is_written(db: &Connection, place: &Place, id: &str, last: &RecordRow) -> Result<bool, Fault> {
+/// Whether this very record is written already. An append whose last record is at the head and whose first, which names
+/// its owner when it begins a life, is written too was durable, and only its answer was lost. The last alone does not
+/// tell: two owners that take one epoch may end alike.
+fn is_written(db: &Connection, place: &Place, id: &str, record: &RecordRow) -> Result<bool, Fault> {
     let mut find = db.prepare_cached("SELECT checksum FROM journal WHERE workflow = ?1 AND position = ?2")?;
-    let stored: Option<u32> = find.query_row(params![place.num, last.position.0], |row| row.get(0)).optional()?;
-    Ok(stored == Some(seal(id, last).checksum))
+    let stored: Option<u32> = find.query_row(params![place.num, record.position.0], |row| row.get(0)).optional()?;
+    Ok(stored == Some(seal(id, record).checksum))
 }
 
 fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Result<Place, Fault> {
@@ -150,7 +161,7 @@ fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Res
     }
     let mut insert = db.prepare_cached(
         "INSERT INTO workflows (id, root, name, version, conversation, task, effort, request_key, request_digest, \
-         on_disconnect, created_at) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         on_disconnect, created_at, child_of) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let num = insert.insert(params![
         claim.workflow.as_str(),
@@ -163,12 +174,14 @@ fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Res
         made.request.as_ref().map(|asked| &asked.digest),
         to_text(&made.on_disconnect),
         made.created_at.0,
+        made.child_of.as_ref().map(|id| id.as_str()),
     ])?;
     db.prepare_cached("UPDATE workflows SET root = num WHERE num = ?1")?.execute([num])?;
     db.prepare_cached(
-        "INSERT INTO lives (num, epoch, head, runtime_ms, state, opening, updated_at) VALUES (?1, ?2, 0, 0, 'running', ?3, ?4)",
+        "INSERT INTO lives (num, epoch, head, runtime_ms, state, opening, updated_at, child) \
+         VALUES (?1, ?2, 0, 0, 'running', ?3, ?4, ?5)",
     )?
-    .execute(params![num, claim.epoch.0, at.opening, at.now.0])?;
+    .execute(params![num, claim.epoch.0, at.opening, at.now.0, made.child_of.is_some()])?;
     Ok(Place { num, root: num, runs_here: true })
 }
 
@@ -216,13 +229,62 @@ fn keep_payload(db: &Connection, place: &Place, hash: &[u8], bytes: &[u8], scope
     Ok(())
 }
 
+fn insert_question(db: &Connection, workflow: i64, opened: &OpenedQuestion) -> Result<(), Fault> {
+    let question = &opened.question;
+    let text = serde_json::to_string(question).map_err(|e| Fault::damaged(format!("a question: {e}")))?;
+    db.prepare_cached(
+        "INSERT INTO questions (workflow, request, expires_at, state, asked_at, request_type, question) \
+         VALUES (?1, ?2, ?3, 'open', ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![
+        workflow,
+        question.request_id.as_str(),
+        question.expires_at.0,
+        opened.asked_at.0,
+        question.request_type,
+        text,
+    ])?;
+    Ok(())
+}
+
+fn quality_json(quality: &Quality) -> String {
+    serde_json::to_string(quality).unwrap_or_default()
+}
+
+fn parent_of(db: &Connection, num: i64) -> Result<Option<String>, Fault> {
+    let mut find = db.prepare_cached("SELECT child_of FROM workflows WHERE num = ?1")?;
+    Ok(find.query_row([num], |row| row.get(0)).optional()?.flatten())
+}
+
+/// Changes the message and the entry of a child's parent; one that was deleted meanwhile has none.
+fn end_child(db: &Connection, parent: &str, child: &HistoryRow) -> Result<(), Fault> {
+    db.prepare_cached("UPDATE messages SET quality = ?2 WHERE workflow = ?1 AND quality IS NOT NULL")?
+        .execute(params![parent, child.quality.as_ref().map(quality_json)])?;
+    let Some(mut entry) = history::entry(db, &WorkflowId::from_trusted(parent))? else { return Ok(()) };
+    entry.take_child(child);
+    history::insert(db, &entry)
+}
+
+/// Makes a child, parked and due at once.
+fn bear(db: &Connection, child: &NewChild, at: Moment) -> Result<(), Fault> {
+    let claim = Claim { workflow: child.workflow.clone(), epoch: Epoch(0) };
+    let place = create(db, &claim, &child.made, at)?;
+    for record in &child.records {
+        insert_record(db, &place, claim.workflow.as_str(), record)?;
+    }
+    let head = child.records.last().map_or(0, |record| record.position.0);
+    db.prepare_cached("UPDATE lives SET head = ?2, state = 'parked', wake_at = ?3 WHERE num = ?1")?
+        .execute(params![place.num, head, child.made.created_at.0])?;
+    Ok(())
+}
+
 fn insert_message(db: &Connection, message: &MessageRow) -> Result<(), Fault> {
     let mut find = db.prepare_cached("SELECT num FROM conversations WHERE tenant = 'local' AND id = ?1")?;
     let found = find.query_row([message.conversation.as_str()], |row| row.get(0)).optional()?;
     let Some(conversation): Option<i64> = found else { return Ok(()) };
     db.prepare_cached(
-        "INSERT INTO messages (id, conversation, role, content, created_at, author, agent_id, workflow, finish_reason) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+        "INSERT INTO messages (id, conversation, role, content, created_at, author, agent_id, workflow, finish_reason, quality) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
     )?
     .execute(params![
         message.id,
@@ -234,6 +296,7 @@ fn insert_message(db: &Connection, message: &MessageRow) -> Result<(), Fault> {
         message.agent_id,
         message.workflow.as_ref().map(|id| id.as_str()),
         message.finish_reason.as_ref().map(to_text),
+        message.quality.as_ref().map(quality_json),
     ])?;
     db.prepare_cached(
         "UPDATE conversations SET title = coalesce(title, ?2), updated_at = max(updated_at, ?3) WHERE num = ?1",

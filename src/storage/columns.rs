@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleet_actors::ids::{ConversationId, Epoch, Position, Timestamp, WorkflowId};
 use fleet_actors::ports::{
-    CheckpointRef, ConversationRow, MessageRow, NewWorkflow, RequestKey, WorkflowRow, WorkflowState,
+    CheckpointRef, ConversationRow, MessageRow, NewWorkflow, QuestionRow, RequestKey, WorkflowRow, WorkflowState,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
@@ -44,7 +44,7 @@ fn shared_text(row: &Row<'_>, column: usize) -> Result<Arc<str>> {
 /// What [`workflow`] reads.
 pub(super) const WORKFLOW: &str = "SELECT w.id, w.name, w.version, w.conversation, w.task, w.effort, w.request_key, \
      w.request_digest, w.on_disconnect, w.created_at, l.state, l.detail, l.epoch, l.head, l.runtime_ms, l.wake_at, \
-     l.updated_at, w.parent_position, p.id \
+     l.updated_at, w.parent_position, p.id, w.child_of \
      FROM workflows w JOIN lives l ON l.num = w.num LEFT JOIN workflows p ON p.num = w.parent";
 
 pub(super) fn workflow(row: &Row<'_>) -> Result<WorkflowRow> {
@@ -61,6 +61,7 @@ pub(super) fn workflow(row: &Row<'_>) -> Result<WorkflowRow> {
         request,
         on_disconnect: named(row, 8)?,
         created_at: Timestamp(row.get(9)?),
+        child_of: row.get::<_, Option<String>>(19)?.map(WorkflowId::from_trusted),
     };
     let parent = match (row.get::<_, Option<String>>(18)?, row.get::<_, Option<u64>>(17)?) {
         (Some(id), Some(at)) => Some(CheckpointRef { workflow: WorkflowId::from_trusted(id), position: Position(at) }),
@@ -92,7 +93,7 @@ fn state(row: &Row<'_>, column: usize) -> Result<WorkflowState> {
 
 /// What [`message`] reads, of a message `m` of a conversation `c`.
 pub(super) const MESSAGE: &str =
-    "m.id, c.id, m.role, m.content, m.created_at, m.author, m.agent_id, m.workflow, m.finish_reason";
+    "m.id, c.id, m.role, m.content, m.created_at, m.author, m.agent_id, m.workflow, m.finish_reason, m.quality";
 
 /// The message that begins at column `at`.
 pub(super) fn message(row: &Row<'_>, at: usize) -> Result<MessageRow> {
@@ -106,6 +107,25 @@ pub(super) fn message(row: &Row<'_>, at: usize) -> Result<MessageRow> {
         agent_id: row.get(at + 6)?,
         workflow: row.get::<_, Option<String>>(at + 7)?.map(WorkflowId::from_trusted),
         finish_reason: named_maybe(row, at + 8)?,
+        quality: row.get::<_, Option<String>>(at + 9)?.map(|text| json(at + 9, &text)).transpose()?,
+    })
+}
+
+fn json<T: DeserializeOwned>(column: usize, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+}
+
+/// What [`question`] reads, of an open question `q` of a workflow `w`.
+pub(super) const QUESTION: &str = "SELECT w.id, w.conversation, w.task, q.question, q.asked_at \
+     FROM questions q JOIN workflows w ON w.num = q.workflow";
+
+pub(super) fn question(row: &Row<'_>) -> Result<QuestionRow> {
+    Ok(QuestionRow {
+        workflow: WorkflowId::from_trusted(row.get::<_, String>(0)?),
+        conversation: row.get::<_, Option<String>>(1)?.map(ConversationId::from_trusted),
+        task: shared_text(row, 2)?,
+        question: json(3, &row.get::<_, String>(3)?)?,
+        asked_at: Timestamp(row.get(4)?),
     })
 }
 

@@ -4,10 +4,13 @@
 //! damaged row cannot keep the others from being adopted or shown.
 
 use fleet_actors::ids::{ConversationId, Timestamp, WorkflowId};
-use fleet_actors::ports::{Command, ConversationRow, MessageRow, RequestRow, StoreError, WorkflowFilter, WorkflowRow};
+use fleet_actors::ports::{
+    Command, ConversationRow, MessageRow, QuestionFilter, QuestionRow, RequestRow, StoreError, WorkflowFilter,
+    WorkflowRow,
+};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
-use super::columns::{self, MESSAGE, WORKFLOW};
+use super::columns::{self, MESSAGE, QUESTION, WORKFLOW};
 use super::fault::Fault;
 
 pub(super) fn workflow(db: &Connection, id: &WorkflowId) -> Result<Option<WorkflowRow>, Fault> {
@@ -26,7 +29,7 @@ pub(super) fn workflows(db: &Connection, filter: &WorkflowFilter) -> Result<Vec<
     } else {
         ""
     };
-    let tail = "w.hidden = 0 AND w.tenant = 'local'";
+    let tail = "w.hidden = 0 AND w.child_of IS NULL AND w.tenant = 'local'";
     match &filter.conversation {
         Some(conversation) => list(
             db,
@@ -49,7 +52,7 @@ pub(super) fn adoptable(db: &Connection, opening: i64, now: Timestamp, max: u32)
     list(
         db,
         &format!(
-            "{WORKFLOW} WHERE w.hidden = 0 AND w.num IN (\
+            "{WORKFLOW} WHERE w.hidden = 0 AND w.child_of IS NULL AND w.num IN (\
              SELECT num FROM lives WHERE state = 'running' AND opening < ?1 \
              UNION SELECT num FROM lives WHERE state = 'running' AND opening > ?1 \
              UNION SELECT num FROM lives WHERE state = 'parked' AND wake_at <= ?2 \
@@ -61,8 +64,49 @@ pub(super) fn adoptable(db: &Connection, opening: i64, now: Timestamp, max: u32)
     )
 }
 
+/// Few at a time: every child that is not over stands in one small index.
+pub(super) fn adoptable_children(
+    db: &Connection,
+    opening: i64,
+    now: Timestamp,
+    max: u32,
+) -> Result<Vec<WorkflowRow>, Fault> {
+    list(
+        db,
+        &format!(
+            "{WORKFLOW} WHERE w.hidden = 0 AND w.num IN (\
+             SELECT num FROM lives INDEXED BY lives_children WHERE child = 1 AND ended_at IS NULL AND (\
+             (state = 'running' AND opening <> ?1) OR (state = 'parked' AND wake_at <= ?2))) \
+             ORDER BY w.created_at, w.id LIMIT ?3"
+        ),
+        params![opening, now.0, max],
+        columns::workflow,
+    )
+}
+
+/// The index of open questions gives the longest waiting first.
+pub(super) fn questions(db: &Connection, filter: &QuestionFilter) -> Result<Vec<QuestionRow>, Fault> {
+    list(
+        db,
+        &format!(
+            "{QUESTION} WHERE q.state = 'open' AND q.question IS NOT NULL AND w.hidden = 0 AND (?1 IS NULL OR w.id = ?1) \
+             AND (?2 IS NULL OR w.conversation = ?2) AND (?3 IS NULL OR q.request = ?3) \
+             AND (?4 IS NULL OR q.request_type = ?4) ORDER BY q.asked_at, q.request LIMIT ?5 OFFSET ?6"
+        ),
+        params![
+            filter.workflow.as_ref().map(|id| id.as_str()),
+            filter.conversation.as_ref().map(|id| id.as_str()),
+            filter.request.as_ref().map(|id| id.as_str()),
+            filter.request_type,
+            filter.limit,
+            filter.offset.min(i64::MAX as u64),
+        ],
+        columns::question,
+    )
+}
+
 pub(super) fn next_wake(db: &Connection) -> Result<Option<Timestamp>, Fault> {
-    let mut find = db.prepare_cached("SELECT min(wake_at) FROM lives WHERE state = 'parked'")?;
+    let mut find = db.prepare_cached("SELECT min(wake_at) FROM lives WHERE state = 'parked' AND child = 0")?;
     let at: Option<i64> = find.query_row([], |row| row.get(0))?;
     Ok(at.map(Timestamp))
 }

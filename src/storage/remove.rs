@@ -88,7 +88,12 @@ fn retire(db: &Connection, id: &str) -> Result<Written, Fault> {
     let found: Option<(i64, bool)> = find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     match found {
         Some((_, false)) => return Ok(Written::Conflict),
-        Some((num, true)) => hide_or_forget(db, num)?,
+        Some((num, true)) => {
+            for child in numbers(db, "SELECT num FROM workflows WHERE child_of = ?1", id)? {
+                forget(db, child)?;
+            }
+            hide_or_forget(db, num)?;
+        }
         None => {}
     }
     let listed = history::remove(db, id)?;

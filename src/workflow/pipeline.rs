@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_actors::ports::{MessageRow, RunOutput, TaskInput};
+use fleet_actors::ports::{MessageRow, Quality as Verdict, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -79,8 +79,14 @@ pub(super) async fn run(
         metadata["artifacts"] = json!(draft.artifacts);
     }
     let children = quality_pending.then(|| quality::in_background(turn, &fleet, &draft)).into_iter().collect();
+    let verdict = match &quality {
+        Some(quality) => Some(quality::verdict(quality, flag)),
+        None if quality_pending => Some(Verdict::pending()),
+        None => config.pipeline.quality.then(Verdict::not_scored),
+    };
     let Draft { text, agent, finish_reason, .. } = draft;
-    Ok(RunOutput { text, author: Some(agent.clone()), agent_id: Some(agent), finish_reason, metadata, children })
+    let (author, agent_id) = (Some(agent.clone()), Some(agent));
+    Ok(RunOutput { text, author, agent_id, finish_reason, metadata, quality: verdict, children })
 }
 
 /// Where no phase was asked and no mode demanded, the run was the one agent that it always was.

@@ -4,7 +4,7 @@
 //! further try is made. In the background the score is made by a run of its own, which delays nobody.
 
 use fleet_actors::event::{Audience, Failure};
-use fleet_actors::ports::{ChildRun, LocalFuture, RunOutput, TaskInput};
+use fleet_actors::ports::{ChildRun, LocalFuture, Quality as Verdict, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -145,6 +145,21 @@ pub(super) fn assess<'a>(
         let flag = (quality.score < config.pipeline.refinement_threshold).then_some("below_threshold");
         let metadata = json!({ "quality": quality, "quality_flag": flag, "workflow_id": said("workflow_id") });
         let text = format!("score {:.1} of 10", quality.score);
-        Ok(RunOutput { text, metadata, ..RunOutput::default() })
+        let quality = Some(verdict(&quality, flag));
+        Ok(RunOutput { text, metadata, quality, ..RunOutput::default() })
     })
+}
+
+/// What is thought of an answer, as messages and history keep it.
+pub(super) fn verdict(quality: &Quality, flag: Option<&str>) -> Verdict {
+    Verdict {
+        pending: false,
+        score: Some(quality.score),
+        flag: flag.map(str::to_owned),
+        details: json!({
+            "missing": quality.missing_elements,
+            "improvements": quality.required_improvements,
+            "reasoning": quality.reasoning,
+        }),
+    }
 }

@@ -147,6 +147,7 @@ fn what_was_deleted_is_in_no_file_any_more() {
         agent_id: None,
         workflow: None,
         finish_reason: None,
+        quality: None,
     });
     let found = || {
         let files = std::fs::read_dir(disk.dir.path()).expect("the directory").map(|file| file.expect("a file").path());

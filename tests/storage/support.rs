@@ -83,6 +83,7 @@ pub mod make {
             request: None,
             on_disconnect: OnDisconnect::Cancel,
             created_at: Timestamp(1_000),
+            child_of: None,
         };
         Append { create: Some(Box::new(made)), ..more(name, 0, records) }
     }
@@ -106,6 +107,7 @@ pub mod make {
             opened: Vec::new(),
             closed: Vec::new(),
             runtime: Duration::ZERO,
+            children: Vec::new(),
             next: Next::Running,
         }
     }
@@ -139,7 +141,10 @@ pub mod make {
             completed_at: Timestamp(2_500),
             runtime_ms: 7,
             model_calls: 1,
+            tool_calls: 0,
             usage: Usage::default(),
+            by_agent: std::collections::BTreeMap::new(),
+            quality: None,
         }
     }
 }

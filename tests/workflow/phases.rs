@@ -44,7 +44,7 @@ fn whatever_routing_proposes_comes_to_something_that_can_be_carried_out() {
         ("fewer subtasks than agents", fewer,
             "parallel", parts(&[("researcher", "Find"), ("analyst", "Loose end"), ("writer", TASK)]), vec!["subtasks_repaired"]),
         ("nobody discusses alone", routing("discussion", &[("analyst", "a")]),
-            "discussion", parts(&[("analyst", "a"), ("assistant", TASK)]), vec!["one_agent_in_discussion"]),
+            "discussion", parts(&[("analyst", "a"), ("assistant", TASK)]), vec!["one_agent_in_discussion", "discussion_stalled"]),
         ("a sequence of one", routing("sequential", &[("writer", "a")]),
             "delegated", parts(&[("writer", "a")]), vec![]),
     ];
@@ -179,6 +179,7 @@ fn a_score_in_the_background_is_a_run_of_its_own() {
     ran.replay();
     let answer = ran.emitted().find(|event| event["event"] == "answer").unwrap();
     assert_eq!(answer["quality_pending"], true);
+    assert!(ran.result().quality.as_ref().unwrap().pending);
     let [child] = &ran.result().children[..] else { panic!("{:?}", ran.result().children) };
     assert_eq!((&*child.name, child.version), (QUALITY_WORKFLOW, QUALITY_VERSION));
 
@@ -189,7 +190,9 @@ fn a_score_in_the_background_is_a_run_of_its_own() {
             .input(|given| *given = input)
             .model(move |call| {
                 let asked = Asked::of(call);
-                assert!(asked.text.contains(TASK) && asked.text.contains("researcher says its part."), "{}", asked.text);
+                let messages = call.request.context.messages();
+                let heard = |text: &str| messages.iter().any(|message| message.content.contains(text));
+                assert!(asked.name == "QualityAssessment" && heard(TASK) && heard("researcher says its part."));
                 Reply::from(if said.is_empty() { quality(6.0) } else { said.to_owned() })
             })
             .run()
@@ -199,6 +202,8 @@ fn a_score_in_the_background_is_a_run_of_its_own() {
     let metadata = &scored.result().metadata;
     assert_eq!((&metadata["quality"]["score"], &metadata["quality_flag"]), (&json!(6.0), &json!("below_threshold")));
     assert_eq!(metadata["workflow_id"], "scripted-run");
+    let kept = scored.result().quality.as_ref().unwrap();
+    assert_eq!((kept.pending, kept.score, kept.details["missing"][0].as_str()), (false, Some(6.0), Some("the price of Y")));
     assert_eq!(run("nonsense").outcome(), RunOutcome::Failed);
 }
 

@@ -22,13 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::event::{Answer, EventBody, Failure, RunOutcome};
-use crate::ids::{Epoch, Position, WorkflowId};
-use crate::journal::{Past, Record, encode};
+use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
+use crate::journal::{Past, Positioned, Record, encode};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
 use crate::ports::{
-    Append, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewWorkflow, Next, OnDisconnect, Outcome, Posted,
-    Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
+    Append, ChildRun, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewChild, NewWorkflow, Next, OnDisconnect,
+    Outcome, Posted, Quality, Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
 };
 use crate::stream::{Grace, Log};
 use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
@@ -132,7 +132,8 @@ pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
     };
     let function = inputs.function;
-    let mut life = Life::begin(inputs, &input);
+    let config = Rc::new(config);
+    let mut life = Life::begin(inputs, &input, config.clone());
     let run = life.run.clone();
     life.function = Some(Box::pin(
         AssertUnwindSafe(async move { function(&mut Turn::root(run), &input, &config).await }).catch_unwind(),
@@ -154,6 +155,8 @@ struct Life {
     made: NewWorkflow,
     writer: Rc<dyn Writer>,
     log: Arc<Log>,
+    /// What the run is pinned to; its children are pinned to the same.
+    config: Rc<Value>,
     release: Rc<dyn Fn()>,
     started: Option<oneshot::Sender<Started>>,
     function: Option<Function>,
@@ -168,9 +171,23 @@ struct Life {
     detached: bool,
     takeover: bool,
     /// The last append of this life, once it is known.
-    closing: Option<(Next, Vec<MessageRow>, LifeEnd)>,
+    closing: Option<Closing>,
     /// Expired questions whose expiry is being committed.
     expiring: Rc<RefCell<Vec<crate::ids::RequestId>>>,
+}
+
+/// A life's last append, beside its records.
+struct Closing {
+    next: Next,
+    said: Vec<MessageRow>,
+    children: Vec<NewChild>,
+    end: LifeEnd,
+}
+
+impl Closing {
+    fn plain(next: Next, end: LifeEnd) -> Self {
+        Self { next, said: Vec::new(), children: Vec::new(), end }
+    }
 }
 
 enum Wake {
@@ -184,8 +201,10 @@ enum Wake {
 }
 
 impl Life {
-    fn begin(inputs: LifeInputs, input: &TaskInput) -> Self {
-        let LifeInputs { workflow, made, epoch, past, runtime, fresh, detached, .. } = inputs;
+    fn begin(inputs: LifeInputs, input: &TaskInput, config: Rc<Value>) -> Self {
+        let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
+        // A new run's steps look for its conversation here, as those of a run taken over do.
+        past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
@@ -215,6 +234,7 @@ impl Life {
             made,
             writer: inputs.writer,
             log: inputs.log,
+            config,
             release: inputs.release,
             started: inputs.started,
             function: None,
@@ -322,14 +342,16 @@ impl Life {
             return;
         }
         let Batch { records, opened, closed } = self.run.take_batch();
+        let mut children = Vec::new();
         let (create, mut messages) = match self.first.take() {
             Some((create, message)) => (Some(Box::new(create)), message.into_iter().collect()),
             None => (None, Vec::new()),
         };
         let next = match &mut self.closing {
-            Some((next, said, _)) => {
-                messages.append(said);
-                next.clone()
+            Some(closing) => {
+                messages.append(&mut closing.said);
+                children.append(&mut closing.children);
+                closing.next.clone()
             }
             None => Next::Running,
         };
@@ -342,6 +364,7 @@ impl Life {
             opened,
             closed,
             runtime: self.runtime,
+            children,
             next,
         };
         let future = self.writer.append(append.clone());
@@ -419,7 +442,7 @@ impl Life {
 
     fn over(&mut self) -> LifeEnd {
         match self.closing.take() {
-            Some((_, _, end)) => end,
+            Some(closing) => closing.end,
             None => LifeEnd::Fenced,
         }
     }
@@ -451,7 +474,7 @@ impl Life {
                 tracing::error!(workflow = %self.run.workflow, path = %divergence.path, "replay diverged: {}", divergence.detail);
                 self.refuse(StartFailure::Rests(Rest::Quarantined, text.clone()));
                 let end = LifeEnd::Rested(Rest::Quarantined, text);
-                self.closing = Some((Next::Resting(Rest::Quarantined), Vec::new(), end));
+                self.closing = Some(Closing::plain(Next::Resting(Rest::Quarantined), end));
             }
         }
     }
@@ -480,7 +503,7 @@ impl Life {
         self.close(RunOutcome::Cancelled, None, Some(error));
     }
 
-    fn close(&mut self, outcome: RunOutcome, output: Option<RunOutput>, error: Option<Failure>) {
+    fn close(&mut self, outcome: RunOutcome, mut output: Option<RunOutput>, error: Option<Failure>) {
         let at = self.run.now();
         self.run.push_event(
             &Arc::from(""),
@@ -499,7 +522,15 @@ impl Life {
             agent_id: output.agent_id.clone(),
             workflow: Some(self.run.workflow.clone()),
             finish_reason: Some(output.finish_reason),
+            quality: output.quality.clone(),
         });
+        let is_child = self.made.child_of.is_some();
+        let said = said.filter(|_| !is_child);
+        let children = output.as_mut().map(|output| std::mem::take(&mut output.children)).unwrap_or_default();
+        let children = children.into_iter().map(|child| self.bear(child, at)).collect();
+        // A child that could not tell says so, or its parent's message would stay pending for ever.
+        let quality = output.as_ref().and_then(|output| output.quality.clone());
+        let quality = quality.or_else(|| is_child.then(Quality::not_scored));
         let spend = self.run.spend();
         let history = HistoryRow {
             workflow_id: self.run.workflow.clone(),
@@ -513,24 +544,49 @@ impl Life {
             completed_at: at,
             runtime_ms: u64::try_from(self.runtime.as_millis()).unwrap_or(u64::MAX),
             model_calls: spend.model_calls,
+            tool_calls: spend.tool_calls,
             usage: spend.usage,
+            by_agent: spend.by_agent,
+            quality,
         };
-        let next = Next::Ended(Box::new(history));
-        self.closing = Some((next, said.into_iter().collect(), LifeEnd::Ended(outcome)));
+        let (next, said) = (Next::Ended(Box::new(history)), said.into_iter().collect());
+        self.closing = Some(Closing { next, said, children, end: LifeEnd::Ended(outcome) });
+    }
+
+    /// Makes a child: a parked workflow that is due at once, pinned to what this run is pinned to.
+    fn bear(&self, child: ChildRun, at: Timestamp) -> NewChild {
+        let made = NewWorkflow {
+            name: child.name.clone(),
+            version: child.version,
+            conversation: self.made.conversation.clone(),
+            task: self.made.task.clone(),
+            effort: None,
+            request: None,
+            on_disconnect: OnDisconnect::Continue,
+            created_at: at,
+            child_of: Some(self.run.workflow.clone()),
+        };
+        let pinned = Record::Pinned { workflow: child.name, version: child.version };
+        let bodies = [(pinned, json(&self.config)), (Record::Input, json(&child.input))];
+        let records = (1..).zip(bodies).map(|(position, (record, body))| {
+            let (position, epoch, body) = (Position(position), Epoch(0), Some(body));
+            encode(&Positioned { position, epoch, seq: None, path: Arc::from(""), record, body })
+        });
+        NewChild { workflow: WorkflowId::generate(), made: Box::new(made), records: records.collect() }
     }
 
     fn park(&mut self) {
         let wake_at = self.run.first_wake();
         self.function = None;
         self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
-        self.closing = Some((Next::Parked { wake_at }, Vec::new(), LifeEnd::Parked));
+        self.closing = Some(Closing::plain(Next::Parked { wake_at }, LifeEnd::Parked));
     }
 
     /// Rests for the next process: the record says that this life ended on purpose, so it counts as no failed start.
     fn drain(&mut self) {
         self.function = None;
         self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
-        self.closing = Some((Next::Running, Vec::new(), LifeEnd::Drained));
+        self.closing = Some(Closing::plain(Next::Running, LifeEnd::Drained));
     }
 
     // ------------------------------------------------------------------------------------------------------ the inbox

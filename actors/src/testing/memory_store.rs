@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::state::State;
 use crate::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
 use crate::ports::{
-    Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, RecordRow,
-    RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow, Written,
+    Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, QuestionFilter,
+    QuestionRow, RecordRow, RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow,
+    Written,
 };
 
 /// What a commit is to suffer.
@@ -167,11 +168,19 @@ impl Store for MemoryStore {
     }
 
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
-        self.look(move |state| state.adoptable(self.generation, now, max))
+        self.look(move |state| state.adoptable(self.generation, false, now, max))
+    }
+
+    fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
+        self.look(move |state| state.adoptable(self.generation, true, now, max))
     }
 
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>> {
         self.look(State::next_wake)
+    }
+
+    fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>> {
+        self.look(move |state| state.questions(&filter))
     }
 
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {

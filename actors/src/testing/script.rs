@@ -247,6 +247,7 @@ impl Script {
             agent_id: None,
             workflow: Some(workflow.clone()),
             finish_reason: None,
+            quality: None,
         });
         let began = Positioned {
             position: Position(1),
@@ -264,6 +265,7 @@ impl Script {
             messages: messages.collect(),
             opened: Vec::new(),
             closed: Vec::new(),
+            children: Vec::new(),
             runtime: Duration::ZERO,
             next: Next::Running,
         };
@@ -284,6 +286,7 @@ impl Script {
                 messages: Vec::new(),
                 opened: Vec::new(),
                 closed: Vec::new(),
+                children: Vec::new(),
                 runtime: Duration::ZERO,
                 next: Next::Running,
             };
@@ -398,6 +401,7 @@ fn made(input: &TaskInput, at: Timestamp) -> NewWorkflow {
         request: None,
         on_disconnect: OnDisconnect::Continue,
         created_at: at,
+        child_of: None,
     }
 }
 

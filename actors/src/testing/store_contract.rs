@@ -6,6 +6,7 @@
 //! Absent on purpose: faults of one adapter's own, such as damaged bytes or a full disk.
 
 mod appends;
+mod children;
 mod commands;
 mod forks;
 mod history;
@@ -46,6 +47,7 @@ cases! {
         records_are_paged_by_bytes_and_a_page_holds_at_least_one,
         events_are_found_by_their_number,
         an_append_asked_again_is_done_once,
+        of_two_owners_of_one_epoch_that_end_alike_one_is_refused,
         an_append_that_does_not_follow_the_head_is_a_gap,
         records_with_a_hole_are_a_gap,
         a_workflow_that_nobody_made_is_unknown,
@@ -67,6 +69,11 @@ cases! {
         resting_workflows_are_never_adopted,
         a_workflow_is_put_to_rest_only_at_its_epoch,
         workflows_are_listed_newest_first;
+    children:
+        a_child_is_made_with_its_parents_end_and_is_in_no_list,
+        a_childs_end_changes_its_parents_message_and_entry,
+        a_deleted_parent_takes_its_children_along,
+        open_questions_are_listed_over_all_workflows;
     forks:
         a_fork_begins_with_its_parents_records,
         a_fork_of_a_fork_reads_through_the_whole_chain,

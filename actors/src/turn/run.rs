@@ -19,7 +19,9 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{Cache, Clock, ModelClient, ModelDelta, ModelReply, Store, ToolOutput, ToolRunner};
+use crate::ports::{
+    Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner,
+};
 use crate::spend::Spend;
 use crate::stream::Log;
 
@@ -77,7 +79,7 @@ pub(crate) struct Run {
     durable: Cell<Position>,
     wants_flush: Cell<bool>,
     pending: RefCell<Vec<Positioned>>,
-    opened: RefCell<Vec<(RequestId, Timestamp)>>,
+    opened: RefCell<Vec<OpenedQuestion>>,
     closed: RefCell<Vec<RequestId>>,
     waiters: RefCell<Vec<(Position, Waker)>>,
     /// For the mutant that shows storage errors to the function.
@@ -103,7 +105,7 @@ impl Run {
         past: Past,
         log: Arc<Log>,
     ) -> Rc<Self> {
-        log.begin(past.last_seq);
+        log.begin(past.last_seq, past.head);
         Rc::new(Self {
             head: Cell::new(past.head),
             durable: Cell::new(past.head),
@@ -429,7 +431,7 @@ impl Run {
     /// Registers an open question, asked now or in an earlier life.
     pub fn wait_for_answer(&self, path: &Arc<str>, question: &Question, input: &Arc<str>) {
         // Said again in every life: a fork's store knows nothing of the questions that its shared records leave open.
-        self.opened.borrow_mut().push((question.request_id.clone(), question.expires_at));
+        self.opened.borrow_mut().push(OpenedQuestion { question: question.clone(), asked_at: self.now() });
         self.want_flush();
         let open = OpenStep::question(question.request_id.clone(), input.clone(), self.now());
         self.open.borrow_mut().insert(path.clone(), open);
@@ -562,7 +564,7 @@ impl Run {
 /// What goes to the store together.
 pub(crate) struct Batch {
     pub records: Vec<Positioned>,
-    pub opened: Vec<(RequestId, Timestamp)>,
+    pub opened: Vec<OpenedQuestion>,
     pub closed: Vec<RequestId>,
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::socket::{End, Socket, Wake};
 use crate::api::Api;
 use crate::api::error::ApiError;
-use crate::api::rejoin::{How, Opened, Returning, answered, stopped};
+use crate::api::rejoin::{How, Opened, Returning, stopped};
 use crate::api::sse::{connected, woken};
 use crate::api::wire::frames::{FirstFrame, LaterFrame, ResumeFrame, RunFrame};
 use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
@@ -174,10 +174,9 @@ impl Chat {
         let (api, workflow) = (socket.api.clone(), self.workflow.clone());
         match LaterFrame::parse(text) {
             Ok(LaterFrame::Cancel) => self.asks.push(actix_web::rt::spawn(cancel(api, workflow))),
-            Ok(LaterFrame::Respond(request, response)) => self.asks.push(actix_web::rt::spawn(async move {
-                let posted = api.sessions.answer(&workflow, &request, response).await;
-                posted.map_err(|error| api.refusal(error)).and_then(answered)
-            })),
+            Ok(LaterFrame::Respond(request, response)) => {
+                self.asks.push(actix_web::rt::spawn(async move { api.answer(&workflow, &request, response).await }))
+            }
             Err(error) => socket.send_error(&error).await?,
         }
         Ok(())

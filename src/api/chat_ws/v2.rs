@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use super::socket::{End, IDLE_OR_SLOW, Socket, Wake};
 use crate::api::Api;
 use crate::api::error::ApiError;
-use crate::api::rejoin::{How, Opened, Returning, answered, stopped};
+use crate::api::rejoin::{How, Opened, Returning, stopped};
 use crate::api::sse::connected;
 use crate::api::wire::frames::{ResumeFrame, RunFrame, V2Frame};
 use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
@@ -153,10 +153,9 @@ impl Turns {
                 let posted = api.sessions.cancel(&workflow, "client").await;
                 settled(posted.map_err(|error| api.refusal(error)).and_then(stopped))
             }),
-            Ok(V2Frame::Respond(workflow, request, response)) => Box::pin(async move {
-                let posted = api.sessions.answer(&workflow, &request, response).await;
-                settled(posted.map_err(|error| api.refusal(error)).and_then(answered))
-            }),
+            Ok(V2Frame::Respond(workflow, request, response)) => {
+                Box::pin(async move { settled(api.answer(&workflow, &request, response).await) })
+            }
             Ok(V2Frame::Ping) => {
                 let pong = WireEvent::pong(socket.now());
                 return socket.send(pong).await;

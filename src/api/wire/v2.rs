@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use fleet_actors::event::{Answer, Audience, EventBody, Failure, LogEvent};
+use fleet_actors::event::{Answer, Audience, EventBody, Failure, LogEvent, Usage};
 use fleet_actors::ids::{Timestamp, WorkflowId};
 use serde_json::json;
 
@@ -48,6 +48,9 @@ impl Renderer {
                 belongs(&mut wire, step, None, StepInfo::of(step, None));
                 if let Some(data) = &mut wire.data {
                     data["expires_at"] = question.expires_at.to_string().into();
+                    if let Some(schema) = &question.answer_schema {
+                        data["answer_schema"] = schema.clone();
+                    }
                 }
             }
             EventBody::Answered { step, request_id, answer } => {
@@ -91,7 +94,8 @@ fn step_event(wire: &mut WireEvent, at: Timestamp, body: &EventBody) {
             ended(wire, step, *attempt, info, *started_at, at);
             wire.text.clone_from(text);
             wire.reasoning = reasoning.clone().filter(|reasoning| !reasoning.is_empty());
-            wire.usage = *usage;
+            wire.usage = usage.map(|usage| Usage { cost_nanousd: None, ..usage });
+            wire.cost = usage.and_then(|usage| usage.cost_usd());
         }
         EventBody::StepFailed { step, attempt, kind, error, started_at, .. } => {
             wire.r#type = "step.failed";

@@ -274,6 +274,7 @@ impl World {
             request: None,
             on_disconnect: OnDisconnect::Continue,
             created_at: self.clock.now(),
+            child_of: None,
         };
         let input = TaskInput {
             message: "t".into(),
@@ -295,12 +296,9 @@ impl World {
         // Every life has logs of its own, as another process would; clients carry their number over.
         let logs = Logs::new(8);
         let log = logs.open(&workflow_id);
-        let mut watcher = Watcher::new(log.clone(), Seq(0)).map_err(|error| error.to_string())?;
-        // What was durable and not shown before the kill comes from the store, as for any client that returns.
         let last = self.seen.keys().next_back().copied().unwrap_or_default();
-        let missed = stored_events(store, &workflow_id, last).await.map_err(|error| error.to_string())?;
-        self.seen.extend(missed.into_iter().map(|event| (event.seq, Arc::new(event))));
-        watcher.skip_to(past.last_seq);
+        let mut watcher = Watcher::new(log.clone(), last).map_err(|error| error.to_string())?;
+        let (read, read_id) = (store.clone(), workflow_id.clone());
         let writer = Rc::new(SimWriter { outside: self.outside.clone(), dice: self.dice.clone() });
         let inputs = LifeInputs {
             workflow: workflow_id,
@@ -336,8 +334,22 @@ impl World {
         let mut polls = 0;
         let seen = &mut self.seen;
         let step = std::future::poll_fn(|cx| {
-            while let Poll::Ready(Seen::Events(events)) = Box::pin(watcher.next()).as_mut().poll(cx) {
-                seen.extend(events.into_iter().map(|event| (event.seq, event)));
+            loop {
+                let next = Box::pin(watcher.next()).as_mut().poll(cx);
+                match next {
+                    Poll::Ready(Seen::Events(events)) => {
+                        seen.extend(events.into_iter().map(|event| (event.seq, event)))
+                    }
+                    // What was durable and not shown before the kill comes from the store, as for any client that returns.
+                    Poll::Ready(Seen::InStore(floor)) => {
+                        let missed = stored_events(&read, &read_id, watcher.after()).now_or_never();
+                        let missed = missed.and_then(Result::ok).unwrap_or_default().into_iter();
+                        let missed = missed.filter(|event| event.seq <= floor);
+                        seen.extend(missed.map(|event| (event.seq, Arc::new(event))));
+                        watcher.skip_to(floor);
+                    }
+                    Poll::Ready(Seen::Rests(..) | Seen::Ended) | Poll::Pending => break,
+                }
             }
             polls += 1;
             if polls > kill_after {
@@ -362,10 +374,14 @@ impl World {
     }
 
     /// Compares every client with one who read the whole log at the end.
-    async fn judge(self) -> Result<End, String> {
+    async fn judge(mut self) -> Result<End, String> {
         let store = &self.outside.store;
         let workflow = &self.outside.workflow;
         let stored = stored_events(store, workflow, Seq(0)).await.map_err(|error| error.to_string())?;
+        // The run is over: what a client that watched to the last has not seen yet comes from the store.
+        let last = self.seen.keys().next_back().copied().unwrap_or_default();
+        let missed = stored.iter().filter(|event| event.seq > last);
+        self.seen.extend(missed.map(|event| (event.seq, Arc::new(event.clone()))));
         let mut whole = Client::default();
         stored.iter().try_for_each(|event| whole.apply(event))?;
         let records = read_records(store, workflow).await.map_err(|error| error.to_string())?;

@@ -1,9 +1,10 @@
 //! Judging an append and writing it.
 
 use super::state::{Asked, Given, Held, State, Talk};
-use crate::ids::{Position, Timestamp};
+use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
 use crate::ports::{
-    Append, Command, ConversationRow, NewWorkflow, Next, Outcome, RequestRow, WorkflowRow, WorkflowState,
+    Append, Claim, Command, ConversationRow, HistoryRow, NewChild, NewWorkflow, Next, Outcome, RequestRow, WorkflowRow,
+    WorkflowState,
 };
 
 impl State {
@@ -20,8 +21,9 @@ impl State {
             return self.judge_first(append);
         };
         let (head, epoch) = (held.row.head, held.row.epoch);
-        let last = append.records.last();
-        if last.is_some() && append.claim.epoch == epoch && held.records.last() == last {
+        // The whole batch: two owners of one epoch may end alike, and only one of them was written.
+        let asked_again = !append.records.is_empty() && held.records.ends_with(&append.records);
+        if asked_again && append.claim.epoch == epoch {
             return Err(Outcome::Done { head });
         }
         if held.ended_at.is_some() || held.hidden || (self.checks_epochs && append.claim.epoch < epoch) {
@@ -74,8 +76,9 @@ impl State {
         held.row.head = held.records.last().map_or(held.row.head, |record| record.position.max(held.row.head));
         held.row.runtime = append.runtime;
         held.row.updated_at = now;
-        for (question, expires_at) in append.opened {
-            held.questions.entry(question).or_insert(Asked::Open { expires_at });
+        for opened in append.opened {
+            let id = opened.question.request_id.clone();
+            held.questions.entry(id).or_insert_with(|| Asked::Open(Box::new(opened)));
         }
         for question in append.closed {
             held.inbox
@@ -93,10 +96,42 @@ impl State {
             held.ended_at = Some(row.completed_at);
             held.inbox.clear();
             held.questions.values_mut().for_each(|asked| *asked = Asked::Closed);
-            self.history.insert(id.clone(), *row);
-            self.queue_export(id);
+            match held.row.made.child_of.clone() {
+                Some(parent) => self.end_child(&parent, &row),
+                None => {
+                    self.history.insert(id.clone(), *row);
+                    self.queue_export(id);
+                }
+            }
+        }
+        for child in append.children {
+            self.bear(child, generation, now);
         }
         Outcome::Done { head }
+    }
+
+    /// Changes the parent's message and entry; a parent that was deleted meanwhile has none.
+    fn end_child(&mut self, parent: &WorkflowId, child: &HistoryRow) {
+        for talk in self.conversations.values_mut() {
+            let said = talk.messages.iter_mut().filter(|message| message.workflow.as_ref() == Some(parent));
+            said.filter(|message| message.quality.is_some())
+                .for_each(|message| message.quality = child.quality.clone());
+        }
+        if let Some(entry) = self.history.get_mut(parent) {
+            entry.take_child(child);
+            self.queue_export(parent.clone());
+        }
+    }
+
+    fn bear(&mut self, child: NewChild, generation: u64, now: Timestamp) {
+        let claim = Claim { workflow: child.workflow, epoch: Epoch(0) };
+        self.create(&claim, *child.made, now);
+        let Some(held) = self.workflows.get_mut(&claim.workflow) else { return };
+        held.generation = generation;
+        held.row.state = WorkflowState::Parked;
+        held.row.wake_at = Some(held.row.made.created_at);
+        held.row.head = child.records.last().map_or(Position(0), |record| record.position);
+        held.records = child.records;
     }
 
     fn create(&mut self, claim: &crate::ports::Claim, made: NewWorkflow, now: Timestamp) {

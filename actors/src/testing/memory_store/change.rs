@@ -93,6 +93,7 @@ impl State {
         let mut made = parent.row.made.clone();
         made.request = None;
         made.created_at = at;
+        made.child_of = None;
         let row = WorkflowRow {
             workflow: fork.clone(),
             made,
@@ -131,7 +132,10 @@ impl State {
     fn delete_history(&mut self, id: &WorkflowId) -> Written {
         match self.visible(id) {
             Some(held) if held.ended_at.is_none() => return Written::Conflict,
-            Some(_) => self.retire(id),
+            Some(_) => {
+                self.retire(id);
+                self.workflows.retain(|_, held| held.row.made.child_of.as_ref() != Some(id));
+            }
             None if self.history.contains_key(id) => {}
             None => return Written::NotFound,
         }
@@ -189,8 +193,10 @@ impl State {
 fn take(held: &mut Held, request_id: &RequestId, answer: &Answer, now: Timestamp) -> Posted {
     match held.questions.get_mut(request_id) {
         None => Posted::Unknown,
-        Some(Asked::Open { expires_at }) if matches!(answer, Answer::Given(_)) && *expires_at <= now => Posted::Closed,
-        Some(asked @ Asked::Open { .. }) => {
+        Some(Asked::Open(opened)) if matches!(answer, Answer::Given(_)) && opened.question.expires_at <= now => {
+            Posted::Closed
+        }
+        Some(asked @ Asked::Open(_)) => {
             *asked = Asked::Taken;
             Posted::Accepted
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::ids::{ConversationId, Position, RequestId, Timestamp, WorkflowId};
 use crate::ports::{
-    Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, PageFrom, RecordRow, RequestRow, WorkflowFilter,
-    WorkflowRow, WorkflowState,
+    Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, OpenedQuestion, PageFrom, QuestionFilter,
+    QuestionRow, RecordRow, RequestRow, WorkflowFilter, WorkflowRow, WorkflowState,
 };
 
 #[derive(Clone)]
@@ -57,11 +57,9 @@ pub(super) struct Held {
     pub hidden: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Asked {
-    Open {
-        expires_at: Timestamp,
-    },
+    Open(Box<OpenedQuestion>),
     /// An answer waits in the inbox.
     Taken,
     Closed,
@@ -105,6 +103,7 @@ impl State {
     pub fn list(&self, filter: &WorkflowFilter) -> Vec<WorkflowRow> {
         let fits = |held: &&Held| {
             !held.hidden
+                && held.row.made.child_of.is_none()
                 && (filter.conversation.is_none() || held.row.made.conversation == filter.conversation)
                 && !(filter.unfinished && held.ended_at.is_some())
         };
@@ -144,13 +143,15 @@ impl State {
         self.journal(id).into_iter().find(|record| record.position == position)
     }
 
-    pub fn adoptable(&self, generation: u64, now: Timestamp, max: u32) -> Vec<WorkflowRow> {
+    pub fn adoptable(&self, generation: u64, children: bool, now: Timestamp, max: u32) -> Vec<WorkflowRow> {
+        let wanted = |held: &&Held| held.row.made.child_of.is_some() == children;
         let due = |held: &&Held| match held.row.state {
             WorkflowState::Running => held.generation != generation,
             WorkflowState::Parked => held.row.wake_at.is_some_and(|at| at <= now) || !held.inbox.is_empty(),
             WorkflowState::Resting(_) | WorkflowState::Ended(_) => false,
         };
-        let mut rows: Vec<_> = self.workflows.values().filter(due).map(|held| held.row.clone()).collect();
+        let mut rows: Vec<_> =
+            self.workflows.values().filter(wanted).filter(due).map(|held| held.row.clone()).collect();
         rows.sort_by(|a, b| (a.made.created_at, &a.workflow).cmp(&(b.made.created_at, &b.workflow)));
         rows.truncate(max as usize);
         rows
@@ -158,7 +159,34 @@ impl State {
 
     pub fn next_wake(&self) -> Option<Timestamp> {
         let parked = self.workflows.values().filter(|held| held.row.state == WorkflowState::Parked);
+        let parked = parked.filter(|held| held.row.made.child_of.is_none());
         parked.filter_map(|held| held.row.wake_at).min()
+    }
+
+    pub fn questions(&self, filter: &QuestionFilter) -> Vec<QuestionRow> {
+        let mut rows = Vec::new();
+        for held in self.workflows.values().filter(|held| !held.hidden && held.ended_at.is_none()) {
+            let made = &held.row.made;
+            for asked in held.questions.values() {
+                let Asked::Open(opened) = asked else { continue };
+                rows.push(QuestionRow {
+                    workflow: held.row.workflow.clone(),
+                    conversation: made.conversation.clone(),
+                    task: made.task.clone(),
+                    question: opened.question.clone(),
+                    asked_at: opened.asked_at,
+                });
+            }
+        }
+        rows.retain(|row| {
+            filter.workflow.as_ref().is_none_or(|id| row.workflow == *id)
+                && filter.conversation.as_ref().is_none_or(|id| row.conversation.as_ref() == Some(id))
+                && filter.request.as_ref().is_none_or(|id| row.question.request_id == *id)
+                && filter.request_type.as_ref().is_none_or(|kind| row.question.request_type == *kind)
+        });
+        rows.sort_by(|a, b| (a.asked_at, &a.question.request_id).cmp(&(b.asked_at, &b.question.request_id)));
+        let skipped = usize::try_from(filter.offset).unwrap_or(usize::MAX);
+        rows.into_iter().skip(skipped).take(filter.limit as usize).collect()
     }
 
     pub fn talks(&self, limit: u32, offset: u64) -> Vec<ConversationRow> {

@@ -89,6 +89,18 @@ pub(super) async fn an_append_asked_again_is_done_once(harness: &mut dyn Harness
     assert_eq!(store.export_queue(10).await.expect("queue").1.len(), 1);
 }
 
+/// The record that begins a life names its owner; everything behind it may be the same.
+pub(super) async fn of_two_owners_of_one_epoch_that_end_alike_one_is_refused(harness: &mut dyn Harness) {
+    let store = harness.store();
+    let mine = first("w", None, 3);
+    let mut theirs = mine.clone();
+    theirs.records[0].head = br#"{"kind":"began","owner":2}"#.to_vec();
+    done(&*store, mine.clone()).await;
+    assert_eq!(commit(&*store, theirs).await, Outcome::Gap { head: Position(3) });
+    done(&*store, mine).await;
+    assert_eq!(read_all(&*store, "w").await.len(), 3);
+}
+
 pub(super) async fn an_append_that_does_not_follow_the_head_is_a_gap(harness: &mut dyn Harness) {
     let store = harness.store();
     let ahead = more("w", 0, 3, 1);

@@ -8,7 +8,7 @@ use crate::ports::{Append, Command, Posted, Store};
 
 /// A workflow that asks `q`, which expires at 10000.
 async fn asking(store: &dyn Store, id: &str) {
-    let append = Append { opened: vec![(question("q"), Timestamp(10_000))], ..first(id, None, 2) };
+    let append = Append { opened: vec![opened("q", "user_input", 1_000, 10_000)], ..first(id, None, 2) };
     done(store, append).await;
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn the_first_answer_wins(harness: &mut dyn Harness) {
     assert_eq!(post(&*store, "other", answer("q", "no")).await, Posted::Accepted);
     // A question that a takeover declares again is still taken.
     let mut again = life("w", 1, 2, 1);
-    again.opened = vec![(question("q"), Timestamp(10_000))];
+    again.opened = vec![opened("q", "user_input", 1_000, 10_000)];
     done(&*store, again).await;
     assert_eq!(post(&*store, "w", answer("q", "no")).await, Posted::Closed);
     assert_eq!(inbox(&*store, "w").await, [answer("q", "yes")]);
@@ -58,7 +58,7 @@ pub(super) async fn a_closed_question_is_told_from_an_unknown_one(harness: &mut 
     assert_eq!(post(&*store, "w", answer("q", "no")).await, Posted::Closed);
     // Opened and closed by one append.
     let mut both = more("w", 0, 3, 2);
-    (both.opened, both.closed) = (vec![(question("r"), Timestamp(10_000))], vec![question("r")]);
+    (both.opened, both.closed) = (vec![opened("r", "user_input", 1_000, 10_000)], vec![question("r")]);
     done(&*store, both).await;
     assert_eq!(post(&*store, "w", answer("r", "yes")).await, Posted::Closed);
 }

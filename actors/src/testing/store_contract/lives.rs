@@ -49,7 +49,7 @@ pub(super) async fn a_parked_workflow_is_due_by_its_timer_or_its_inbox(harness: 
     done(&*store, then(first("late", None, 1), parked(Some(9_000)))).await;
     done(&*store, then(first("soon", None, 1), parked(Some(5_000)))).await;
     let mut asks = then(first("asks", None, 1), parked(None));
-    asks.opened = vec![(question("q"), Timestamp(60_000))];
+    asks.opened = vec![opened("q", "user_input", 1_000, 60_000)];
     done(&*store, asks).await;
     assert_eq!(state(&*store, "late").await, WorkflowState::Parked);
     assert_eq!(store.next_wake().await, Ok(Some(Timestamp(5_000))));

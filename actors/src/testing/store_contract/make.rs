@@ -1,14 +1,15 @@
 //! What the cases are made of.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::event::{Answer, RunOutcome, Usage};
+use crate::event::{Answer, Question, RunOutcome, Usage};
 use crate::ids::{ConversationId, Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::ports::{
-    Append, Claim, Command, HistoryRow, MessageRow, NewWorkflow, Next, OnDisconnect, Outcome, Posted, RecordBody,
-    RecordRow, RequestKey, Role, Store, StoreWrite, Written,
+    Append, Claim, Command, HistoryRow, MessageRow, NewWorkflow, Next, OnDisconnect, OpenedQuestion, Outcome, Posted,
+    RecordBody, RecordRow, RequestKey, Role, Store, StoreWrite, Written,
 };
 
 /// All of a journal in one page.
@@ -53,6 +54,7 @@ pub(super) fn first(id: &str, conversation: Option<&str>, records: u64) -> Appen
         request: None,
         on_disconnect: OnDisconnect::Cancel,
         created_at: Timestamp(1_000),
+        child_of: None,
     };
     Append { create: Some(Box::new(made)), ..life(id, 0, 0, records) }
 }
@@ -77,6 +79,7 @@ pub(super) fn more(id: &str, epoch: u32, after: u64, records: u64) -> Append {
         opened: Vec::new(),
         closed: Vec::new(),
         runtime: Duration::from_millis(after + records),
+        children: Vec::new(),
         next: Next::Running,
     }
 }
@@ -107,8 +110,23 @@ pub(super) fn entry(id: &str, conversation: Option<&str>, at: i64) -> HistoryRow
         completed_at: Timestamp(at),
         runtime_ms: 7,
         model_calls: 1,
+        tool_calls: 0,
         usage: Usage::default(),
+        by_agent: BTreeMap::new(),
+        quality: None,
     }
+}
+
+/// An open question of a type.
+pub(super) fn opened(name: &str, request_type: &str, asked_at: i64, expires_at: i64) -> OpenedQuestion {
+    let question = Question {
+        request_id: question(name),
+        request_type: request_type.into(),
+        request: json!({ "tool": name }),
+        answer_schema: None,
+        expires_at: Timestamp(expires_at),
+    };
+    OpenedQuestion { question, asked_at: Timestamp(asked_at) }
 }
 
 pub(super) fn message(id: &str, conversation: &str, from: Option<&str>, at: i64, content: &str) -> MessageRow {
@@ -122,6 +140,7 @@ pub(super) fn message(id: &str, conversation: &str, from: Option<&str>, at: i64,
         agent_id: None,
         workflow: from.map(workflow),
         finish_reason: None,
+        quality: None,
     }
 }
 

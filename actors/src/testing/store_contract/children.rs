@@ -1,0 +1,120 @@
+//! Children: made with their parent's end, in no list, and what their end changes.
+
+use super::Harness;
+use super::make::*;
+use crate::ids::{Epoch, Position, Timestamp};
+use crate::ports::{
+    Append, NewChild, NewWorkflow, Next, PageFrom, Quality, QuestionFilter, Store, StoreWrite, WorkflowFilter, Written,
+};
+
+fn child(id: &str, of: &str, conversation: Option<&str>) -> NewChild {
+    let Append { create, mut records, .. } = first(id, conversation, 2);
+    for record in &mut records {
+        (record.epoch, record.seq) = (Epoch(0), None);
+    }
+    let made = create.map(|made| NewWorkflow { child_of: Some(workflow(of)), ..*made });
+    NewChild { workflow: workflow(id), made: Box::new(made.expect("a first append makes a workflow")), records }
+}
+
+/// A parent with a judged message that has ended and left one child behind.
+async fn bear(store: &dyn Store) {
+    let mut append = ending(first("parent", Some("c"), 2), Some("c"), 3_000);
+    let mut said = message("m", "c", Some("parent"), 2_000, "the answer");
+    said.quality = Some(Quality::pending());
+    append.messages.push(said);
+    append.children.push(child("child", "parent", Some("c")));
+    done(store, append.clone()).await;
+    done(store, append).await;
+}
+
+async fn adopted(store: &dyn Store, now: i64) -> Vec<String> {
+    let rows = store.adopt_children(Timestamp(now), 10).await.expect("children");
+    rows.iter().map(|row| row.workflow.to_string()).collect()
+}
+
+pub(super) async fn a_child_is_made_with_its_parents_end_and_is_in_no_list(harness: &mut dyn Harness) {
+    let store = harness.store();
+    bear(&*store).await;
+    assert_eq!(adopted(&*store, 5_000).await, ["child"]);
+    let row = store.workflow(&workflow("child")).await.expect("read").expect("there");
+    assert_eq!((row.head, row.epoch, row.made.child_of), (Position(2), Epoch(0), Some(workflow("parent"))));
+    assert_eq!(read_all(&*store, "child").await.len(), 2);
+    assert!(store.adopt(Timestamp(i64::MAX), 10).await.expect("adoptable").is_empty());
+    assert_eq!(store.next_wake().await, Ok(None));
+    let listed = store.workflows(WorkflowFilter { limit: 10, ..WorkflowFilter::default() }).await.expect("workflows");
+    assert_eq!(listed.len(), 1);
+    done(&*store, life("child", 1, 2, 1)).await;
+    assert!(adopted(&*store, 5_000).await.is_empty(), "it runs in this process");
+    harness.restart();
+    assert_eq!(adopted(&*harness.store(), 5_000).await, ["child"]);
+}
+
+pub(super) async fn a_childs_end_changes_its_parents_message_and_entry(harness: &mut dyn Harness) {
+    let store = harness.store();
+    bear(&*store).await;
+    let before = store.export_queue(10).await.expect("queue").1.len();
+    let mut end = ending(life("child", 1, 2, 1), Some("c"), 4_000);
+    let Next::Ended(row) = &mut end.next else { unreachable!("it ends") };
+    let score = Quality { score: Some(8.5), ..Quality::default() };
+    row.quality = Some(score.clone());
+    done(&*store, end.clone()).await;
+    done(&*store, end).await;
+    let messages = store.messages(&talk("c"), 10, None).await.expect("messages");
+    assert_eq!(messages[0].quality, Some(score.clone()));
+    let entry = store.history_entry(&workflow("parent")).await.expect("read").expect("there");
+    assert_eq!((entry.quality, entry.model_calls), (Some(score), 2), "what it spent is its parent's");
+    assert_eq!(store.history_entry(&workflow("child")).await, Ok(None));
+    assert_eq!(store.history(PageFrom::Offset(0), 10).await.expect("page").len(), 1);
+    assert_eq!(store.export_queue(10).await.expect("queue").1.len(), before + 1);
+    assert!(adopted(&*store, 5_000).await.is_empty());
+}
+
+pub(super) async fn a_deleted_parent_takes_its_children_along(harness: &mut dyn Harness) {
+    let store = harness.store();
+    bear(&*store).await;
+    assert_eq!(write(&*store, StoreWrite::DeleteHistory(workflow("parent"))).await, Written::Done);
+    assert_eq!(store.workflow(&workflow("child")).await, Ok(None));
+    assert!(adopted(&*store, 5_000).await.is_empty());
+    assert_ne!(
+        commit(&*store, ending(life("child", 1, 2, 1), Some("c"), 4_000)).await,
+        crate::ports::Outcome::Done { head: Position(3) }
+    );
+}
+
+pub(super) async fn open_questions_are_listed_over_all_workflows(harness: &mut dyn Harness) {
+    let store = harness.store();
+    let mut asks = first("a", Some("c"), 1);
+    asks.opened = vec![opened("late", "tool_approval", 2_000, 90_000), opened("early", "user_input", 1_000, 90_000)];
+    done(&*store, asks).await;
+    let mut other = first("b", None, 1);
+    other.opened = vec![opened("other", "tool_approval", 1_500, 90_000)];
+    done(&*store, Append { next: Next::Parked { wake_at: None }, ..other }).await;
+    let list = async |store: &dyn Store, filter: QuestionFilter| {
+        let rows = store.questions(filter).await.expect("questions");
+        rows.iter().map(|row| row.question.request_id.to_string()).collect::<Vec<_>>()
+    };
+    let all = QuestionFilter { limit: 10, ..QuestionFilter::default() };
+    assert_eq!(list(&*store, all.clone()).await, ["early", "other", "late"]);
+    assert_eq!(list(&*store, QuestionFilter { limit: 1, offset: 1, ..all.clone() }).await, ["other"]);
+    let of_a = QuestionFilter { workflow: Some(workflow("a")), ..all.clone() };
+    assert_eq!(list(&*store, of_a).await, ["early", "late"]);
+    let of_c = QuestionFilter { conversation: Some(talk("c")), ..all.clone() };
+    assert_eq!(list(&*store, of_c).await, ["early", "late"]);
+    let tools = QuestionFilter { request_type: Some("tool_approval".into()), ..all.clone() };
+    assert_eq!(list(&*store, tools).await, ["other", "late"]);
+    let one = QuestionFilter { request: Some(question("late")), ..all.clone() };
+    let rows = store.questions(one).await.expect("questions");
+    let expected = opened("late", "tool_approval", 2_000, 90_000);
+    assert_eq!((&rows[0].question, rows[0].asked_at), (&expected.question, expected.asked_at));
+    harness.restart();
+    let store = harness.store();
+    assert_eq!(list(&*store, all.clone()).await.len(), 3, "they outlive the process");
+    post(&*store, "b", answer("other", "yes")).await;
+    assert_eq!(list(&*store, all.clone()).await, ["early", "late"], "an answered one is not open");
+    let mut close = life("a", 1, 1, 1);
+    close.closed = vec![question("early")];
+    done(&*store, close).await;
+    assert_eq!(list(&*store, all.clone()).await, ["late"]);
+    done(&*store, ending(more("a", 1, 2, 1), Some("c"), 3_000)).await;
+    assert!(list(&*store, all).await.is_empty(), "a run that is over asks nothing");
+}

@@ -1,0 +1,117 @@
+//! Open questions to humans, over all runs: listed, and answered whether or not the run's first client is still there.
+//!
+//! Every door answers through [`Api::answer`], so an answer that does not fit its question's schema is refused everywhere and the
+//! question stays open. The first committed answer wins.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Json, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
+use fleet_actors::ports::{QuestionFilter, QuestionRow};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+use super::query::Params;
+use super::rejoin::answered;
+
+/// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_type`, `limit`, `offset`.
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let params = Params::of(&request)?;
+    let id = |name: &'static str| params.get(name).filter(|text| !text.is_empty()).map(|text| (name, text));
+    let malformed = |name: &'static str| move |error: MalformedId| ApiError::invalid(name, error.to_string());
+    let filter = QuestionFilter {
+        workflow: id("workflow_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
+        conversation: id("conversation_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
+        request: None,
+        request_type: id("request_type").map(|(_, name)| Arc::from(name)),
+        offset: params.offset()?,
+        limit: params.limit(&api.settings.server)?,
+    };
+    let rows = api.sessions.store().questions(filter).await?;
+    Ok(HttpResponse::Ok().json(rows.iter().map(shown).collect::<Vec<_>>()))
+}
+
+/// The body of `POST /approvals/{workflow_id}/{request_id}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    response: Value,
+}
+
+/// `POST /approvals/{workflow_id}/{request_id}`: answers one.
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn answer(api: Data<Api>, ids: Path<(String, String)>, body: Json<Answer>) -> Result<HttpResponse, ApiError> {
+    let (workflow, request) = ids.into_inner();
+    let workflow: WorkflowId = workflow.parse().map_err(|_| ApiError::not_found("workflow"))?;
+    let request: RequestId = request.parse().map_err(|_| ApiError::not_found("request"))?;
+    api.answer(&workflow, &request, body.into_inner().response).await?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request, "workflow_id": workflow })))
+}
+
+impl Api {
+    /// Answers a question of a run, live or not. A parked run goes on by itself.
+    ///
+    /// # Errors
+    /// 404 `request_unknown`, 409 `request_closed`, 422 `answer_invalid` when it does not fit the question's schema.
+    pub async fn answer(&self, workflow: &WorkflowId, request: &RequestId, response: Value) -> Result<(), ApiError> {
+        let (workflow_filter, request_filter) = (Some(workflow.clone()), Some(request.clone()));
+        let filter = QuestionFilter {
+            workflow: workflow_filter,
+            request: request_filter,
+            limit: 1,
+            ..QuestionFilter::default()
+        };
+        let asked = self.sessions.store().questions(filter).await?;
+        // One that is not open any more is told so by the writer, which alone knows.
+        if let Some(schema) = asked.first().and_then(|row| row.question.answer_schema.as_ref()) {
+            fits(schema, &response)?;
+        }
+        let posted = self.sessions.answer(workflow, request, response).await;
+        posted.map_err(|error| self.refusal(error)).and_then(answered)
+    }
+}
+
+fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
+    let Ok(validator) = jsonschema::validator_for(schema) else {
+        tracing::error!("a question's answer schema is no JSON schema, its answer is taken as it is");
+        return Ok(());
+    };
+    match validator.validate(response) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let place = error.instance_path().to_string();
+            let field = if place.is_empty() { "response".to_owned() } else { format!("response{place}") };
+            let mut refusal = ApiError::invalid(field, error.to_string());
+            refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
+            refusal.code = "answer_invalid".into();
+            Err(refusal)
+        }
+    }
+}
+
+fn shown(row: &QuestionRow) -> Value {
+    let question = &row.question;
+    let mut shown = json!({
+        "request_id": question.request_id,
+        "request_type": question.request_type,
+        "request": question.request,
+        "workflow_id": row.workflow,
+        "conversation_id": row.conversation,
+        "task": fleet_actors::session_manager::preview(&row.task),
+        "asked_at": row.asked_at.to_string(),
+        "expires_at": question.expires_at.to_string(),
+    });
+    if let Some(schema) = &question.answer_schema {
+        shown["answer_schema"] = schema.clone();
+    }
+    shown
+}
