@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_name_is_found_however_a_model_writes_it() {
-        let roster: Roster = ["copilot_researcher", "writer"].map(|name| Agent::new(name, "m", "i")).into_iter().collect();
+        let roster: Roster =
+            ["copilot_researcher", "writer"].map(|name| Agent::new(name, "m", "i")).into_iter().collect();
         let found = |name| roster.meant(name).map(|agent| agent.name.as_str());
         assert_eq!(found("Copilot Researcher"), Some("copilot_researcher"));
         assert_eq!(found(" WRITER "), Some("writer"));

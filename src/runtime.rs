@@ -30,9 +30,7 @@ use crate::settings::{
     Api as ApiChoice, OnExpiry as OnExpiryChoice, PipelineSettings, Provider as ProviderChoice, Settings,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
-use crate::workflow::{
-    ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig,
-};
+use crate::workflow::{ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig};
 
 /// Exit code when the store can promise nothing any more (`EX_IOERR` of sysexits.h).
 pub const EXIT_STORAGE_FAILED: i32 = 74;

@@ -80,7 +80,8 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
     found.at_most(("llm.stream_idle_timeout_ms", llm.stream_idle_timeout_ms.get()), call);
     found.at_most(("pipeline.phase_timeout_ms", pipeline.phase_timeout_ms.get()), run);
     found.at_most(("pipeline.agent_timeout_ms", pipeline.agent_timeout_ms.get()), run);
-    let chosen = [("default_agent", Some(&pipeline.default_agent)), ("synthesis_agent", pipeline.synthesis_agent.as_ref())];
+    let chosen =
+        [("default_agent", Some(&pipeline.default_agent)), ("synthesis_agent", pipeline.synthesis_agent.as_ref())];
     for (key, name) in chosen.into_iter().filter_map(|(key, name)| Some((key, name?))) {
         if !agents.contains_key(name) {
             let message = format!("expected an agent of the roster, found {}", name.as_str());

@@ -14,8 +14,8 @@ use fleet_actors::ports::{ChatMessage, FinishReason, ModelReply, ModelRequest, O
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
-pub(super) use self::kit::Pass;
 use self::kit::Kit;
+pub(super) use self::kit::Pass;
 pub(super) use self::people::{decision, expired, reason, word_schema};
 use super::events::{AgentMoment, FleetEvent};
 use super::fleet::{Budget, Draft, Fleet};
@@ -88,7 +88,13 @@ async fn converse(turn: &mut Turn, fleet: &Fleet<'_>, job: &Job<'_>) -> StepResu
     let mut context = job.context.clone();
     for missing in kit.missing() {
         let data = json!({ "kind": "tool_unavailable", "tool": missing.tool, "degraded": missing.why });
-        tell(turn, agent, AgentMoment::Message, &format!("works without {}: {}", missing.tool, missing.why), Some(data));
+        tell(
+            turn,
+            agent,
+            AgentMoment::Message,
+            &format!("works without {}: {}", missing.tool, missing.why),
+            Some(data),
+        );
         let note = format!(
             "The tool {} is not available ({}). Do without it and say so in the first line of your answer.",
             missing.tool, missing.why
@@ -115,7 +121,8 @@ async fn converse(turn: &mut Turn, fleet: &Fleet<'_>, job: &Job<'_>) -> StepResu
         }
     }
     let rounds = fleet.rules().tool_rounds_max;
-    let note = format!("limit_reached: you have used all {rounds} rounds of tool calls. Answer now with what you have.");
+    let note =
+        format!("limit_reached: you have used all {rounds} rounds of tool calls. Answer now with what you have.");
     context = context.with(ChatMessage::new(Role::System, note));
     let request = request(fleet, agent, *audience, context, &Kit::empty());
     let reply = budget.spend(turn, async |turn| turn.model("model", request.clone()).await).await;

@@ -138,7 +138,8 @@ impl<'a> Fleet<'a> {
     pub fn conversation(&self) -> String {
         let mut text = String::new();
         for message in self.history {
-            let who = if message.role == Role::User { "user" } else { message.author.as_deref().unwrap_or("assistant") };
+            let who =
+                if message.role == Role::User { "user" } else { message.author.as_deref().unwrap_or("assistant") };
             text.push_str(&format!("{who}: {}\n", clip(&message.content, CONTEXT_MESSAGE_CHARS)));
         }
         if let Some(more) = &self.input.additional_context {

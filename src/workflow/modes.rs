@@ -23,12 +23,7 @@ use crate::prompts::signatures::ExecutionMode;
 ///
 /// # Errors
 /// The failure of the only agent, `no_agent_answered`, or what a person's silence means.
-pub(super) async fn execute(
-    turn: &mut Turn,
-    fleet: &Fleet<'_>,
-    plan: &Plan,
-    round: Round<'_>,
-) -> StepResult<Draft> {
+pub(super) async fn execute(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
     turn.scope("execution", async |turn| match plan.mode {
         ExecutionMode::Delegated => Box::pin(delegated::run(turn, fleet, plan, round)).await,
         ExecutionMode::Sequential => Box::pin(sequential::run(turn, fleet, plan, round)).await,

@@ -45,8 +45,7 @@ pub(super) async fn run(
     let spend = turn.spent();
     let quality_pending = config.pipeline.scores_in_background();
     let score = quality.as_ref().map(|quality| quality.score);
-    let spent =
-        json!({ "model_calls": spend.model_calls, "tool_calls": spend.tool_calls, "usage": spend.usage });
+    let spent = json!({ "model_calls": spend.model_calls, "tool_calls": spend.tool_calls, "usage": spend.usage });
     turn.emit(&FleetEvent::Answer {
         message: draft.text.clone(),
         author: Some(draft.agent.clone()),

@@ -54,11 +54,8 @@ pub(super) async fn judged(turn: &mut Turn, fleet: &Fleet<'_>, draft: Draft) -> 
         (best, quality) = better;
         refined = true;
     }
-    let flag = if quality.score < rules.refinement_threshold {
-        Some("below_threshold")
-    } else {
-        refined.then_some("refined")
-    };
+    let flag =
+        if quality.score < rules.refinement_threshold { Some("below_threshold") } else { refined.then_some("refined") };
     Ok(Judged { draft: best, quality: Some(quality), flag })
 }
 

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use fleet_actors::event::Answer;
+use fleet_actors::event::Failure;
 use fleet_actors::journal::digest;
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
-use fleet_actors::event::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -125,12 +125,7 @@ impl Plan {
 }
 
 /// A part for each agent, and who had none: those take what stands under no assigned name, then the whole task.
-fn parts<'a>(
-    agents: &[&'a str],
-    subtasks: &[Subtask],
-    roster: &Roster,
-    task: &str,
-) -> (Vec<Subtask>, Vec<&'a str>) {
+fn parts<'a>(agents: &[&'a str], subtasks: &[Subtask], roster: &Roster, task: &str) -> (Vec<Subtask>, Vec<&'a str>) {
     let mut own: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut loose = Vec::new();
     for subtask in subtasks.iter().filter(|subtask| !subtask.task.trim().is_empty()) {
@@ -181,7 +176,8 @@ pub(super) async fn plan(turn: &mut Turn, fleet: &Fleet<'_>, told: Option<&str>)
         None if rules.routing && rules.routing_cache_ttl_seconds > 0 => turn.cached(&key),
         None | Some(_) => None,
     };
-    if let Some((analysis, plan)) = cached.and_then(|value| serde_json::from_value::<(Option<Analysis>, Plan)>(value).ok())
+    if let Some((analysis, plan)) =
+        cached.and_then(|value| serde_json::from_value::<(Option<Analysis>, Plan)>(value).ok())
     {
         analysis.iter().for_each(|analysis| turn.emit(&analysed(analysis, true)));
         turn.emit(&plan.thought(true));
@@ -295,7 +291,8 @@ fn analysed(analysis: &Analysis, cached: bool) -> FleetEvent {
 fn cache_key(fleet: &Fleet<'_>) -> String {
     let Fleet { config, input, offers, .. } = fleet;
     let tools: Vec<&str> = offers.iter().map(|offer| offer.spec.name.as_str()).collect();
-    let what = (&config.roster, &config.prompts, &config.pipeline, &input.message, &input.mode, fleet.conversation(), tools);
+    let what =
+        (&config.roster, &config.prompts, &config.pipeline, &input.message, &input.mode, fleet.conversation(), tools);
     let what = serde_json::to_vec(&what).unwrap_or_default();
     format!("{ROUTING_CACHE}{}/{}", input.principal, digest(&what))
 }

@@ -70,12 +70,7 @@ async fn direct(turn: &mut Turn, input: &TaskInput, config: &Config) -> StepResu
     Ok(output("fast_path", reply, None))
 }
 
-async fn single(
-    turn: &mut Turn,
-    input: &TaskInput,
-    config: &Config,
-    history: &[MessageRow],
-) -> StepResult<RunOutput> {
+async fn single(turn: &mut Turn, input: &TaskInput, config: &Config, history: &[MessageRow]) -> StepResult<RunOutput> {
     let agent = &config.agent;
     let moment = |moment, message: &str| FleetEvent::Agent {
         moment,

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use agentic_fleet::agents::Agent;
 use agentic_fleet::api::connections::{Connections, settle};
 use agentic_fleet::api::{Api, chat_sse, chat_ws, workflow_events};
 use agentic_fleet::settings::{Settings, Sources};
-use agentic_fleet::agents::Agent;
 use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::cache::MemoryCache;

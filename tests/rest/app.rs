@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use agentic_fleet::agents::Agent;
 use agentic_fleet::api::Api;
 use agentic_fleet::api::health::Draining;
 use agentic_fleet::api::metrics::Metrics;
 use agentic_fleet::settings::{Flags, Settings, Sources};
 use agentic_fleet::startup::Application;
-use agentic_fleet::agents::Agent;
 use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::cache::MemoryCache;

@@ -185,7 +185,8 @@ fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
         }
     };
     assert_eq!(reviewed(Some(true.into()), OnExpiry::Reject), r#"["researcher","writer"]"#);
-    let edit = json!({ "decision": "edit", "plan": { "mode": "parallel", "assigned_to": ["analyst", "writer", "wizard"] } });
+    let edit =
+        json!({ "decision": "edit", "plan": { "mode": "parallel", "assigned_to": ["analyst", "writer", "wizard"] } });
     assert_eq!(reviewed(Some(edit), OnExpiry::Reject), r#"["analyst","writer"]"#);
     let reject = json!({ "decision": "reject", "reason": "too dear" });
     assert_eq!(reviewed(Some(reject), OnExpiry::Reject), "plan_rejected: a person rejected the plan: too dear");

@@ -38,7 +38,9 @@ fn in_parallel_one_that_fails_one_that_is_late_and_one_that_does_not_exist_take_
 
 #[test]
 fn when_nobody_answers_the_run_says_who_failed_and_why() {
-    for (mode, code) in [("parallel", "no_agent_answered"), ("sequential", "no_agent_answered"), ("delegated", "provider_rate_limited")] {
+    for (mode, code) in
+        [("parallel", "no_agent_answered"), ("sequential", "no_agent_answered"), ("delegated", "provider_rate_limited")]
+    {
         let ran = run(&config(), move |asked| match asked.name {
             "" => down("provider_rate_limited"),
             _ => asked.sensible(&plan(mode)),
@@ -127,7 +129,9 @@ fn a_discussion_that_repeats_itself_ends_after_max_stalls() {
 fn a_discussion_whose_moderator_talks_nonsense_goes_round_the_table_and_ends() {
     let ran = run(&config(), |asked| match asked.name {
         "GroupChatSpeakerSelection" => "I would rather not say".into(),
-        "" if asked.agent != "writer" => format!("{} has a point about {} others", asked.agent, asked.text.len()).into(),
+        "" if asked.agent != "writer" => {
+            format!("{} has a point about {} others", asked.agent, asked.text.len()).into()
+        }
         _ => asked.sensible(&plan("discussion")),
     });
     assert_eq!(ran.outcome(), RunOutcome::Completed);

@@ -123,7 +123,10 @@ fn what_a_call_gave_is_shown_with_its_time_its_files_and_what_it_lacks() {
     ran.replay();
     let event = ran.emitted().find(|event| event["data"]["kind"] == "tool_call").unwrap();
     let data = &event["data"];
-    assert_eq!((&event["moment"], &data["tool"], &data["duration_ms"]), (&json!("message"), &json!("search"), &json!(42)));
+    assert_eq!(
+        (&event["moment"], &data["tool"], &data["duration_ms"]),
+        (&json!("message"), &json!("search"), &json!(42))
+    );
     assert_eq!((&data["outcome"], &data["degraded"]), (&json!("degraded"), &json!("TAVILY_API_KEY is not set")));
     assert_eq!(data["artifacts"][0]["url"], "/api/v1/artifacts/1");
     assert!(data["arguments_preview"].as_str().unwrap().chars().count() <= 201);

@@ -31,11 +31,22 @@ fn a_run_with_tools_and_an_approval_survives_a_death_at_every_record_in_every_mo
             let calls = again.model_calls.len() + again.tool_calls.len();
             let done = paid(&ran.records[..records]);
             assert_eq!(calls, all - done, "{mode}: died after {records} records, {done} calls had a result");
-            assert_eq!(again.history.status, RunOutcome::Completed, "{mode} after {records}: {:?}", again.history.error);
-            let text = |history: &fleet_actors::ports::HistoryRow| history.result.as_ref().map(|result| result.text.clone());
+            assert_eq!(
+                again.history.status,
+                RunOutcome::Completed,
+                "{mode} after {records}: {:?}",
+                again.history.error
+            );
+            let text =
+                |history: &fleet_actors::ports::HistoryRow| history.result.as_ref().map(|result| result.text.clone());
             assert_eq!(text(&again.history), text(&ran.history), "{mode}: died after {records} records");
             for call in &again.tool_calls {
-                assert_eq!(keys.get(&call.name), Some(&call.idempotency_key), "{mode}: {} under another key", call.name);
+                assert_eq!(
+                    keys.get(&call.name),
+                    Some(&call.idempotency_key),
+                    "{mode}: {} under another key",
+                    call.name
+                );
             }
             boundaries += 1;
         }

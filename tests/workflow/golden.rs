@@ -9,7 +9,7 @@ use fleet_actors::ids::WorkflowId;
 use fleet_actors::testing::script::Ran;
 use serde_json::Value;
 
-use crate::support::{MODES, config, config_with_tools, plan, script, told, with_tools, Asked};
+use crate::support::{Asked, MODES, config, config_with_tools, plan, script, told, with_tools};
 
 fn shown(ran: &Ran) -> Vec<Value> {
     let routes = Settings::load(&Sources::default()).unwrap().settings.ui_routing;
@@ -43,7 +43,8 @@ fn every_mode_shows_its_phases_agents_tools_and_answer_in_order() {
 fn only_the_text_that_becomes_the_answer_is_streamed_to_the_user() {
     for mode in MODES {
         let ran = with_tools(mode, &config_with_tools()).run();
-        let streamed: String = shown(&ran).iter().filter_map(|event| event["delta"].as_str().map(str::to_owned)).collect();
+        let streamed: String =
+            shown(&ran).iter().filter_map(|event| event["delta"].as_str().map(str::to_owned)).collect();
         assert_eq!(streamed, ran.result().text, "{mode}");
     }
 }

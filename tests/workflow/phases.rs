@@ -27,29 +27,74 @@ fn comes_to(routing: Value) -> (String, Vec<(String, String)>, Vec<String>) {
 
 #[test]
 fn whatever_routing_proposes_comes_to_something_that_can_be_carried_out() {
-    let parts = |list: &[(&str, &str)]| list.iter().map(|(a, t)| ((*a).to_owned(), (*t).to_owned())).collect::<Vec<_>>();
+    let parts =
+        |list: &[(&str, &str)]| list.iter().map(|(a, t)| ((*a).to_owned(), (*t).to_owned())).collect::<Vec<_>>();
     let mut fewer = routing("parallel", &[("researcher", "Find"), ("analyst", "Compare"), ("writer", "Write")]);
     fewer["subtasks"] = json!([{ "agent": "researcher", "task": "Find" }, { "agent": "nobody", "task": "Loose end" }]);
     let table = [
-        ("an unknown agent is dropped", routing("sequential", &[("wizard", "a"), ("researcher", "b"), ("writer", "c")]),
-            "sequential", parts(&[("researcher", "b"), ("writer", "c")]), vec!["unknown_agent"]),
-        ("one agent in parallel is delegated", routing("parallel", &[("analyst", "a")]),
-            "delegated", parts(&[("analyst", "a")]), vec!["one_agent_in_parallel"]),
-        ("one agent in parallel after the unknown is gone", routing("parallel", &[("analyst", "a"), ("wizard", "b")]),
-            "delegated", parts(&[("analyst", "a")]), vec!["unknown_agent", "one_agent_in_parallel"]),
-        ("two agents where one is asked for", routing("delegated", &[("analyst", "a"), ("writer", "b")]),
-            "delegated", parts(&[("analyst", "a")]), vec!["one_agent_in_delegated"]),
-        ("one agent twice works once", routing("parallel", &[("analyst", "a"), ("analyst", "b"), ("writer", "c")]),
-            "parallel", parts(&[("analyst", "a\nb"), ("writer", "c")]), vec![]),
-        ("fewer subtasks than agents", fewer,
-            "parallel", parts(&[("researcher", "Find"), ("analyst", "Loose end"), ("writer", TASK)]), vec!["subtasks_repaired"]),
-        ("nobody discusses alone", routing("discussion", &[("analyst", "a")]),
-            "discussion", parts(&[("analyst", "a"), ("assistant", TASK)]), vec!["one_agent_in_discussion", "discussion_stalled"]),
-        ("a sequence of one", routing("sequential", &[("writer", "a")]),
-            "delegated", parts(&[("writer", "a")]), vec![]),
+        (
+            "an unknown agent is dropped",
+            routing("sequential", &[("wizard", "a"), ("researcher", "b"), ("writer", "c")]),
+            "sequential",
+            parts(&[("researcher", "b"), ("writer", "c")]),
+            vec!["unknown_agent"],
+        ),
+        (
+            "one agent in parallel is delegated",
+            routing("parallel", &[("analyst", "a")]),
+            "delegated",
+            parts(&[("analyst", "a")]),
+            vec!["one_agent_in_parallel"],
+        ),
+        (
+            "one agent in parallel after the unknown is gone",
+            routing("parallel", &[("analyst", "a"), ("wizard", "b")]),
+            "delegated",
+            parts(&[("analyst", "a")]),
+            vec!["unknown_agent", "one_agent_in_parallel"],
+        ),
+        (
+            "two agents where one is asked for",
+            routing("delegated", &[("analyst", "a"), ("writer", "b")]),
+            "delegated",
+            parts(&[("analyst", "a")]),
+            vec!["one_agent_in_delegated"],
+        ),
+        (
+            "one agent twice works once",
+            routing("parallel", &[("analyst", "a"), ("analyst", "b"), ("writer", "c")]),
+            "parallel",
+            parts(&[("analyst", "a\nb"), ("writer", "c")]),
+            vec![],
+        ),
+        (
+            "fewer subtasks than agents",
+            fewer,
+            "parallel",
+            parts(&[("researcher", "Find"), ("analyst", "Loose end"), ("writer", TASK)]),
+            vec!["subtasks_repaired"],
+        ),
+        (
+            "nobody discusses alone",
+            routing("discussion", &[("analyst", "a")]),
+            "discussion",
+            parts(&[("analyst", "a"), ("assistant", TASK)]),
+            vec!["one_agent_in_discussion", "discussion_stalled"],
+        ),
+        (
+            "a sequence of one",
+            routing("sequential", &[("writer", "a")]),
+            "delegated",
+            parts(&[("writer", "a")]),
+            vec![],
+        ),
     ];
     for (what, proposed, mode, parts, warnings) in table {
-        assert_eq!(comes_to(proposed), (mode.to_owned(), parts, warnings.into_iter().map(str::to_owned).collect()), "{what}");
+        assert_eq!(
+            comes_to(proposed),
+            (mode.to_owned(), parts, warnings.into_iter().map(str::to_owned).collect()),
+            "{what}"
+        );
     }
     // Nobody at all: the repair call says the same, so the default agent does it.
     let (mode, parts_, warnings) = comes_to(routing("parallel", &[]));
@@ -160,7 +205,11 @@ fn packages_are_handed_over_where_the_settings_say_so() {
     let ran = script(&config)
         .model(|call| {
             let asked = Asked::of(call);
-            assert!(asked.agent != "analyst" || asked.text.contains("\"work_completed\": \"the facts\""), "{}", asked.text);
+            assert!(
+                asked.agent != "analyst" || asked.text.contains("\"work_completed\": \"the facts\""),
+                "{}",
+                asked.text
+            );
             asked.sensible(&plan("sequential"))
         })
         .run();
@@ -180,7 +229,7 @@ fn a_score_in_the_background_is_a_run_of_its_own() {
     let answer = ran.emitted().find(|event| event["event"] == "answer").unwrap();
     assert_eq!(answer["quality_pending"], true);
     assert!(ran.result().quality.as_ref().unwrap().pending);
-    let [child] = &ran.result().children[..] else { panic!("{:?}", ran.result().children) };
+    let [child] = &ran.children[..] else { panic!("{:?}", ran.children) };
     assert_eq!((&*child.name, child.version), (QUALITY_WORKFLOW, QUALITY_VERSION));
 
     let function = FleetWorkflows.find(&child.name, child.version).unwrap();
@@ -203,7 +252,10 @@ fn a_score_in_the_background_is_a_run_of_its_own() {
     assert_eq!((&metadata["quality"]["score"], &metadata["quality_flag"]), (&json!(6.0), &json!("below_threshold")));
     assert_eq!(metadata["workflow_id"], "scripted-run");
     let kept = scored.result().quality.as_ref().unwrap();
-    assert_eq!((kept.pending, kept.score, kept.details["missing"][0].as_str()), (false, Some(6.0), Some("the price of Y")));
+    assert_eq!(
+        (kept.pending, kept.score, kept.details["missing"][0].as_str()),
+        (false, Some(6.0), Some("the price of Y"))
+    );
     assert_eq!(run("nonsense").outcome(), RunOutcome::Failed);
 }
 

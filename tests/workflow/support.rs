@@ -83,7 +83,8 @@ pub fn progress(action: &str, feedback: &str) -> String {
 
 pub fn quality(score: f64) -> String {
     let missing: &[&str] = if score < 7.0 { &["the price of Y"] } else { &[] };
-    json!({ "score": score, "missing_elements": missing, "required_improvements": [], "reasoning": "read it" }).to_string()
+    json!({ "score": score, "missing_elements": missing, "required_improvements": [], "reasoning": "read it" })
+        .to_string()
 }
 
 /// First the analyst, then the reviewer, then it is over.

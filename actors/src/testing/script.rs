@@ -23,9 +23,9 @@ use crate::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
 use crate::journal::{Past, Positioned, Record, StepState, encode};
 use crate::limits::RunLimits;
 use crate::ports::{
-    Append, Cache, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall, ModelClient,
-    ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, RunOutput, Store, StoreError,
-    StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
+    Append, Cache, ChildRun, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall,
+    ModelClient, ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, RunOutput,
+    Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
 };
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
@@ -383,7 +383,14 @@ impl Script {
         let records = read_records(store, workflow).await.unwrap_or_else(|error| broken(error));
         let model_calls = self.ports.model_calls.take();
         let tool_calls = self.ports.tool_calls.take();
-        Ran { events, history, records, model_calls, tool_calls, took, script: self }
+        let mut children = Vec::new();
+        for row in store.adopt_children(Timestamp(i64::MAX), 64).await.unwrap_or_else(|error| broken(error)) {
+            let records = read_records(store, &row.workflow).await.unwrap_or_else(|error| broken(error));
+            let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
+            let input = past.input.unwrap_or_else(|| panic!("a child was given nothing"));
+            children.push(ChildRun { name: row.made.name, version: row.made.version, input });
+        }
+        Ran { events, history, records, children, model_calls, tool_calls, took, script: self }
     }
 }
 
@@ -422,6 +429,8 @@ pub struct Ran {
     pub history: HistoryRow,
     /// Its journal.
     pub records: Vec<Positioned>,
+    /// The runs it left behind.
+    pub children: Vec<ChildRun>,
     /// Every call of a model, in order.
     pub model_calls: Vec<ModelCall>,
     /// Every call of a tool, in order.

@@ -19,9 +19,7 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{
-    Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner,
-};
+use crate::ports::{Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner};
 use crate::spend::Spend;
 use crate::stream::Log;
 

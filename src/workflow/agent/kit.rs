@@ -91,7 +91,8 @@ impl<'a> Kit<'a> {
             let said = |key: &str| call.arguments.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let wanted = said("to_agent");
             let to = self.may_pass_to.iter().find(|agent| agent.name == wanted)?.name.clone();
-            let list = |key: &str| call.arguments.get(key).filter(|value| value.is_array()).cloned().unwrap_or(json!([]));
+            let list =
+                |key: &str| call.arguments.get(key).filter(|value| value.is_array()).cloned().unwrap_or(json!([]));
             let package = json!({
                 "work_completed": said("work_completed"),
                 "remaining_objectives": list("remaining_objectives"),

@@ -62,7 +62,9 @@ pub(super) async fn approve(
     };
     let refused = |why: &str| Word::Refused {
         outcome: "rejected",
-        text: format!("tool_denied: a person did not allow this call of `{tool}`{why}; do not try it again in another way"),
+        text: format!(
+            "tool_denied: a person did not allow this call of `{tool}`{why}; do not try it again in another way"
+        ),
     };
     let changed = answer.get("arguments").filter(|arguments| arguments.is_object());
     Ok(match decision(&answer) {
@@ -128,9 +130,7 @@ pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
 pub(in crate::workflow) fn expired(fleet: &Fleet<'_>, what: &str) -> StepResult<String> {
     let ms = fleet.config.approvals.expires_in_ms;
     match fleet.config.approvals.on_expiry {
-        OnExpiry::Fail => {
-            Err(Failure::new("approval_expired", format!("nobody answered {what} within {ms} ms")))
-        }
+        OnExpiry::Fail => Err(Failure::new("approval_expired", format!("nobody answered {what} within {ms} ms"))),
         OnExpiry::Reject => Ok(format!("nobody answered {what} in time, which counts as a no")),
         OnExpiry::Continue => Ok(format!("nobody answered {what} in time; go on without it")),
     }

@@ -9,9 +9,7 @@ use serde_json::json;
 
 use super::{crew, lost, synthesis};
 use crate::agents::Agent;
-use crate::prompts::signatures::{
-    GroupChatSpeakerSelection, GroupChatSpeakerSelectionInputs, TERMINATE, Utterance,
-};
+use crate::prompts::signatures::{GroupChatSpeakerSelection, GroupChatSpeakerSelectionInputs, TERMINATE, Utterance};
 use crate::workflow::agent::{Job, answer};
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run, nobody};
@@ -24,9 +22,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
     let mut failures = Vec::new();
     let mut stalls = 0;
     for spoken in 0..rules.max_rounds {
-        let chosen = turn
-            .scope("turn", async |turn| choose(turn, fleet, &crew, &said, rules.max_rounds - spoken).await)
-            .await?;
+        let chosen =
+            turn.scope("turn", async |turn| choose(turn, fleet, &crew, &said, rules.max_rounds - spoken).await).await?;
         let next = match chosen {
             Choice::Over if !said.is_empty() => break,
             // Nobody has said anything yet, so there is nothing to end.
@@ -43,8 +40,10 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
         if heard.is_empty() {
             heard.push(("You speak first".to_owned(), "nobody has said anything yet"));
         }
-        let part = format!("{task}\n\nYou take part in a discussion. Add what is missing or wrong so far, briefly; do not repeat \
-                            what was said. If the task is settled, say so and end with the word {TERMINATE}.");
+        let part = format!(
+            "{task}\n\nYou take part in a discussion. Add what is missing or wrong so far, briefly; do not repeat \
+                            what was said. If the task is settled, say so and end with the word {TERMINATE}."
+        );
         let job = Job::new(fleet, agent, Audience::Workflow, fleet.part(Some(&part), &heard, round));
         match turn.scope("speech", async |turn| answer(turn, fleet, job).await).await {
             Ok(draft) => {

@@ -25,9 +25,9 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
     let mut came: Option<(&Agent, Pass)> = None;
     let mut passes_left = fleet.rules().max_rounds.saturating_sub(1);
     loop {
-        let material = came.as_ref().map(|(from, pass)| {
-            (format!("Handed over by {} ({})", from.name, pass.reason), pass.package.to_string())
-        });
+        let material = came
+            .as_ref()
+            .map(|(from, pass)| (format!("Handed over by {} ({})", from.name, pass.reason), pass.package.to_string()));
         let material: Vec<_> = material.iter().map(|(title, text)| (title.clone(), text.as_str())).collect();
         let part = fleet.part(Some(task), &material, round);
         let mut job = Job::new(fleet, acting, round.audience(), part);
@@ -50,7 +50,10 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
                 passes_left -= 1;
                 let next = fleet.agent(&pass.to)?;
                 // The part that the plan has for it, else what it was handed.
-                task = crew.iter().find(|(agent, _)| agent.name == next.name).map_or(&fleet.input.message, |(_, task)| task);
+                task = crew
+                    .iter()
+                    .find(|(agent, _)| agent.name == next.name)
+                    .map_or(&fleet.input.message, |(_, task)| task);
                 came = Some((acting, pass));
                 acting = next;
             }
