@@ -97,10 +97,8 @@ fn fit_choice(value: Value, choices: &[&Value]) -> Value {
         return Value::Null;
     }
     // `["complete"]` for `"complete"`.
-    let value = match value {
-        Value::Array(mut items) if items.len() == 1 => items.remove(0),
-        other => other,
-    };
+    let only = value.as_array().filter(|items| items.len() == 1).map(|items| items[0].clone());
+    let value = only.unwrap_or(value);
     let Value::String(text) = &value else { return value };
     let chosen = choices.iter().find(|choice| choice.as_str().is_some_and(|choice| same(choice, text)));
     chosen.map_or(value.clone(), |choice| (*choice).clone())
@@ -128,12 +126,11 @@ fn fit_array(value: Value, schema: &Value) -> Value {
     let item = schema.get("items").unwrap_or(&Value::Null);
     let items = match value {
         Value::Array(items) => items,
-        nothing if says_nothing(&nothing) => Vec::new(),
         // Names may come as `a, b`; a sentence with a comma is one item.
         Value::String(text) if choices(item).is_some() => {
             text.split([',', ';', '\n']).map(|part| Value::String(part.trim().to_owned())).collect()
         }
-        one => vec![one],
+        one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
     };
     Value::Array(items.into_iter().filter(|item| !says_nothing(item)).map(|value| fit_value(value, item)).collect())
 }

@@ -6,6 +6,8 @@
 //!
 //! Absent on purpose: actors, admission, a server. What needs those is a test of the binary.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "views of a run name the events that they look at")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
