@@ -41,8 +41,17 @@ pub fn start(arguments: &[&str], environment: &[(&str, &str)], dir: &Path, mark:
     panic!("{arguments:?} did not say `{mark}`");
 }
 
+/// One agent without phases around it: a run is one model call.
 pub fn serve(dir: &Path, model: &str) -> (Process, String) {
-    let environment = [("OPENAI_BASE_URL", model), ("MAX_CONCURRENT_WORKFLOWS", "64")];
+    let off = ["ANALYSIS", "ROUTING", "PROGRESS", "QUALITY"].map(|phase| format!("FLEET_PIPELINE__{phase}"));
+    let off: Vec<_> = off.iter().map(|name| (name.as_str(), "false")).collect();
+    serve_with(dir, model, &off)
+}
+
+/// The fleet as it is shipped, but for these settings.
+pub fn serve_with(dir: &Path, model: &str, settings: &[(&str, &str)]) -> (Process, String) {
+    let mut environment = vec![("OPENAI_BASE_URL", model), ("MAX_CONCURRENT_WORKFLOWS", "64")];
+    environment.extend(settings);
     let (server, docs) = start(&["serve", "--port", "0"], &environment, dir, "browser:");
     (server, docs.trim_end_matches("/docs").to_owned())
 }

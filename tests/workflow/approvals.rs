@@ -36,10 +36,10 @@ fn a_yes_in_any_words_runs_the_exact_call_that_was_asked_about() {
         let approval = call.approval.as_ref().unwrap();
         assert_eq!(call.arguments, json!({ "code": "1 + 1" }));
         assert_eq!(approval.arguments_digest, ToolCall::arguments_digest("python", &call.arguments));
-        let asked = ran.events.iter().find_map(|event| match &event.body {
-            EventBody::Asked { question, .. } => Some(question),
-            _ => None,
-        });
+        let asked = ran
+            .events
+            .iter()
+            .find_map(|event| if let EventBody::Asked { question, .. } = &event.body { Some(question) } else { None });
         let asked = asked.unwrap();
         assert_eq!((&*asked.request_type, &asked.request_id), ("tool_approval", &approval.request_id));
         let request = json!({
