@@ -5,20 +5,21 @@ mod approvals;
 pub mod body;
 pub mod chat_sse;
 pub mod chat_ws;
-mod checkpoints;
+pub(crate) mod checkpoints;
 pub mod connections;
 mod conversations;
 pub mod error;
 pub mod health;
-mod history;
+pub(crate) mod history;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
+pub mod problems;
 pub mod query;
 pub mod rejoin;
 pub mod request_id;
 mod run;
-mod sessions;
+pub(crate) mod sessions;
 pub mod sse;
 pub mod start;
 mod types;
@@ -72,7 +73,8 @@ impl Api {
 
 /// The URL table.
 pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.configure(chat_ws::routes)
+    cfg.configure(decoding)
+        .configure(chat_ws::routes)
         .configure(chat_sse::routes)
         .configure(workflow_events::routes)
         .service(at("/api/v1/types", "GET").route(web::get().to(types::types)))
@@ -90,7 +92,6 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
                 .route(web::delete().to(conversations::delete)),
         )
         .service(at("/api/v1/approvals", "GET").route(web::get().to(approvals::list)))
-        .service(at("/api/v1/approvals/{workflow_id}/{request_id}", "POST").route(web::post().to(approvals::answer)))
         .service(at("/api/v1/sessions", "GET").route(web::get().to(sessions::list)))
         .service(
             at("/api/v1/sessions/{id}", "GET, DELETE")
@@ -110,6 +111,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(at("/api/v1/checkpoints", "GET").route(web::get().to(checkpoints::list)))
         .service(at("/api/v1/checkpoints/{id}", "GET").route(web::get().to(checkpoints::show)))
         .service(at("/api/v1/checkpoints/{id}/fork", "POST").route(web::post().to(checkpoints::fork)))
+        .service(at("/api/v1/checkpoints/{id}/resume", "POST").route(web::post().to(checkpoints::resume)))
         .service(at("/health", "GET").route(web::get().to(health::health)))
         .service(at("/ready", "GET").route(web::get().to(health::ready)))
         .service(at("/livez", "GET").route(web::get().to(health::live)))
@@ -118,6 +120,14 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(web::redirect("/docs", "/docs/"))
         .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::specification()))
         .default_service(web::to(no_such_route));
+}
+
+/// Paths and queries that cannot be decoded are refused by name, whoever extracts them.
+fn decoding(cfg: &mut web::ServiceConfig) {
+    let path = web::PathConfig::default().error_handler(|_, _| ApiError::not_found("resource").into());
+    let query = web::QueryConfig::default()
+        .error_handler(|_, _| ApiError::invalid("query", "cannot be decoded, or has a parameter twice").into());
+    cfg.app_data(path).app_data(query);
 }
 
 /// A resource whose other methods are answered 405 as a problem body.

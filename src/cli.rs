@@ -1,14 +1,25 @@
 //! The commands of the binary, one file each.
 
-mod chat;
+mod checkpoints;
+mod client;
 mod config;
+mod failure;
+mod fleet;
+mod history;
+mod run;
+mod screen;
 mod serve;
 mod simulate;
+mod terminal;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fleet_actors::ports::ReasoningEffort;
 
+use self::failure::CommandError;
+use self::terminal::complain;
 use crate::settings::{Effective, Flags, Settings, Sources, process_environment};
 
 /// AgenticFleet: serves multi-agent LLM workflows over WebSocket, SSE and HTTP, durably, with exact backpressure.
@@ -23,8 +34,18 @@ pub struct Cli {
 enum Command {
     /// Serve chats and workflow submissions.
     Serve(Serve),
-    /// Run one message in this terminal, without a server.
-    Run(Run),
+    /// Run one message in this terminal, without a server or through one.
+    Run(run::Run),
+    /// Finished executions: list, show, delete.
+    History {
+        #[command(subcommand)]
+        command: history::History,
+    },
+    /// Positions of runs: list, show, resume, fork.
+    Checkpoints {
+        #[command(subcommand)]
+        command: checkpoints::Checkpoints,
+    },
     /// Look at the settings.
     Config {
         #[command(subcommand)]
@@ -60,22 +81,37 @@ struct Serve {
     from: Where,
 }
 
+/// The data directory, or a server.
 #[derive(Debug, Args)]
-struct Run {
-    /// The message.
-    #[arg(short, long)]
-    message: String,
-    /// Print the result as one JSON object instead of streaming the text.
-    #[arg(long)]
-    json: bool,
-    /// minimal, medium or maximal, for this run alone.
-    #[arg(long)]
-    reasoning_effort: Option<String>,
-    /// Go on in this conversation.
-    #[arg(long, value_name = "ID")]
-    conversation: Option<String>,
+struct Reach {
+    /// Go through this running server instead of the data directory, as http://127.0.0.1:8000.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "profile", "data_dir"])]
+    server: Option<String>,
     #[command(flatten)]
     from: Where,
+}
+
+/// How much a model thinks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Effort {
+    Minimal,
+    Medium,
+    Maximal,
+}
+
+impl From<Effort> for ReasoningEffort {
+    fn from(effort: Effort) -> Self {
+        match effort {
+            Effort::Minimal => Self::Minimal,
+            Effort::Medium => Self::Medium,
+            Effort::Maximal => Self::Maximal,
+        }
+    }
+}
+
+/// Entries of a page, as the HTTP API bounds them.
+fn page_limit() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=100)
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,23 +151,27 @@ pub fn run(cli: Cli) -> i32 {
             let flags = serve.flags();
             with_settings(&flags, |effective| serve::serve(effective, &flags))
         }
-        Command::Run(run) => with_settings(&run.from.flags(), |effective| chat::run(&run, effective)),
+        Command::Run(options) => finish(run::run(&options)),
+        Command::History { command } => finish(history::run(&command)),
+        Command::Checkpoints { command } => finish(checkpoints::run(&command)),
         Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),
         Command::SimulateLlm(simulate) => simulate::serve(&simulate),
     }
 }
 
-/// Prints a line. Whoever reads it may have gone, as in `serve | head -1`; that is no reason to stop.
-fn say(line: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// Runs a command to its end; a failure is one line on standard error.
+fn finish(command: impl Future<Output = Result<i32, CommandError>>) -> i32 {
+    actix_web::rt::System::new().block_on(command).unwrap_or_else(|error| {
+        complain(&error.to_string());
+        error.exit_code()
+    })
 }
 
 fn with_settings(flags: &Flags, then: impl FnOnce(Effective) -> i32) -> i32 {
     match Settings::load(&sources(flags)) {
         Ok(effective) => then(effective),
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error.to_string());
             2
         }
     }

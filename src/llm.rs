@@ -26,7 +26,7 @@ pub mod schema;
 pub mod simulate;
 pub mod simulate_server;
 mod simulated;
-mod sse;
+pub(crate) mod sse;
 
 pub use config::{
     Api, BreakerPolicy, Caps, EffortWords, LlmConfig, ModelRule, OPENAI_BASE_URL, Price, Provider, ReasoningSummary,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
 use fleet_actors::cache::MemoryCache;
-use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::event::Failure;
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
@@ -28,6 +28,7 @@ use crate::prompts::PromptConfig;
 use crate::settings::units::Name;
 use crate::settings::{
     Api as ApiChoice, OnExpiry as OnExpiryChoice, PipelineSettings, Provider as ProviderChoice, Settings,
+    StorageSettings,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::workflow::{ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig};
@@ -131,7 +132,8 @@ impl Runtime {
             tracing::error!(reason, "storage_failed");
             std::process::exit(EXIT_STORAGE_FAILED);
         });
-        let checkpoints = CheckpointActor::start_on(&arbiter.handle(), store.clone(), on_failed);
+        let checkpoints =
+            CheckpointActor::start_with(&arbiter.handle(), store.clone(), on_failed, writer_limits(storage));
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export);
         let services = Services {
@@ -151,6 +153,17 @@ impl Runtime {
     }
 }
 
+/// What bounds the writer.
+#[must_use]
+pub fn writer_limits(storage: &StorageSettings) -> WriterLimits {
+    WriterLimits {
+        queue_max: storage.queue_asks_max.as_usize(),
+        group_max: storage.batch_asks_max.as_usize(),
+        group_bytes_max: storage.batch_bytes_max.as_usize(),
+        probe_interval: storage.probe_interval_ms.duration(),
+    }
+}
+
 fn run_limits(settings: &Settings) -> RunLimits {
     let sessions = &settings.sessions;
     RunLimits {
@@ -162,12 +175,16 @@ fn run_limits(settings: &Settings) -> RunLimits {
         events_max: sessions.events_per_run_max.get(),
         text_bytes_max: sessions.text_per_run_bytes_max.get(),
         failed_starts_max: sessions.attempts_max.as_u32(),
+        recent_max: sessions.recent_max.as_usize(),
         ..RunLimits::default()
     }
 }
 
 /// What workflows see of the settings.
-fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
+///
+/// # Errors
+/// [`RuntimeError::NoAgent`].
+pub fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
     if settings.agents.is_empty() {
         return Err(RuntimeError::NoAgent);
     }
@@ -199,7 +216,6 @@ fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
                 OnExpiryChoice::Reject => OnExpiry::Reject,
                 OnExpiryChoice::Continue => OnExpiry::Continue,
             },
-            expires_in_ms: settings.sessions.question_expiry_ms.get(),
             ask_user: approvals.ask_user,
         },
         fast_path: FastPathRules {
@@ -211,6 +227,7 @@ fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
         context_messages_max: settings.conversation.messages_max.as_u32(),
         context_chars_max: settings.conversation.chars_max.as_usize(),
         output_tokens_max,
+        question_expiry_ms: settings.sessions.question_expiry_ms.get(),
     };
     Ok(serde_json::to_value(config).unwrap_or_default())
 }

@@ -138,7 +138,7 @@ impl SqliteStore {
         let wal = Wal::new(&mut db, options, gate.clone()).map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
-        let writer = Writer::new(db, wal, reserve, clock, opening);
+        let writer = Writer::new(db, wal, reserve, clock, opening, options.group);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&queue));
         let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;

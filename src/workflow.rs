@@ -17,9 +17,11 @@ mod routing;
 mod rules;
 mod v1;
 
+use std::time::Duration;
+
 use fleet_actors::event::Failure;
 use fleet_actors::ports::{LocalFuture, MessageRow, RunOutput, TaskInput, WorkflowFn, Workflows};
-use fleet_actors::turn::{StepResult, Turn};
+use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -77,9 +79,24 @@ pub struct WorkflowConfig {
     pub context_chars_max: usize,
     /// At most this many tokens of answer.
     pub output_tokens_max: Option<u32>,
+    /// Milliseconds until a question to a human counts as unanswered.
+    #[serde(default = "a_day")]
+    pub question_expiry_ms: u64,
+}
+
+/// What held for runs whose pinned configuration does not say.
+fn a_day() -> u64 {
+    86_400_000
 }
 
 impl WorkflowConfig {
+    /// A question to a human that stays open as long as the settings say.
+    #[must_use]
+    pub fn question(&self, request_type: &str, request: Value) -> HumanRequest {
+        let expires_in = Duration::from_millis(self.question_expiry_ms);
+        HumanRequest { request_type: request_type.into(), request, answer_schema: None, expires_in }
+    }
+
     /// One agent, no phases around it, no fast path.
     #[must_use]
     pub fn of_one(agent: Agent) -> Self {
@@ -92,6 +109,7 @@ impl WorkflowConfig {
             context_messages_max: 10,
             context_chars_max: 10_000,
             output_tokens_max: None,
+            question_expiry_ms: a_day(),
         }
     }
 

@@ -83,7 +83,7 @@ impl Atomic for AtomicU64 {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Counter<A>(A);
 
 impl<A: Atomic> Counter<A> {
@@ -130,10 +130,13 @@ impl<A: Atomic> Counter<A> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct House {
     counter: Counter<AtomicU64>,
     released: Notify,
+    /// New work that got a permit, and that was told "full", since the start.
+    admitted: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// SessionManager's door: admission without waiting for its mailbox.
@@ -155,7 +158,7 @@ impl Admission {
     pub fn new(cap: u32) -> Self {
         let word = Word { cap: u64::from(cap.min(CAP_MAX)), live: 0, woken: 0, waiting: false };
         let counter = Counter(AtomicU64::new(word.pack()));
-        Self { house: Arc::new(House { counter, released: Notify::new() }) }
+        Self { house: Arc::new(House { counter, released: Notify::new(), ..House::default() }) }
     }
 
     /// Permits that are held.
@@ -176,7 +179,11 @@ impl Admission {
     /// [`AdmitError::CapReached`].
     pub fn look(&self) -> Result<(), AdmitError> {
         let word = self.house.counter.word();
-        if word.live < word.cap { Ok(()) } else { Err(full(word)) }
+        if word.live < word.cap {
+            return Ok(());
+        }
+        self.house.refused.fetch_add(1, Ordering::Relaxed);
+        Err(full(word))
     }
 
     /// Takes a permit.
@@ -185,10 +192,22 @@ impl Admission {
     /// [`AdmitError::CapReached`] when as many run as may, when the only free place belongs to a woken run that waits,
     /// or when woken runs hold their share.
     pub fn take(&self, claimant: Claimant) -> Result<SessionPermit, AdmitError> {
-        match self.house.counter.take(claimant) {
+        let taken = self.house.counter.take(claimant);
+        let counted = if taken.is_ok() { &self.house.admitted } else { &self.house.refused };
+        // Woken runs were admitted once already, and wait instead of being refused.
+        if claimant == Claimant::New {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        match taken {
             Ok(_) => Ok(SessionPermit { house: self.house.clone(), claimant }),
             Err(word) => Err(full(word)),
         }
+    }
+
+    /// How much new work was admitted and refused since the start, at whatever door.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (self.house.admitted.load(Ordering::Relaxed), self.house.refused.load(Ordering::Relaxed))
     }
 
     /// Says whether woken runs wait; while they do, a released place is theirs first.

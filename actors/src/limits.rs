@@ -1,4 +1,4 @@
-//! Every limit of a run, in one place. The binary fills it from its settings; units are in the types.
+//! Every limit of a run and of what is remembered of runs, in one place. The binary fills it from its settings; units are in the types.
 
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub struct RunLimits {
     pub children_max: usize,
     /// Starts without progress before a run is quarantined. Default 3: the 4th quarantines.
     pub failed_starts_max: u32,
+    /// Ended runs that the registry remembers. Default 1,000.
+    pub recent_max: usize,
 }
 
 impl Default for RunLimits {
@@ -43,6 +45,7 @@ impl Default for RunLimits {
             text_bytes_max: 8 << 20,
             children_max: 4,
             failed_starts_max: 3,
+            recent_max: 1_000,
         }
     }
 }

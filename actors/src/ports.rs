@@ -571,6 +571,14 @@ pub struct Append {
     pub next: Next,
 }
 
+impl Append {
+    /// Bytes of its records, about what a commit of it writes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|row| row.head.len() + row.body.as_ref().map_or(0, |body| body.bytes.len())).sum()
+    }
+}
+
 /// What became of one [`Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -739,6 +747,14 @@ pub enum StoreWrite {
         ended_before: Timestamp,
         /// Request keys given before this.
         keys_before: Timestamp,
+        /// At most this many.
+        max_rows: u32,
+    },
+    /// Removes executions that completed before this from history, their journals included, those that ended first
+    /// before others; at most `max_rows`. Answers how many went.
+    SweepHistory {
+        /// Executions that completed before this.
+        completed_before: Timestamp,
         /// At most this many.
         max_rows: u32,
     },

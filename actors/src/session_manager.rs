@@ -18,8 +18,6 @@ use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
 
-/// At most this many ended sessions are remembered.
-const RECENT: usize = 256;
 /// At most this many asks wait.
 const MAILBOX: usize = 65_536;
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +71,8 @@ struct Owner {
 pub struct SessionManager {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
+    /// At most this many ended sessions are remembered.
+    recent_max: usize,
     clock: Arc<dyn Clock>,
     /// Wakes the queues of runs and of children that wait to go on.
     wake: Wake,
@@ -80,9 +80,14 @@ pub struct SessionManager {
 }
 
 impl SessionManager {
-    pub(crate) fn start_on(arbiter: &actix::ArbiterHandle, clock: Arc<dyn Clock>, wake: Wake) -> Mailbox<Self> {
+    pub(crate) fn start_on(
+        arbiter: &actix::ArbiterHandle,
+        clock: Arc<dyn Clock>,
+        wake: Wake,
+        recent_max: usize,
+    ) -> Mailbox<Self> {
         let (live, recent) = (HashMap::new(), VecDeque::new());
-        let manager = Self { live, recent, clock, wake, draining: false };
+        let manager = Self { live, recent, recent_max, clock, wake, draining: false };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -134,24 +139,26 @@ impl Handler<RegisterTurn> for SessionManager {
 pub(crate) struct TurnEnded {
     workflow: WorkflowId,
     state: WorkflowState,
+    /// It left children behind.
+    bore: bool,
 }
 
 impl TurnEnded {
-    pub(crate) fn new(workflow: WorkflowId, end: &LifeEnd) -> Self {
+    pub(crate) fn new(workflow: WorkflowId, end: &LifeEnd, bore: bool) -> Self {
         let state = match end {
             LifeEnd::Ended(outcome) => WorkflowState::Ended(*outcome),
             LifeEnd::Parked => WorkflowState::Parked,
             LifeEnd::Rested(rest, _) => WorkflowState::Resting(*rest),
             LifeEnd::Fenced | LifeEnd::Panicked(_) | LifeEnd::Drained | LifeEnd::Duplicate => WorkflowState::Running,
         };
-        Self { workflow, state }
+        Self { workflow, state, bore }
     }
 }
 
 impl Handler<TurnEnded> for SessionManager {
     type Result = ();
 
-    fn handle(&mut self, TurnEnded { workflow, state }: TurnEnded, _: &mut Self::Context) {
+    fn handle(&mut self, TurnEnded { workflow, state, bore }: TurnEnded, _: &mut Self::Context) {
         let Some(Owner { mut info, .. }) = self.live.remove(&workflow) else { return };
         info.state = state;
         if !info.child
@@ -159,11 +166,16 @@ impl Handler<TurnEnded> for SessionManager {
         {
             info.completed_at = Some(self.clock.now());
             self.recent.push_front(info);
-            self.recent.truncate(RECENT);
+            self.recent.truncate(self.recent_max);
         }
-        // A command may have been committed while the turn was on its way to rest.
-        self.wake.runs.notify_one();
-        self.wake.children.notify_one();
+        // A command may have been committed while the turn was on its way to rest. A run that is over has nothing to wake
+        // for, and a look at the store for each of them was a quarter of the processor's time under load.
+        if !matches!(state, WorkflowState::Ended(_)) {
+            self.wake.runs.notify_one();
+        }
+        if bore {
+            self.wake.children.notify_one();
+        }
     }
 }
 
@@ -222,6 +234,8 @@ impl Handler<ListSessions> for SessionManager {
     type Result = Vec<SessionInfo>;
 
     fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
+        // A claim whose asker gave up before the answer has no owner.
+        self.live.retain(|_, owner| owner.supervisor.is_open());
         let listed = self.live.values().filter(|owner| !owner.info.child);
         let mut live: Vec<_> = listed.map(|owner| owner.info.clone()).collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
@@ -239,7 +253,7 @@ impl Handler<FindSession> for SessionManager {
     type Result = Option<SessionInfo>;
 
     fn handle(&mut self, FindSession(workflow): FindSession, _: &mut Self::Context) -> Self::Result {
-        let live = self.live.get(&workflow).map(|owner| owner.info.clone());
+        let live = self.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
         live.or_else(|| self.recent.iter().find(|info| info.workflow == workflow).cloned())
     }
 }

@@ -103,7 +103,8 @@ impl Sessions {
     pub fn start_on(arbiter: &actix::ArbiterHandle, services: Services, admission: Admission) -> Self {
         let wake = Wake::default();
         let children = Arc::new(Semaphore::new(services.limits.children_max));
-        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone());
+        let recent_max = services.limits.recent_max;
+        let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max);
         Self { services, admission, manager, wake, children }
     }
 
@@ -142,6 +143,9 @@ impl Sessions {
     /// # Cancel safety
     /// The run goes on without a watcher, and its grace begins.
     pub async fn start(&self, turn: StartTurn, permit: SessionPermit) -> Result<EventStream, StartError> {
+        if self.services.checkpoints.is_full() {
+            return Err(StoreError::Full.into());
+        }
         let StartTurn { workflow, made, input, config, message, detached } = turn;
         let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;
         let info = self.info(&workflow, &made);
@@ -175,6 +179,24 @@ impl Sessions {
         }
         let permit = self.wait_for_permit().await;
         self.resume_with(workflow, effort, Some(Place::House(permit)), false).await
+    }
+
+    /// The same for a run that goes on whether or not anybody watches.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn resume_detached(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+    ) -> Result<(), StartError> {
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        // What is over needs no permit, and must not wait for one.
+        if matches!(row.state, WorkflowState::Ended(_)) || self.is_live(workflow).await? {
+            return Ok(());
+        }
+        let permit = self.wait_for_permit().await;
+        self.resume_with(workflow, effort, Some(Place::House(permit)), true).await
     }
 
     async fn wait_for_permit(&self) -> SessionPermit {
@@ -218,12 +240,20 @@ impl Sessions {
     async fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
         let actor = SupervisorActor::new(job, self.services.clone(), self.manager.clone());
         let (context, supervisor) = SupervisorActor::prepare();
-        match self.manager.ask(RegisterTurn { info, supervisor }).await? {
-            Registered::Done => drop(context.run(actor)),
-            Registered::Owned => return Err(StartError::Owned),
-            Registered::Draining => return Err(StartError::Draining),
+        let manager = self.manager.clone();
+        // A task of its own: a caller that stops waiting must not leave a claim behind that nobody owns.
+        let claim = tokio::task::spawn_local(async move {
+            let registered = manager.ask(RegisterTurn { info, supervisor }).await?;
+            if registered == Registered::Done {
+                drop(context.run(actor));
+            }
+            Ok(registered)
+        });
+        match claim.await.unwrap_or(Err(AskError::Closed))? {
+            Registered::Done => Ok(()),
+            Registered::Owned => Err(StartError::Owned),
+            Registered::Draining => Err(StartError::Draining),
         }
-        Ok(())
     }
 
     fn info(&self, workflow: &WorkflowId, made: &NewWorkflow) -> SessionInfo {
@@ -294,12 +324,11 @@ impl Sessions {
     /// # Errors
     /// [`StartError::Unknown`] when there is no such workflow or position.
     pub async fn fork(&self, from: &WorkflowId, position: Option<Position>) -> Result<WorkflowId, StartError> {
-        if let Some(position) = position {
-            let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
-            if !can_run_from(&records, position) {
-                return Err(StartError::Unknown);
-            }
+        let records = crate::supervisor::read_records(self.services.store.as_ref(), from).await?;
+        if position.is_some_and(|position| !can_run_from(&records, position)) {
+            return Err(StartError::Unknown);
         }
+        let position = before_the_end(&records, position);
         let fork = WorkflowId::generate();
         let at = self.services.clock.now();
         let write = StoreWrite::Fork { from: from.clone(), position, fork: fork.clone(), at };
@@ -311,7 +340,7 @@ impl Sessions {
         }
     }
 
-    /// Stops a workflow, live or not, and answers when its end is durable.
+    /// Stops a workflow, live or not, and answers when its end is durable; [`Posted::Closed`] when it had ended otherwise.
     ///
     /// # Errors
     /// [`StartError`].
@@ -323,7 +352,18 @@ impl Sessions {
             // The owner commits the end; a store that is slow is not a reason to say less than the truth.
             let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
             if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
-                return Ok(Posted::Accepted);
+                let row = self.services.store.workflow(workflow).await?;
+                // It may have come to another end while it was being told.
+                return Ok(match row.map(|row| row.state) {
+                    Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Posted::Closed,
+                    Some(
+                        WorkflowState::Ended(RunOutcome::Cancelled)
+                        | WorkflowState::Running
+                        | WorkflowState::Parked
+                        | WorkflowState::Resting(_),
+                    )
+                    | None => Posted::Accepted,
+                });
             }
         }
         let posted = self.post(workflow, Command::Cancel { reason }).await?;
@@ -372,6 +412,20 @@ impl Sessions {
     /// [`AskError`].
     pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
         self.manager.ask(DrainAll { rest }).await
+    }
+}
+
+/// A fork that shared the end of a run would be over before it began, without an end of its own: it shares what is up to
+/// the last result.
+fn before_the_end(records: &[Positioned], position: Option<Position>) -> Option<Position> {
+    let end = records.iter().find(|entry| matches!(entry.record, Record::Finished { .. }));
+    match end {
+        Some(end) if position.is_none_or(|position| position >= end.position) => {
+            let last = records.iter().rev().find(|entry| entry.record.is_result());
+            let input = records.iter().find(|entry| matches!(entry.record, Record::Input));
+            last.or(input).map(|entry| entry.position)
+        }
+        Some(_) | None => position,
     }
 }
 
@@ -483,8 +537,10 @@ impl EventStream {
 
     fn take(&mut self, events: Vec<LogEvent>) {
         let floor = self.watcher.floor();
-        // The tail has what is behind its floor; the store may have some of it too by now.
-        let events = events.into_iter().filter(|event| floor == Seq(0) || event.seq <= floor);
+        // The tail has what is behind its floor; the store may have some of it too by now. Of a run that was at rest when
+        // it was looked up the store has everything, and the tail of its last life is not waited for.
+        let whole = floor == Seq(0) || self.at_rest.is_some();
+        let events = events.into_iter().filter(|event| whole || event.seq <= floor);
         self.queue.extend(events.map(Arc::new));
         let last = self.queue.back().map_or(floor, |event| event.seq);
         self.watcher.skip_to(last.max(floor));

@@ -9,7 +9,7 @@ mod life;
 #[cfg(test)]
 mod simulation;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,9 +126,10 @@ impl Actor for SupervisorActor {
         let Some((job, services, manager, mut signals)) = self.run.take() else { return };
         let work = async move {
             let workflow = job.workflow.clone();
-            let end = supervise(job, &services, &mut signals).await;
+            let bore = Rc::new(Cell::new(false));
+            let end = supervise(job, &services, &mut signals, &bore).await;
             tracing::debug!(%workflow, ?end, "turn ended");
-            if let Err(error) = manager.ask(TurnEnded::new(workflow, &end)).await {
+            if let Err(error) = manager.ask(TurnEnded::new(workflow, &end, bore.get())).await {
                 tracing::error!(%error, "the session manager was not told of a turn's end");
             }
         };
@@ -186,7 +187,12 @@ pub async fn read_records(
 }
 
 /// Runs life after life until the run is over, rests, or belongs to somebody else.
-async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+async fn supervise(
+    job: Job,
+    services: &Services,
+    signals: &mut mpsc::Receiver<Signal>,
+    bore: &Rc<Cell<bool>>,
+) -> LifeEnd {
     let Job { workflow, kind, permit, detached, mut started } = job;
     let log = services.logs.open(&workflow);
     let permit = Rc::new(RefCell::new(permit));
@@ -228,6 +234,7 @@ async fn supervise(job: Job, services: &Services, signals: &mut mpsc::Receiver<S
             log: log.clone(),
             writer: services.checkpoints.writer(),
             release: release.clone(),
+            bore: bore.clone(),
             started: started.take(),
         };
         match live(inputs, signals).await {

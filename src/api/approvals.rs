@@ -6,11 +6,10 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Json, Path};
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
 use fleet_actors::ports::{QuestionFilter, QuestionRow};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -36,25 +35,6 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     };
     let rows = api.sessions.store().questions(filter).await?;
     Ok(HttpResponse::Ok().json(rows.iter().map(shown).collect::<Vec<_>>()))
-}
-
-/// The body of `POST /approvals/{workflow_id}/{request_id}`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Answer {
-    response: Value,
-}
-
-/// `POST /approvals/{workflow_id}/{request_id}`: answers one.
-///
-/// # Errors
-/// [`ApiError`].
-pub async fn answer(api: Data<Api>, ids: Path<(String, String)>, body: Json<Answer>) -> Result<HttpResponse, ApiError> {
-    let (workflow, request) = ids.into_inner();
-    let workflow: WorkflowId = workflow.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    let request: RequestId = request.parse().map_err(|_| ApiError::not_found("request"))?;
-    api.answer(&workflow, &request, body.into_inner().response).await?;
-    Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request, "workflow_id": workflow })))
 }
 
 impl Api {
@@ -109,6 +89,7 @@ fn shown(row: &QuestionRow) -> Value {
         "task": fleet_actors::session_manager::preview(&row.task),
         "asked_at": row.asked_at.to_string(),
         "expires_at": question.expires_at.to_string(),
+        "links": { "respond": format!("/api/v1/workflows/{}/respond", row.workflow) },
     });
     if let Some(schema) = &question.answer_schema {
         shown["answer_schema"] = schema.clone();

@@ -2,7 +2,7 @@
 //!
 //! Absent on purpose: extractors. They read a body before a refusal could be decided.
 
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
@@ -33,6 +33,23 @@ pub async fn read_object(request: &HttpRequest, payload: Payload, limits: &Serve
         Ok(Value::Object(fields)) => Ok(Fields { fields, errors: Vec::new() }),
         Ok(_) => Err(ApiError::invalid("body", "expected a JSON object")),
         Err(error) => Err(malformed(&error.to_string())),
+    }
+}
+
+/// The same where no body stands for an empty object.
+///
+/// # Errors
+/// As [`read_object`].
+pub async fn read_optional_object(
+    request: &HttpRequest,
+    payload: Payload,
+    limits: &ServerSettings,
+) -> Result<Fields, ApiError> {
+    let none = announced(request).unwrap_or(0) == 0 && !request.headers().contains_key(TRANSFER_ENCODING);
+    if none {
+        Ok(Fields { fields: Map::new(), errors: Vec::new() })
+    } else {
+        read_object(request, payload, limits).await
     }
 }
 
@@ -108,7 +125,7 @@ impl Fields {
     /// A text that must be there.
     pub fn text(&mut self, field: &'static str) -> String {
         let text = self.optional_text(field);
-        if text.is_none() && !self.errors.iter().any(|error| error.field == field) {
+        if text.is_none() {
             self.wrong(field, "is required");
         }
         text.unwrap_or_default()
@@ -130,8 +147,20 @@ impl Fields {
         self.fields.remove(field).filter(|value| !value.is_null())
     }
 
-    /// Notes that a field is wrong.
+    /// Any JSON, null included, that must be there.
+    pub fn any(&mut self, field: &'static str) -> Value {
+        let value = self.fields.remove(field);
+        if value.is_none() {
+            self.wrong(field, "is required");
+        }
+        value.unwrap_or_default()
+    }
+
+    /// Notes that a field is wrong, once.
     pub fn wrong(&mut self, field: &'static str, message: &str) {
+        if self.errors.iter().any(|error| error.field == field) {
+            return;
+        }
         self.errors.push(FieldError { field: field.into(), message: message.to_owned() });
     }
 

@@ -5,17 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::StatusCode;
-use actix_web::web::{Data, Json, Path, Query, ServiceConfig, get, post};
+use actix_web::web::{Data, Path, Payload, Query, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::event::EventBody;
 use fleet_actors::ids::{ConversationId, RequestId, Seq, WorkflowId};
 use fleet_actors::ports::{WorkflowRow, WorkflowState};
 use fleet_actors::sessions::stored_events;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Api;
+use super::body::read_object;
 use super::connections::Connection;
 use super::error::ApiError;
 use super::rejoin::{Returning, stopped};
@@ -23,12 +21,13 @@ use super::sse::{self, Wish};
 use super::start::NewRun;
 use super::wire::frames::effort;
 use super::wire::{Deltas, Version};
+use super::{Api, at};
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.route("/api/chat/{conversation_id}/stream", get().to(stream))
-        .route("/api/chat/{conversation_id}/respond", post().to(respond))
-        .route("/api/chat/{conversation_id}/cancel", post().to(cancel));
+    cfg.service(at("/api/chat/{conversation_id}/stream", "GET").route(get().to(stream)))
+        .service(at("/api/chat/{conversation_id}/respond", "POST").route(post().to(respond)))
+        .service(at("/api/chat/{conversation_id}/cancel", "POST").route(post().to(cancel)));
 }
 
 /// The fields of a query, by name. Unknown ones are left alone: pages add some against caches.
@@ -95,11 +94,7 @@ fn new_run(api: &Api, conversation: ConversationId, query: &Fields) -> Result<Ne
         return Err(ApiError::invalid("message", text));
     }
     let effort = query.get("reasoning_effort").filter(|name| !name.is_empty()).map(|name| effort(name)).transpose();
-    let effort = effort.map_err(|error| ApiError {
-        status: StatusCode::UNPROCESSABLE_ENTITY,
-        code: "validation_failed".into(),
-        ..error
-    })?;
+    let effort = effort.map_err(ApiError::in_a_body)?;
     let key = query.get("client_message_id").cloned();
     Ok(NewRun { message, conversation: Some(conversation), effort, key, ..NewRun::default() })
 }
@@ -133,24 +128,34 @@ pub(super) fn last_event_id(request: &HttpRequest) -> Result<Option<Seq>, ApiErr
     number.map(|number| Some(Seq(number))).ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be a whole number"))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Respond {
-    request_id: String,
-    response: Value,
-}
-
 async fn respond(
     api: Data<Api>,
+    request: HttpRequest,
     path: Path<String>,
     query: Fields,
-    body: Json<Respond>,
+    payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let workflow = workflow_of(&api, &path, &query).await?;
-    let Respond { request_id, response } = body.into_inner();
-    let request: RequestId = request_id.parse().map_err(|error| ApiError::invalid("request_id", format!("{error}")))?;
-    api.answer(&workflow, &request, response).await?;
-    Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": request })))
+    answer(&api, &workflow, &request, payload).await
+}
+
+/// Answers a question of a run with a body `{request_id, response}`; needs no place.
+pub(super) async fn answer(
+    api: &Api,
+    workflow: &WorkflowId,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let mut fields = read_object(request, payload, &api.settings.server).await?;
+    let question = fields.text("request_id").parse::<RequestId>();
+    if let Err(error) = &question {
+        fields.wrong("request_id", &error.to_string());
+    }
+    let response = fields.any("response");
+    fields.finish()?;
+    let question = question.map_err(|error| ApiError::invalid("request_id", error.to_string()))?;
+    api.answer(workflow, &question, response).await?;
+    Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": question })))
 }
 
 async fn cancel(api: Data<Api>, path: Path<String>, query: Fields) -> Result<HttpResponse, ApiError> {

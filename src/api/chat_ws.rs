@@ -14,18 +14,18 @@ use actix_web::{HttpRequest, HttpResponse};
 use actix_ws::{AggregatedMessageStream, Session};
 
 use self::socket::Socket;
-use super::Api;
 use super::connections::Connection;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
 use super::wire::Version;
+use super::{Api, at};
 
 /// The subprotocol of version 2.
 pub const FLEET_V2: &str = "fleet.v2";
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.route("/api/ws/chat", get().to(open));
+    cfg.service(at("/api/ws/chat", "GET").route(get().to(open)));
 }
 
 async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, ApiError> {

@@ -1,18 +1,22 @@
 //! Checkpoints: the positions of a journal behind which a step's result stands. Derived, stored nowhere.
 
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::{CheckpointId, Position, Timestamp, WorkflowId};
 use fleet_actors::journal::{Positioned, Record};
-use fleet_actors::ports::{WorkflowRow, WorkflowState};
+use fleet_actors::ports::{ReasoningEffort, Store, WorkflowRow, WorkflowState};
+use fleet_actors::sessions::StartError;
 use fleet_actors::supervisor::read_records;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::body::read_optional_object;
 use super::error::ApiError;
 use super::query::Params;
+use super::run::accepted;
+use super::wire::frames::effort;
 
-/// `GET /checkpoints?workflow_id=`, newest first.
+/// `GET /checkpoints?workflow_id=`, newest first; with `limit`, a page, and `before` a position.
 ///
 /// # Errors
 /// [`ApiError`].
@@ -22,10 +26,45 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     let id = id
         .parse()
         .map_err(|error: fleet_actors::ids::MalformedId| ApiError::invalid("workflow_id", error.to_string()))?;
-    let (row, results) = load(&api, &id).await?;
+    // Existing clients give no limit and expect all of them.
+    let limit = params.get("limit").map(|_| params.limit(&api.settings.server)).transpose()?;
+    let before = params.get("before").map(|text| text.parse().map(Position)).transpose();
+    let before = before.map_err(|_| ApiError::invalid("before", "expected a position of the workflow"))?;
+    let (shown, next) = page(api.sessions.store().as_ref(), &id, before, limit).await?;
+    let mut response = HttpResponse::Ok();
+    if let Some(next) = next {
+        response.insert_header(("x-next-cursor", next.0.to_string()));
+    }
+    Ok(response.json(shown))
+}
+
+/// Checkpoints of a workflow as clients see them, newest first, and the cursor of the next page if there is one.
+pub(crate) async fn page(
+    store: &dyn Store,
+    id: &WorkflowId,
+    before: Option<Position>,
+    limit: Option<u32>,
+) -> Result<(Vec<Value>, Option<Position>), ApiError> {
+    let (row, results) = load(store, id).await?;
     let newest = results.last().map(|entry| entry.position);
-    let shown: Vec<Value> = results.iter().rev().map(|entry| shown(&row, entry, newest)).collect();
-    Ok(HttpResponse::Ok().json(shown))
+    let (older, next) = older(&results, |entry| entry.position, before, limit);
+    Ok((older.into_iter().map(|entry| shown(&row, entry, newest)).collect(), next))
+}
+
+/// What is before a position, newest first, and the cursor of what is left out.
+fn older<T>(
+    entries: &[T],
+    position: impl Fn(&T) -> Position,
+    before: Option<Position>,
+    limit: Option<u32>,
+) -> (Vec<&T>, Option<Position>) {
+    let older = entries.iter().rev().filter(|entry| before.is_none_or(|before| position(entry) < before));
+    let mut older: Vec<&T> = older.collect();
+    let max = limit.map_or(usize::MAX, |limit| limit as usize);
+    let more = older.len() > max;
+    older.truncate(max);
+    let next = older.last().filter(|_| more).map(|last| position(last));
+    (older, next)
 }
 
 /// `GET /checkpoints/{id}`: one with the steps up to it.
@@ -34,14 +73,19 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
 /// [`ApiError`].
 pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: CheckpointId = id.parse().map_err(|_| ApiError::not_found("checkpoint"))?;
-    let (row, results) = load(&api, &id.workflow).await?;
+    Ok(HttpResponse::Ok().json(checkpoint(api.sessions.store().as_ref(), &id).await?))
+}
+
+/// One checkpoint as clients see it, with its steps.
+pub(crate) async fn checkpoint(store: &dyn Store, id: &CheckpointId) -> Result<Value, ApiError> {
+    let (row, results) = load(store, &id.workflow).await?;
     let newest = results.last().map(|entry| entry.position);
     let at = id.position.or(newest);
     let found = results.iter().position(|entry| Some(entry.position) == at);
     let index = found.ok_or_else(|| ApiError::not_found("checkpoint"))?;
     let mut checkpoint = shown(&row, &results[index], newest);
     checkpoint["steps"] = results[..=index].iter().map(step).collect();
-    Ok(HttpResponse::Ok().json(checkpoint))
+    Ok(checkpoint)
 }
 
 /// `POST /checkpoints/{id}/fork`: a new workflow that shares the journal up to there and rests until it is resumed.
@@ -50,15 +94,57 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 /// [`ApiError`].
 pub async fn fork(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: CheckpointId = id.parse().map_err(|_| ApiError::not_found("checkpoint"))?;
-    let fork = api.sessions.fork(&id.workflow, id.position).await;
-    let fork = fork.map_err(|error| api.refusal(error))?;
-    Ok(HttpResponse::Created().json(json!({ "workflow_id": fork, "checkpoint_id": fork })))
+    Ok(HttpResponse::Created().json(fork_at(&api, &id).await?))
 }
 
-async fn load(api: &Api, id: &WorkflowId) -> Result<(WorkflowRow, Vec<Positioned>), ApiError> {
-    let store = api.sessions.store();
+/// Forks there; what clients are told of it.
+pub(crate) async fn fork_at(api: &Api, id: &CheckpointId) -> Result<Value, ApiError> {
+    let fork = match api.sessions.fork(&id.workflow, id.position).await {
+        Err(StartError::Unknown) => return Err(ApiError::not_found("checkpoint")),
+        fork => fork.map_err(|error| api.refusal(error))?,
+    };
+    Ok(json!({ "workflow_id": fork, "checkpoint_id": fork }))
+}
+
+/// `POST /checkpoints/{id}/resume`: goes on with the run, or with a fork of it when results stand behind the position,
+/// whether or not anybody watches. Answers when it goes on; a run that is over is answered at once.
+///
+/// # Errors
+/// [`ApiError`].
+///
+/// # Cancel safety
+/// A client that leaves before the answer may find the run resumed.
+pub async fn resume(
+    api: Data<Api>,
+    request: HttpRequest,
+    id: Path<String>,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let id: CheckpointId = id.parse().map_err(|_| ApiError::not_found("checkpoint"))?;
+    let mut fields = read_optional_object(&request, payload, &api.settings.server).await?;
+    let effort = fields.optional_text("reasoning_effort").map(|name| effort(&name));
+    fields.finish()?;
+    let effort = effort.transpose().map_err(ApiError::in_a_body)?;
+    Ok(accepted(&go_on(&api, &id, effort).await?))
+}
+
+/// Goes on from a checkpoint, as a woken run does when the house is full; the workflow that it is.
+pub(crate) async fn go_on(
+    api: &Api,
+    id: &CheckpointId,
+    effort: Option<ReasoningEffort>,
+) -> Result<WorkflowId, ApiError> {
+    let workflow = match api.sessions.at_checkpoint(id).await {
+        Err(StartError::Unknown) => return Err(ApiError::not_found("checkpoint")),
+        at => at.map_err(|error| api.refusal(error))?,
+    };
+    api.sessions.resume_detached(&workflow, effort).await.map_err(|error| api.refusal(error))?;
+    Ok(workflow)
+}
+
+async fn load(store: &dyn Store, id: &WorkflowId) -> Result<(WorkflowRow, Vec<Positioned>), ApiError> {
     let row = store.workflow(id).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
-    let mut records = read_records(store.as_ref(), id).await?;
+    let mut records = read_records(store, id).await?;
     records.retain(|entry| entry.record.is_result());
     Ok((row, records))
 }
@@ -91,4 +177,24 @@ fn time(record: &Record) -> Option<Timestamp> {
         return Some(*at);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_without_a_gap_and_the_last_has_no_cursor() {
+        let entries: Vec<u64> = (1..=7).map(|n| n * 3).collect();
+        let page = |before: Option<Position>, limit| {
+            let (page, next) = older(&entries, |entry| Position(*entry), before, limit);
+            (page.into_iter().copied().collect::<Vec<_>>(), next)
+        };
+        assert_eq!(page(None, None), (vec![21, 18, 15, 12, 9, 6, 3], None));
+        assert_eq!(page(None, Some(3)), (vec![21, 18, 15], Some(Position(15))));
+        assert_eq!(page(Some(Position(15)), Some(3)), (vec![12, 9, 6], Some(Position(6))));
+        assert_eq!(page(Some(Position(6)), Some(3)), (vec![3], None));
+        assert_eq!(page(Some(Position(3)), Some(3)), (vec![], None));
+        assert_eq!(page(Some(Position(16)), Some(1)), (vec![15], Some(Position(15))));
+    }
 }

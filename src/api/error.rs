@@ -56,6 +56,12 @@ impl ApiError {
         error
     }
 
+    /// A field that is wrong in a frame, where it came over HTTP: 422.
+    #[must_use]
+    pub fn in_a_body(self) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, code: "validation_failed".into(), ..self }
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(what: &str) -> Self {

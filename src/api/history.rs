@@ -4,7 +4,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::event::Usage;
 use fleet_actors::ids::WorkflowId;
-use fleet_actors::ports::{HistoryRow, PageFrom, StoreWrite, Written};
+use fleet_actors::ports::{HistoryRow, PageFrom, Store, StoreWrite, Written};
 use fleet_actors::spend::AgentSpend;
 use serde_json::{Map, Value, json};
 
@@ -27,15 +27,26 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
         }
         (None, _) => PageFrom::Offset(params.offset()?),
     };
+    let (rows, next) = page(api.sessions.store().as_ref(), from, limit).await?;
+    let mut response = HttpResponse::Ok();
+    if let Some(next) = next {
+        response.insert_header(("x-next-cursor", next.as_str()));
+    }
+    Ok(response.json(rows))
+}
+
+/// A page as clients see it, and the cursor of the next one if there is one.
+pub(crate) async fn page(
+    store: &dyn Store,
+    from: PageFrom,
+    limit: u32,
+) -> Result<(Vec<Value>, Option<WorkflowId>), ApiError> {
     // One more than asked tells whether there is a next page.
-    let mut rows = api.sessions.store().history(from, limit + 1).await?;
+    let mut rows = store.history(from, limit + 1).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    let mut response = HttpResponse::Ok();
-    if let Some(last) = rows.last().filter(|_| more) {
-        response.insert_header(("x-next-cursor", last.workflow_id.as_str()));
-    }
-    Ok(response.json(rows.iter().map(shown).collect::<Vec<_>>()))
+    let next = rows.last().filter(|_| more).map(|last| last.workflow_id.clone());
+    Ok((rows.iter().map(shown).collect(), next))
 }
 
 /// `GET /history/{workflow_id}`
@@ -44,8 +55,13 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
 /// [`ApiError`].
 pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id: WorkflowId = id.parse().map_err(|_| ApiError::not_found("execution"))?;
-    let row = api.sessions.store().history_entry(&id).await?.ok_or_else(|| ApiError::not_found("execution"))?;
-    Ok(HttpResponse::Ok().json(shown(&row)))
+    Ok(HttpResponse::Ok().json(entry(api.sessions.store().as_ref(), &id).await?))
+}
+
+/// One entry as clients see it.
+pub(crate) async fn entry(store: &dyn Store, id: &WorkflowId) -> Result<Value, ApiError> {
+    let row = store.history_entry(id).await?;
+    row.as_ref().map(shown).ok_or_else(|| ApiError::not_found("execution"))
 }
 
 /// `DELETE /history/{workflow_id}`
@@ -54,10 +70,16 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 /// [`ApiError`].
 pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = id.parse().map_err(|_| ApiError::not_found("execution"))?;
+    remove(&api, id).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Forgets one execution that is over.
+pub(crate) async fn remove(api: &Api, id: WorkflowId) -> Result<(), ApiError> {
     match api.write(StoreWrite::DeleteHistory(id)).await? {
         Written::NotFound => Err(ApiError::not_found("execution")),
         Written::Conflict => Err(ApiError::in_use("the run is not over: cancel it first")),
-        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(HttpResponse::NoContent().finish()),
+        Written::Done | Written::Posted(_) | Written::Removed(_) => Ok(()),
     }
 }
 

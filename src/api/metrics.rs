@@ -1,7 +1,7 @@
 //! `/metrics`: what an operator needs to see of admission, runs and the process, in the OpenMetrics text format.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use actix_web::web::Data;
@@ -14,15 +14,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Api;
 use super::error::ApiError;
-
-/// What became of a request for a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admitted {
-    /// It got one.
-    Admitted,
-    /// The house was full.
-    Refused,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -77,15 +68,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a request for a place.
-    pub fn admission(&self, outcome: Admitted) {
-        let outcome = match outcome {
-            Admitted::Admitted => "admitted",
-            Admitted::Refused => "refused",
-        };
-        self.admissions.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
     /// Counts a run that a client waited for.
     pub fn run_ended(&self, answer: &Result<HttpResponse, ApiError>) {
         let outcome = match answer {
@@ -110,6 +92,10 @@ impl Metrics {
         let admission = api.sessions.admission();
         self.sessions_live.set(i64::from(admission.live()));
         self.sessions_cap.set(i64::from(admission.cap()));
+        let (admitted, refused) = admission.totals();
+        for (outcome, total) in [("admitted", admitted), ("refused", refused)] {
+            self.admissions.get_or_create(&OutcomeLabel { outcome }).inner().store(total, Ordering::Relaxed);
+        }
         self.uptime.set(self.started.elapsed().as_secs_f64());
         // Absent on systems without /proc; the gauges then stay 0.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

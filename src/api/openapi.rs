@@ -1,61 +1,34 @@
-//! The specification of what [`URLS`] lists: every route with its statuses.
+//! The specification of what [`URLS`] lists: every route with its parameters, bodies and answers.
+//!
+//! [`urls`] is the table, [`schemas`] the bodies. Tests compare the table with the routes that are served, and real
+//! answers with the schemas.
 
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Required, ResponseBuilder};
+pub mod schemas;
+pub mod urls;
 
-/// A route as the specification shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Url {
-    /// `GET`, `POST` or `DELETE`.
-    pub method: &'static str,
-    /// With its parameters in braces.
-    pub path: &'static str,
-    /// For people.
-    pub summary: &'static str,
-    /// What it may answer.
-    pub statuses: &'static [u16],
-}
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, InfoBuilder, OpenApi, PathsBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+};
 
-const fn url(method: &'static str, path: &'static str, summary: &'static str, statuses: &'static [u16]) -> Url {
-    Url { method, path, summary, statuses }
-}
+pub use self::urls::{Answer, Param, Place, URLS, Url};
 
-/// Every resource, in the order of the client contract.
-pub const URLS: &[Url] = &[
-    url("GET", "/api/v1/types", "The workflows that can be run", &[200]),
-    url("GET", "/api/v1/agents", "The roster", &[200]),
-    url(
-        "POST",
-        "/api/v1/run",
-        "Run a task and wait for its result; a run that waits for a human answers 202",
-        &[201, 202, 400, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504],
-    ),
-    url("POST", "/api/v1/runs", "Run a task in the background", &[202, 400, 408, 413, 415, 422, 429, 503]),
-    url("POST", "/api/v1/conversations", "Make a conversation", &[201, 400, 408, 413, 415, 422, 503]),
-    url("GET", "/api/v1/conversations", "Conversations, last changed first (limit, offset)", &[200, 422, 503]),
-    url("GET", "/api/v1/conversations/{id}", "A conversation with its messages", &[200, 404, 503]),
-    url("DELETE", "/api/v1/conversations/{id}", "Delete a conversation and all that is its own", &[204, 404, 409, 503]),
-    url("GET", "/api/v1/sessions", "What runs, waits or ended lately", &[200, 503]),
-    url("GET", "/api/v1/sessions/{id}", "One session", &[200, 404, 503]),
-    url("DELETE", "/api/v1/sessions/{id}", "Cancel a run", &[204, 404, 429, 503]),
-    url("GET", "/api/v1/history", "Finished executions, newest first (limit, offset or before)", &[200, 422, 503]),
-    url("DELETE", "/api/v1/history", "Forget every finished execution", &[204, 503]),
-    url("GET", "/api/v1/history/{id}", "One finished execution", &[200, 404, 503]),
-    url("DELETE", "/api/v1/history/{id}", "Forget one finished execution", &[204, 404, 409, 503]),
-    url("GET", "/api/v1/checkpoints", "Checkpoints of a workflow, newest first (workflow_id)", &[200, 404, 422, 503]),
-    url("GET", "/api/v1/checkpoints/{id}", "One checkpoint with its steps", &[200, 404, 503]),
-    url("POST", "/api/v1/checkpoints/{id}/fork", "A new workflow from there", &[201, 404, 503]),
-    url("GET", "/health", "How the parts are", &[200]),
-    url("GET", "/ready", "Whether work is taken", &[200, 503]),
-    url("GET", "/livez", "Whether the process lives", &[200]),
-    url("GET", "/readyz", "Whether work is taken", &[200, 503]),
-    url("GET", "/metrics", "Figures in the OpenMetrics text format", &[200]),
-];
+/// The media type of every refusal.
+const PROBLEM: &str = "application/problem+json";
 
 /// The specification.
 #[must_use]
 pub fn specification() -> OpenApi {
-    let info = InfoBuilder::new().title("AgenticFleet").version(env!("CARGO_PKG_VERSION")).build();
+    let mut specification = schemas::Schemas::openapi();
+    let about = "Serves multi-agent LLM workflows: durable, streamed, with exact backpressure. Every refusal is a problem \
+                 body with a stable code; the runbook has a heading for each.";
+    specification.info =
+        InfoBuilder::new().title("AgenticFleet").version(env!("CARGO_PKG_VERSION")).description(Some(about)).build();
     let paths = URLS.iter().fold(PathsBuilder::new(), |paths, url| {
         let method = match url.method {
             "POST" => HttpMethod::Post,
@@ -64,19 +37,96 @@ pub fn specification() -> OpenApi {
         };
         paths.path(url.path, PathItem::new(method, operation(url)))
     });
-    OpenApiBuilder::new().info(info).paths(paths.build()).build()
+    specification.paths = paths.build();
+    specification
 }
 
-fn operation(url: &Url) -> OperationBuilder {
-    let mut operation = OperationBuilder::new().summary(Some(url.summary));
-    if url.path.contains("{id}") {
-        let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
-        operation = operation.parameter(id);
+fn operation(url: &Url) -> Operation {
+    let mut operation = OperationBuilder::new().summary(Some(url.summary)).operation_id(Some(operation_id(url)));
+    for name in url.path.split('{').skip(1).filter_map(|part| part.split_once('}')) {
+        operation = operation.parameter(parameter(&Param::path(name.0)));
     }
-    for status in url.statuses {
-        let reason = actix_web::http::StatusCode::from_u16(*status).ok();
-        let reason = reason.and_then(|status| status.canonical_reason()).unwrap_or("Error");
-        operation = operation.response(status.to_string(), ResponseBuilder::new().description(reason).build());
+    for param in url.params {
+        operation = operation.parameter(parameter(param));
     }
-    operation
+    if let Some(body) = url.body {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(body))).build();
+        let body = RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        operation = operation.request_body(Some(body.build()));
+    }
+    for (status, answer) in url.answers {
+        operation = operation.response(status.to_string(), response(*status, *answer));
+    }
+    for status in url.refuses {
+        operation = operation.response(status.to_string(), refusal(*status));
+    }
+    operation.build()
+}
+
+/// `GET /api/v1/history/{id}` is `get_api_v1_history_id`.
+fn operation_id(url: &Url) -> String {
+    let words = url.path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    std::iter::once(url.method.to_lowercase()).chain(words.map(str::to_owned)).collect::<Vec<_>>().join("_")
+}
+
+fn parameter(param: &Param) -> Parameter {
+    let (place, required) = match param.place {
+        Place::Path => (ParameterIn::Path, Required::True),
+        Place::Query { required: true } => (ParameterIn::Query, Required::True),
+        Place::Query { required: false } => (ParameterIn::Query, Required::False),
+        Place::Header => (ParameterIn::Header, Required::False),
+    };
+    let kind = if param.is_number { Type::Integer } else { Type::String };
+    let schema = ObjectBuilder::new().schema_type(kind);
+    let parameter = ParameterBuilder::new().name(param.name).parameter_in(place).required(required);
+    parameter.description(Some(param.about)).schema(Some(schema)).build()
+}
+
+fn response(status: u16, answer: Answer) -> Response {
+    let response = ResponseBuilder::new().description(reason(status));
+    let json = |schema: RefOr<Schema>| ContentBuilder::new().schema(Some(schema)).build();
+    let one = |name: &str| RefOr::Ref(Ref::from_schema_name(name));
+    let text = || RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()));
+    match answer {
+        Answer::Empty => response.build(),
+        Answer::Json(name) => response.content("application/json", json(one(name))).build(),
+        Answer::List(name) => {
+            let list = ArrayBuilder::new().items(one(name)).build();
+            response.content("application/json", json(RefOr::T(Schema::Array(list)))).build()
+        }
+        Answer::Names => {
+            let list = ArrayBuilder::new().items(text()).build();
+            response.content("application/json", json(RefOr::T(Schema::Array(list)))).build()
+        }
+        Answer::Pages(name) => {
+            let list = ArrayBuilder::new().items(one(name)).build();
+            let next = ObjectBuilder::new().schema_type(Type::String).build();
+            let next =
+                HeaderBuilder::new().schema(Some(next)).description(Some("for `before`; absent on the last page"));
+            let response = response.header("X-Next-Cursor", next.build());
+            response.content("application/json", json(RefOr::T(Schema::Array(list)))).build()
+        }
+        Answer::Events => response.content("text/event-stream", json(one("Event"))).build(),
+        Answer::EventsOr(name) => response
+            .content("text/event-stream", json(one("Event")))
+            .content("application/json", json(one(name)))
+            .build(),
+        Answer::Text(kind) => response.content(kind, json(text())).build(),
+    }
+}
+
+fn refusal(status: u16) -> Response {
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let response = ResponseBuilder::new().description(reason(status)).content(PROBLEM, problem);
+    if matches!(status, 429 | 503) {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+        let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("seconds"));
+        return response.header("Retry-After", header.build()).build();
+    }
+    response.build()
+}
+
+fn reason(status: u16) -> &'static str {
+    let status = actix_web::http::StatusCode::from_u16(status).ok();
+    status.and_then(|status| status.canonical_reason()).unwrap_or("Error")
 }

@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use fleet_actors::event::RunOutcome;
-use fleet_actors::ids::{Seq, WorkflowId};
+use fleet_actors::ids::{MalformedId, Seq, WorkflowId};
 use fleet_actors::ports::{HistoryRow, RequestKey, WorkflowState};
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
 use serde_json::json;
@@ -16,8 +16,9 @@ use serde_json::json;
 use super::Api;
 use super::body::{read_object, refuse};
 use super::error::ApiError;
-use super::metrics::{Admitted, Metrics};
+use super::metrics::Metrics;
 use super::start::NewRun;
+use super::wire::frames::effort;
 
 /// Starts a run and waits for its end.
 ///
@@ -29,13 +30,13 @@ pub async fn run(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let turn = match submitted(&api, &metrics, &request, payload, false).await? {
+    let turn = match submitted(&api, &request, payload, false).await? {
         Submitted::Refused(response) => return Ok(response),
         Submitted::Joined(workflow) => return join(&api, &workflow).await,
         Submitted::New(turn) => turn,
     };
     let guard = turn.made.request.is_none().then(|| CancelOnDrop::new(&api.sessions, &turn.workflow));
-    let started = begin(&api, &metrics, *turn).await;
+    let started = begin(&api, *turn).await;
     let answer = match started {
         Ok(stream) => finish(&api, stream).await,
         Err(error) => Err(error),
@@ -51,16 +52,11 @@ pub async fn run(
 ///
 /// # Errors
 /// [`ApiError`]; nothing runs then.
-pub async fn submit(
-    api: Data<Api>,
-    metrics: Data<Metrics>,
-    request: HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, ApiError> {
-    let workflow = match submitted(&api, &metrics, &request, payload, true).await? {
+pub async fn submit(api: Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, ApiError> {
+    let workflow = match submitted(&api, &request, payload, true).await? {
         Submitted::Refused(response) => return Ok(response),
         Submitted::Joined(workflow) => workflow,
-        Submitted::New(turn) => begin(&api, &metrics, *turn).await?.workflow().clone(),
+        Submitted::New(turn) => begin(&api, *turn).await?.workflow().clone(),
     };
     Ok(accepted(&workflow))
 }
@@ -73,7 +69,6 @@ enum Submitted {
 
 async fn submitted(
     api: &Api,
-    metrics: &Metrics,
     request: &HttpRequest,
     payload: Payload,
     background: bool,
@@ -85,7 +80,6 @@ async fn submitted(
         None => None,
     };
     if let (None, Err(full)) = (&known, api.sessions.admission().look()) {
-        metrics.admission(Admitted::Refused);
         let error = api.refusal(full.into());
         return Ok(Submitted::Refused(refuse(&error, request, payload, limits).await));
     }
@@ -93,8 +87,17 @@ async fn submitted(
     let message = fields.text("task");
     let mode = fields.optional_text("mode");
     let additional_context = fields.value("additional_context");
+    let conversation = fields.optional_text("conversation_id").and_then(|id| match id.parse() {
+        Ok(id) => Some(id),
+        Err(error) => {
+            fields.wrong("conversation_id", &MalformedId::to_string(&error));
+            None
+        }
+    });
+    let effort = fields.optional_text("reasoning_effort").map(|name| effort(&name));
     fields.finish()?;
-    let run = NewRun { message, mode, additional_context, key, background, ..NewRun::default() };
+    let effort = effort.transpose().map_err(ApiError::in_a_body)?;
+    let run = NewRun { message, mode, additional_context, conversation, effort, key, background, ..NewRun::default() };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
     match (known, &turn.made.request) {
         (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {
@@ -122,14 +125,8 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
     }
 }
 
-async fn begin(api: &Api, metrics: &Metrics, turn: StartTurn) -> Result<EventStream, ApiError> {
-    let permit = api.sessions.admit();
-    metrics.admission(if permit.is_ok() { Admitted::Admitted } else { Admitted::Refused });
-    let started = match permit {
-        Ok(permit) => api.sessions.start(turn, permit).await,
-        Err(full) => Err(full.into()),
-    };
-    started.map_err(|error| api.refusal(error))
+async fn begin(api: &Api, turn: StartTurn) -> Result<EventStream, ApiError> {
+    api.begin(turn).await.map(|opened| opened.stream)
 }
 
 async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
@@ -191,7 +188,7 @@ fn about(mut error: ApiError, workflow: &WorkflowId) -> ApiError {
     error
 }
 
-fn accepted(workflow: &WorkflowId) -> HttpResponse {
+pub(super) fn accepted(workflow: &WorkflowId) -> HttpResponse {
     let session = format!("/api/v1/sessions/{workflow}");
     HttpResponse::Accepted().insert_header(("location", session.clone())).json(json!({
         "workflow_id": workflow,
@@ -200,6 +197,7 @@ fn accepted(workflow: &WorkflowId) -> HttpResponse {
             "self": session,
             "events": format!("/api/v1/workflows/{workflow}/events"),
             "result": format!("/api/v1/history/{workflow}"),
+            "respond": format!("/api/v1/workflows/{workflow}/respond"),
         },
     }))
 }

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 use fleet_actors::event::RunOutcome;
 use fleet_actors::ids::WorkflowId;
-use fleet_actors::ports::{Posted, Rest, WorkflowFilter, WorkflowRow, WorkflowState};
+use fleet_actors::ports::{Posted, Rest, Store, StoreError, WorkflowFilter, WorkflowRow, WorkflowState};
 use fleet_actors::session_manager::{SessionInfo, preview};
 use serde_json::{Value, json};
 
@@ -20,14 +20,23 @@ const UNFINISHED_MAX: u32 = 100;
 /// [`ApiError`].
 pub async fn list(api: Data<Api>) -> Result<HttpResponse, ApiError> {
     let mut sessions = api.sessions.list().await.map_err(|error| ApiError::of_start(error.into(), 1))?;
-    let filter = WorkflowFilter { unfinished: true, limit: UNFINISHED_MAX, ..WorkflowFilter::default() };
-    for row in api.sessions.store().workflows(filter).await? {
+    for row in unfinished_rows(api.sessions.store().as_ref()).await? {
         if !sessions.iter().any(|session| session.workflow == row.workflow) {
             sessions.push(of_row(&row));
         }
     }
     sessions.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
     Ok(HttpResponse::Ok().json(sessions.iter().map(shown).collect::<Vec<_>>()))
+}
+
+async fn unfinished_rows(store: &dyn Store) -> Result<Vec<WorkflowRow>, StoreError> {
+    let filter = WorkflowFilter { unfinished: true, limit: UNFINISHED_MAX, ..WorkflowFilter::default() };
+    store.workflows(filter).await
+}
+
+/// What is not over, newest first, as `GET /sessions` shows it.
+pub(crate) async fn unfinished(store: &dyn Store) -> Result<Vec<Value>, ApiError> {
+    Ok(unfinished_rows(store).await?.iter().map(|row| shown(&of_row(row))).collect())
 }
 
 /// `GET /sessions/{id}`

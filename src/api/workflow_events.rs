@@ -1,9 +1,10 @@
-//! The log of one run, by its id: as SSE, or as a page of JSON for clients that ask for `application/json`.
+//! The log of one run, by its id: as SSE, or as a page of JSON for clients that ask for `application/json`; and the
+//! answers to its questions.
 //!
 //! Version 2 unless the query says otherwise. Watching changes nothing: a run that rests stays at rest.
 
 use actix_web::http::header::ACCEPT;
-use actix_web::web::{Data, Path, ServiceConfig, get};
+use actix_web::web::{Data, Path, Payload, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::event::{EventBody, LogEvent};
 use fleet_actors::ids::{Seq, WorkflowId};
@@ -11,16 +12,30 @@ use fleet_actors::ports::WorkflowRow;
 use fleet_actors::sessions::stored_events;
 use serde_json::json;
 
-use super::Api;
-use super::chat_sse::{Fields, last_event_id, wish};
+use super::chat_sse::{Fields, answer, last_event_id, wish};
 use super::error::ApiError;
 use super::rejoin::How;
 use super::sse::{self, Wish};
 use super::wire::{Renderer, Version, WireEvent};
+use super::{Api, at};
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.route("/api/v1/workflows/{workflow_id}/events", get().to(events));
+    cfg.service(at("/api/v1/workflows/{workflow_id}/events", "GET").route(get().to(events)))
+        .service(at("/api/v1/workflows/{workflow_id}/respond", "POST").route(post().to(respond)));
+}
+
+/// The answer to a question of a run that may have no conversation.
+async fn respond(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let workflow: WorkflowId = path.parse().map_err(|_| ApiError::not_found("workflow"))?;
+    let row = api.sessions.store().workflow(&workflow).await?;
+    let workflow = row.ok_or_else(|| ApiError::not_found("workflow"))?.workflow;
+    answer(&api, &workflow, &request, payload).await
 }
 
 async fn events(

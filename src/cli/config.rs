@@ -1,6 +1,6 @@
 //! `config check`: the effective settings, where each value comes from, secrets redacted.
 
-use super::say;
+use super::terminal::say;
 use crate::settings::{Effective, report};
 
 pub(super) fn check(effective: Effective) -> i32 {

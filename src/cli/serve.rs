@@ -1,36 +1,41 @@
 //! `serve`: the server, its signals and its drain.
 //!
 //! SIGTERM and SIGINT drain: readiness goes 503, new work is refused, running turns get `drain_timeout_ms`, then rest for
-//! the next process. SIGHUP reads the settings again; the cap applies at once, other changes are named in the log.
+//! the next process. SIGHUP reads the settings again; the cap and the log level apply at once, other changes are named in
+//! the log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_actors::ids::Timestamp;
+use fleet_actors::ports::{StoreError, StoreWrite, Written};
 use fleet_actors::recovery;
 use fleet_actors::sessions::Sessions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::{say, sources};
+use super::sources;
+use super::terminal::{complain, say};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
 use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
+use crate::telemetry::LogLevel;
 
 pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     let settings = Arc::new(effective.settings);
-    crate::telemetry::start(&settings);
+    let level = crate::telemetry::start(&settings);
     actix_web::rt::System::new().block_on(async move {
-        match run(settings, flags).await {
+        match run(settings, flags, &level).await {
             Ok(()) => 0,
             Err(Failure::Runtime(error @ RuntimeError::Lock(_))) => {
-                eprintln!("{error}");
+                complain(&error.to_string());
                 EXIT_IN_USE
             }
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error.to_string());
                 1
             }
         }
@@ -49,7 +54,7 @@ enum Failure {
     Adopt(#[from] fleet_actors::ports::StoreError),
 }
 
-async fn run(settings: Arc<Settings>, flags: &Flags) -> Result<(), Failure> {
+async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result<(), Failure> {
     let host = settings.server.host.ip();
     let wanted = format!("http://{host}:{}", settings.server.port.as_u16());
     let mut runtime = Runtime::start(&settings, &wanted)?;
@@ -95,7 +100,7 @@ async fn run(settings: Arc<Settings>, flags: &Flags) -> Result<(), Failure> {
     loop {
         tokio::select! {
             served = &mut server => return Ok(served?),
-            Some(()) = hangup.recv() => reload(&settings, &sessions, flags),
+            Some(()) = hangup.recv() => reload(&settings, &sessions, flags, level),
             Some(()) = terminate.recv() => break,
             Some(()) = interrupt.recv() => break,
         }
@@ -144,7 +149,7 @@ async fn until_empty(sessions: &Sessions, timeout: Duration) -> bool {
 }
 
 /// Waits until the history file has what the store has; what is left goes out at the next start.
-async fn until_exported(sessions: &Sessions, timeout: Duration) {
+pub(super) async fn until_exported(sessions: &Sessions, timeout: Duration) {
     let end = Instant::now() + timeout;
     while Instant::now() < end {
         match sessions.store().export_queue(1).await {
@@ -154,31 +159,51 @@ async fn until_exported(sessions: &Sessions, timeout: Duration) {
     }
 }
 
-fn reload(old: &Settings, sessions: &Sessions, flags: &Flags) {
+/// What differs is told from `start`, the settings that the process was started with.
+fn reload(start: &Settings, sessions: &Sessions, flags: &Flags, level: &LogLevel) {
     match Settings::load(&sources(flags)) {
         Ok(next) => {
-            let changes = old.changes(&next.settings);
-            sessions.admission().resize(next.settings.sessions.max_concurrent_workflows.as_u32());
-            tracing::info!(applied = ?changes.applied, restart = ?changes.restart, "settings were read again");
+            let changes = start.changes(&next.settings);
+            let cap = next.settings.sessions.max_concurrent_workflows.as_u32();
+            sessions.admission().resize(cap);
+            level.set(&next.settings.logging.level);
+            let level = next.settings.logging.level.as_str();
+            tracing::info!(cap, level, applied = ?changes.applied, restart = ?changes.restart, "settings were read again");
         }
         Err(error) => tracing::error!(%error, "the settings were read again and are wrong; nothing changed"),
     }
 }
 
 async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
-    use fleet_actors::ids::Timestamp;
-    use fleet_actors::ports::StoreWrite;
     let storage = &settings.storage;
     let day = 86_400_000_i64;
     let journals = i64::from(storage.journal_retention_days.as_u32()) * day;
     let keys = i64::from(storage.request_key_retention_hours.as_u32()) * day / 24;
+    let history = storage.history_retention_days.map(|days| i64::from(days.as_u32()) * day);
+    let max_rows = storage.sweep_rows_max.as_u32();
     loop {
         tokio::time::sleep(storage.sweep_interval_ms.duration()).await;
         let now = sessions.services().clock.now().0;
         let (ended_before, keys_before) = (Timestamp(now - journals), Timestamp(now - keys));
-        let write = StoreWrite::Sweep { ended_before, keys_before, max_rows: storage.sweep_rows_max.as_u32() };
-        if let Err(error) = sessions.services().checkpoints.write(write).await {
+        let swept = sweep_all(&sessions, StoreWrite::Sweep { ended_before, keys_before, max_rows }, max_rows).await;
+        if let Err(error) = swept {
             tracing::warn!(%error, "old journals were not swept");
         }
+        let Some(history) = history else { continue };
+        let completed_before = Timestamp(now - history);
+        let swept = sweep_all(&sessions, StoreWrite::SweepHistory { completed_before, max_rows }, max_rows).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "old history was not swept");
+        }
     }
+}
+
+/// Sweeps, a transaction at a time with others between them, until nothing is left.
+async fn sweep_all(sessions: &Sessions, write: StoreWrite, max_rows: u32) -> Result<(), StoreError> {
+    while let Written::Removed(removed) = sessions.services().checkpoints.write(write.clone()).await? {
+        if removed < u64::from(max_rows) {
+            break;
+        }
+    }
+    Ok(())
 }

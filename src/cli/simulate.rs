@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Simulate, say};
+use super::Simulate;
+use super::terminal::{complain, say};
 use crate::llm::simulate_server::{SimulatorConfig, start};
 
 pub(super) fn serve(options: &Simulate) -> i32 {
@@ -24,7 +25,7 @@ pub(super) fn serve(options: &Simulate) -> i32 {
     match served {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("simulate-llm: {error}");
+            complain(&format!("simulate-llm: {error}"));
             1
         }
     }

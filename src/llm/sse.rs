@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 /// Takes bytes, gives the data of events. What the bytes leave unfinished at their end is no event.
 #[derive(Debug, Default)]
-pub(super) struct SseDecoder {
+pub(crate) struct SseDecoder {
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
@@ -20,7 +20,7 @@ pub(super) struct SseDecoder {
 
 impl SseDecoder {
     /// Decodes `chunk`, calling `event` with the data of each event that it completes.
-    pub(super) fn feed<B>(&mut self, chunk: &[u8], event: &mut dyn FnMut(&[u8]) -> ControlFlow<B>) -> ControlFlow<B> {
+    pub(crate) fn feed<B>(&mut self, chunk: &[u8], event: &mut dyn FnMut(&[u8]) -> ControlFlow<B>) -> ControlFlow<B> {
         let mut rest = chunk;
         if self.after_cr && rest.first() == Some(&b'\n') {
             rest = &rest[1..];
@@ -46,7 +46,7 @@ impl SseDecoder {
     }
 
     /// Bytes of the event that is not complete yet.
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.line.len() + self.data.len()
     }
 

@@ -112,6 +112,13 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
             ("storage.journal_retention_days", message),
         ]);
     }
+    if let Some(kept) = storage.history_retention_days.map(|days| days.get()).filter(|days| hours > days * 24) {
+        let message = format!("expected request keys ({hours} hours) not to outlive the history ({kept} days)");
+        found.add(&[
+            ("storage.request_key_retention_hours", message.clone()),
+            ("storage.history_retention_days", message),
+        ]);
+    }
     if storage.data_dir.as_os_str().is_empty() {
         found.add(&[("storage.data_dir", "expected a directory, found nothing".to_owned())]);
     }

@@ -36,12 +36,8 @@ pub struct SessionSettings {
     pub park_after_ms: Millis<0, 3_600_000>,
     /// A question's time until it counts as unanswered.
     pub question_expiry_ms: Millis<10, 2_592_000_000>,
-    /// How long the log of an ended run stays in memory.
-    pub stream_retention_ms: Millis<0, 3_600_000>,
     /// Watchers of one run.
     pub watchers_per_run_max: Count<1, 65_536>,
-    /// Events that wait for one watcher, until it counts as too slow.
-    pub watcher_queue_events_max: Count<1, 65_536>,
     /// Events of one run.
     pub events_per_run_max: Count<100, 10_000_000>,
     /// Text of one run, all its steps.

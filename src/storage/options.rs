@@ -27,6 +27,8 @@ pub struct SqliteOptions {
     pub wal_bytes_max: u64,
     /// Pages that the database may have; above them the store is full. `None` leaves it to the disk.
     pub pages_max: Option<u32>,
+    /// Appends and bytes of one transaction.
+    pub group: (usize, usize),
 }
 
 impl SqliteOptions {
@@ -43,6 +45,7 @@ impl SqliteOptions {
             wal_pages_max: 4_000,
             wal_bytes_max: 64 << 20,
             pages_max: None,
+            group: (64, 1 << 20),
         }
     }
 }
@@ -56,6 +59,7 @@ impl From<&StorageSettings> for SqliteOptions {
             read_timeout: settings.read_timeout_ms.duration(),
             wal_pages_max: settings.wal_pages_max.as_u32(),
             wal_bytes_max: settings.wal_bytes_max.get(),
+            group: (settings.batch_asks_max.as_usize(), settings.batch_bytes_max.as_usize()),
             ..Self::new(&settings.data_dir)
         }
     }

@@ -81,6 +81,22 @@ pub(super) fn old(db: &Connection, ended: Timestamp, keys: Timestamp, max: u32) 
     Ok(Written::Removed(nums.len() as u64))
 }
 
+/// Removes up to `max` executions that completed before this. They are looked for among those that ended first, so that a
+/// sweep never reads a history that is young.
+pub(super) fn old_executions(db: &Connection, completed_before: Timestamp, max: u32) -> Result<Written, Fault> {
+    let mut find = db.prepare_cached(
+        "SELECT workflow FROM (SELECT num, workflow, entry FROM history NOT INDEXED WHERE tenant = 'local' \
+         ORDER BY num LIMIT ?2) WHERE json_extract(entry, '$.completed_at') < ?1 ORDER BY num",
+    )?;
+    let found = find.query_map(params![completed_before.0, max], |row| row.get(0))?;
+    let found: Vec<String> = found.collect::<Result<_, _>>()?;
+    for id in &found {
+        retire(db, id)?;
+    }
+    sweep_shared(db)?;
+    Ok(Written::Removed(found.len() as u64))
+}
+
 fn retire(db: &Connection, id: &str) -> Result<Written, Fault> {
     let mut find = db.prepare_cached(
         "SELECT w.num, l.ended_at IS NOT NULL FROM workflows w JOIN lives l USING (num) WHERE w.id = ?1 AND w.hidden = 0",

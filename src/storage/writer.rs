@@ -1,6 +1,8 @@
 //! The one thread that writes.
 //!
-//! One job is one transaction, in the order of the queue; removing all of history is many, with other jobs between them.
+//! Commits that stand one behind the other in the queue are one transaction: they came while the last one ran. Any other
+//! job is a transaction of its own, in the order of the queue; removing all of history is many, with other jobs between
+//! them.
 //! Invariant: after a failed sync nothing is written, checkpointed or closed any more. Whatever SQLite holds in memory may
 //! not be on the disk, and its next commit would claim otherwise.
 //! Absent on purpose: a retry of anything but a removal that found the disk full.
@@ -49,21 +51,32 @@ pub(super) struct Writer {
     pub reserve: Reserve,
     pub clock: Arc<dyn Clock>,
     pub opening: i64,
+    /// Appends and bytes of one transaction.
+    group: (usize, usize),
     /// Set by a failed sync, for ever.
     failed: Option<StoreError>,
     clearing: VecDeque<Clearing>,
+    /// Taken from the queue behind a commit that it could not join.
+    next: Option<Job>,
 }
 
 impl Writer {
-    pub fn new(db: Connection, wal: Wal, reserve: Reserve, clock: Arc<dyn Clock>, opening: i64) -> Self {
-        Self { db, wal, reserve, clock, opening, failed: None, clearing: VecDeque::new() }
+    pub fn new(
+        db: Connection,
+        wal: Wal,
+        reserve: Reserve,
+        clock: Arc<dyn Clock>,
+        opening: i64,
+        group: (usize, usize),
+    ) -> Self {
+        Self { db, wal, reserve, clock, opening, group, failed: None, clearing: VecDeque::new(), next: None }
     }
 
     /// Works until nobody can ask any more, then leaves the database behind in one file.
     pub fn run(mut self, jobs: &Receiver<Job>) {
         loop {
             match self.next(jobs) {
-                Ok(job) => self.handle(job),
+                Ok(job) => self.handle(job, jobs),
                 Err(RecvTimeoutError::Timeout) if self.clearing.is_empty() => self.idle(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -74,7 +87,10 @@ impl Writer {
         self.close();
     }
 
-    fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+    fn next(&mut self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+        if let Some(job) = self.next.take() {
+            return Ok(job);
+        }
         if !self.clearing.is_empty() {
             return jobs.try_recv().map_err(|empty| match empty {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -89,15 +105,47 @@ impl Writer {
         }
     }
 
-    fn handle(&mut self, job: Job) {
+    fn handle(&mut self, job: Job, jobs: &Receiver<Job>) {
         // Nobody waiting for an answer is no reason to leave a job undone: it may be asked again with the same words.
         match job {
-            Job::Commit(appends, reply) => drop(reply.send(self.commit(&appends))),
+            Job::Commit(appends, reply) => self.commit_group(appends, reply, jobs),
             Job::Write(StoreWrite::ClearHistory, reply) => match self.transact(remove::last_entry) {
                 Ok(last) => self.clearing.push_back(Clearing { after: 0, last, removed: 0, reply }),
                 Err(error) => drop(reply.send(Err(error))),
             },
             Job::Write(write, reply) => drop(reply.send(self.write(&write))),
+        }
+    }
+
+    /// Commits these appends together with those that wait directly behind them, as many as make one transaction.
+    fn commit_group(&mut self, mut appends: Vec<Append>, reply: Reply<Vec<Outcome>>, jobs: &Receiver<Job>) {
+        let mut replies = vec![(reply, appends.len())];
+        let mut bytes: usize = appends.iter().map(Append::bytes).sum();
+        let (group_max, group_bytes_max) = self.group;
+        while self.next.is_none() && appends.len() < group_max && bytes < group_bytes_max {
+            match jobs.try_recv() {
+                Ok(Job::Commit(more, reply)) => {
+                    let size: usize = more.iter().map(Append::bytes).sum();
+                    if appends.len() + more.len() > group_max || bytes + size > group_bytes_max {
+                        self.next = Some(Job::Commit(more, reply));
+                    } else {
+                        replies.push((reply, more.len()));
+                        bytes += size;
+                        appends.extend(more);
+                    }
+                }
+                Ok(other) => self.next = Some(other),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        match self.commit(&appends) {
+            Ok(outcomes) => {
+                let mut outcomes = outcomes.into_iter();
+                for (reply, count) in replies {
+                    drop(reply.send(Ok(outcomes.by_ref().take(count).collect())));
+                }
+            }
+            Err(error) => replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone())))),
         }
     }
 
@@ -124,6 +172,9 @@ impl Writer {
             StoreWrite::ClearHistory => Ok(Written::Removed(0)),
             StoreWrite::Sweep { ended_before, keys_before, max_rows } => {
                 self.remove(|db| remove::old(db, *ended_before, *keys_before, *max_rows))
+            }
+            StoreWrite::SweepHistory { completed_before, max_rows } => {
+                self.remove(|db| remove::old_executions(db, *completed_before, *max_rows))
             }
             StoreWrite::Rest { workflow, epoch, rest } => {
                 self.transact(|db| change::rest(db, workflow, *epoch, *rest, at.now))

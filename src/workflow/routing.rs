@@ -317,12 +317,8 @@ async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> StepResult<
         "subtasks": plan.parts,
         "reasoning": plan.reasoning,
     });
-    let ask = HumanRequest {
-        request_type: "plan_review".into(),
-        request,
-        answer_schema: Some(word_schema("plan", &edited)),
-        expires_in: fleet.config.approvals.expires_in(),
-    };
+    let answer_schema = Some(word_schema("plan", &edited));
+    let ask = HumanRequest { answer_schema, ..fleet.config.question("plan_review", request) };
     let answer = match turn.ask_human("plan_review", ask).await.answer {
         Answer::Given(answer) => answer,
         Answer::Expired => {

@@ -98,21 +98,13 @@ pub enum OnExpiry {
 pub struct ApprovalRules {
     /// What silence means.
     pub on_expiry: OnExpiry,
-    /// How long a question stays open, in milliseconds.
-    pub expires_in_ms: u64,
     /// Whether agents may ask the user something.
     pub ask_user: bool,
 }
 
-impl ApprovalRules {
-    pub(super) fn expires_in(&self) -> Duration {
-        Duration::from_millis(self.expires_in_ms)
-    }
-}
-
 impl Default for ApprovalRules {
-    /// A day, and silence is a no.
+    /// Silence is a no.
     fn default() -> Self {
-        Self { on_expiry: OnExpiry::Reject, expires_in_ms: 86_400_000, ask_user: false }
+        Self { on_expiry: OnExpiry::Reject, ask_user: false }
     }
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use agentic_fleet::agents::Agent;
 use agentic_fleet::api::Api;
@@ -13,7 +14,7 @@ use agentic_fleet::startup::Application;
 use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::cache::MemoryCache;
-use fleet_actors::checkpoint::CheckpointActor;
+use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::event::Failure;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
@@ -90,6 +91,7 @@ pub struct TestApp {
     pub http: reqwest::Client,
     pub sessions: Sessions,
     pub draining: Draining,
+    pub store: MemoryStore,
     calls: Arc<AtomicU32>,
 }
 
@@ -101,11 +103,13 @@ impl TestApp {
         settings.server.workers = serde_json::from_value(1.into()).unwrap();
         settings.server.body_timeout_ms = serde_json::from_value(200.into()).unwrap();
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
-        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let memory = MemoryStore::new(clock.clone());
+        let store = Arc::new(memory.clone());
+        let limits = WriterLimits { probe_interval: Duration::from_secs(3), ..WriterLimits::default() };
         let arbiter = actix::Arbiter::current();
         let calls = Arc::new(AtomicU32::new(0));
         let services = Services {
-            checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
+            checkpoints: CheckpointActor::start_with(&arbiter, store.clone(), Arc::new(|_| {}), limits),
             store,
             clock,
             agents: Arc::new(Model { script, calls: calls.clone() }),
@@ -123,7 +127,7 @@ impl TestApp {
         let app = Application::bind(api, Metrics::default()).unwrap();
         let (url, draining) = (format!("http://127.0.0.1:{}", app.port()), app.draining());
         actix_web::rt::spawn(app.run_until_stopped());
-        Self { url, http: reqwest::Client::new(), sessions, draining, calls }
+        Self { url, http: reqwest::Client::new(), sessions, draining, store: memory, calls }
     }
 
     pub fn model_calls(&self) -> u32 {

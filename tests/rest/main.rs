@@ -5,4 +5,6 @@
 mod admission;
 mod app;
 mod doors;
+mod problems;
 mod resources;
+mod specification;

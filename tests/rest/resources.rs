@@ -1,5 +1,7 @@
 //! Each resource: what it shows and what it does.
 
+use fleet_actors::ports::StoreError;
+use fleet_actors::testing::CommitFault;
 use serde_json::{Value, json};
 
 use crate::app::{Script, TestApp};
@@ -125,6 +127,123 @@ async fn a_client_without_a_key_that_leaves_ends_its_run_at_once() {
     };
     // Far below the grace, which a client with a key gets.
     tokio::time::timeout(std::time::Duration::from_secs(5), freed).await.expect("the run goes on");
-    let sessions: Value = app.get("/api/v1/sessions").await.json().await.unwrap();
-    assert_eq!(sessions[0]["status"], "cancelled");
+    // The place is free at once; the end shows one commit later.
+    let ended = async {
+        loop {
+            let sessions: Value = app.get("/api/v1/sessions").await.json().await.unwrap();
+            if sessions[0]["status"] != "running" {
+                return sessions[0]["status"].clone();
+            }
+        }
+    };
+    let status = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await.expect("the end does not show");
+    assert_eq!(status, "cancelled");
+}
+
+#[actix_web::test]
+async fn a_submission_may_name_its_conversation_and_effort_and_goes_on_from_a_checkpoint() {
+    let app = TestApp::spawn(Script::Answers("so"), 4);
+    let task = r#"{"task":"first","conversation_id":"talk","reasoning_effort":"minimal"}"#;
+    let run: Value = app.post("/api/v1/run", task).await.json().await.unwrap();
+    let id = run["execution_id"].as_str().unwrap();
+    let entry: Value = app.get(&format!("/api/v1/history/{id}")).await.json().await.unwrap();
+    assert_eq!((&entry["conversation_id"], &entry["reasoning_effort"]), (&json!("talk"), &json!("minimal")));
+    for (body, field) in [
+        (r#"{"task":"x","conversation_id":"a b"}"#, "conversation_id"),
+        (r#"{"task":"x","conversation_id":7}"#, "conversation_id"),
+        (r#"{"task":"x","reasoning_effort":"much"}"#, "reasoning_effort"),
+    ] {
+        let refused = app.post("/api/v1/runs", body).await;
+        assert_eq!(refused.status(), 422);
+        let problem: Value = refused.json().await.unwrap();
+        assert_eq!((&problem["code"], &problem["errors"][0]["field"]), (&json!("validation_failed"), &json!(field)));
+    }
+
+    let all: Value = app.get(&format!("/api/v1/checkpoints?workflow_id={id}")).await.json().await.unwrap();
+    let newest = all[0]["position"].as_u64().unwrap();
+    let page = app.get(&format!("/api/v1/checkpoints?workflow_id={id}&limit=1")).await;
+    assert!(page.headers().get("x-next-cursor").is_none());
+    assert_eq!(page.json::<Value>().await.unwrap(), all);
+    let page = app.get(&format!("/api/v1/checkpoints?workflow_id={id}&before={newest}")).await;
+    assert_eq!(page.json::<Value>().await.unwrap(), json!([]));
+    assert_eq!(app.get(&format!("/api/v1/checkpoints?workflow_id={id}&before=x")).await.status(), 422);
+
+    let calls = app.model_calls();
+    let resumed = app.post(&format!("/api/v1/checkpoints/{id}/resume"), "").await;
+    assert_eq!(resumed.status(), 202);
+    assert_eq!(resumed.json::<Value>().await.unwrap()["workflow_id"], id);
+    let earlier = format!("{id}:{}", newest - 1);
+    let resumed = app.post(&format!("/api/v1/checkpoints/{earlier}/resume"), r#"{"reasoning_effort":"maximal"}"#).await;
+    assert_eq!(resumed.status(), 202);
+    let fork = resumed.json::<Value>().await.unwrap()["workflow_id"].as_str().unwrap().to_owned();
+    assert_ne!(fork, id);
+    let events = app.get(&format!("/api/v1/workflows/{fork}/events")).await.text().await.unwrap();
+    assert!(events.contains(r#""type":"done""#), "{events}");
+    let entry: Value = app.get(&format!("/api/v1/history/{fork}")).await.json().await.unwrap();
+    assert_eq!((&entry["status"], &entry["reasoning_effort"]), (&json!("completed"), &json!("maximal")));
+    assert_eq!(app.model_calls(), calls + 1, "only the fork asked the model");
+    for (path, body, status) in
+        [("nobody", "", 404), (id, r#"{"reasoning_effort":"much"}"#, 422), (id, r#"{"other":1}"#, 422), (id, "{", 400)]
+    {
+        assert_eq!(
+            app.post(&format!("/api/v1/checkpoints/{path}/resume"), body).await.status(),
+            status,
+            "{path} {body}"
+        );
+    }
+    assert_eq!(app.sessions.admission().live(), 0);
+}
+
+#[actix_web::test]
+async fn a_resume_over_http_waits_for_a_place_as_a_woken_run_does() {
+    let app = TestApp::spawn(Script::Answers("so"), 1);
+    let run: Value = app.post("/api/v1/run", r#"{"task":"first"}"#).await.json().await.unwrap();
+    let id = run["execution_id"].as_str().unwrap();
+    let fork = app.post(&format!("/api/v1/checkpoints/{id}/fork"), "").await;
+    let fork = fork.json::<Value>().await.unwrap()["workflow_id"].as_str().unwrap().to_owned();
+    let permit = app.sessions.admit().unwrap();
+    let url = format!("/api/v1/checkpoints/{fork}/resume");
+    let mut resume = std::pin::pin!(app.post(&url, ""));
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut resume).await;
+    assert!(early.is_err(), "the house is full");
+    let again = app.post(&format!("/api/v1/checkpoints/{id}/resume"), "").await;
+    assert_eq!(again.status(), 202, "what is over needs no place");
+    drop(permit);
+    assert_eq!(resume.await.status(), 202);
+    let events = app.get(&format!("/api/v1/workflows/{fork}/events")).await.text().await.unwrap();
+    assert!(events.contains(r#""type":"done""#), "{events}");
+    let entry: Value = app.get(&format!("/api/v1/history/{fork}")).await.json().await.unwrap();
+    assert_eq!(entry["status"], "completed", "a fork of a run that is over has an end of its own");
+}
+
+#[actix_web::test]
+async fn while_the_store_is_full_new_work_is_refused_without_asking_it_until_a_probe_finds_room() {
+    let app = TestApp::spawn(Script::Answers("so"), 1);
+    let done: Value = app.post("/api/v1/run", r#"{"task":"before"}"#).await.json().await.unwrap();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let commits = asked.clone();
+    app.store.on_commit(move |_| {
+        commits.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        CommitFault::RefuseBefore(StoreError::Full)
+    });
+    let asked = || asked.load(std::sync::atomic::Ordering::SeqCst);
+    // The probe of a store in memory finds room at once, after the interval that the app gives it.
+    for commits in [1, 1, 1] {
+        let refused = app.post("/api/v1/run", r#"{"task":"now"}"#).await;
+        assert_eq!((refused.status(), refused.headers().contains_key("retry-after")), (503.try_into().unwrap(), true));
+        assert_eq!(refused.json::<Value>().await.unwrap()["code"], "storage_unavailable");
+        assert_eq!(asked(), commits, "only the first one reached the store");
+    }
+    assert_eq!(app.get("/readyz").await.status(), 503);
+    let id = done["execution_id"].as_str().unwrap();
+    assert_eq!(app.get(&format!("/api/v1/history/{id}")).await.status(), 200, "reading goes on");
+    assert_eq!(app.delete(&format!("/api/v1/history/{id}")).await.status(), 204, "and so does deleting");
+    app.store.heal();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while app.get("/readyz").await.status() != 200 {
+        assert!(std::time::Instant::now() < end, "it never heals");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // allow-sleep: polls a condition under a deadline
+    }
+    assert_eq!(app.post("/api/v1/run", r#"{"task":"after"}"#).await.status(), 201);
+    assert_eq!(app.sessions.admission().live(), 0);
 }

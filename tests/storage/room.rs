@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
+use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::ids::Position;
 use fleet_actors::ports::{Outcome, Store, StoreError, StoreWrite, Written};
 use fleet_actors::testing::ManualClock;
@@ -59,6 +60,56 @@ fn a_full_store_refuses_whole_batches_reads_on_and_heals_when_something_is_delet
     disk.close();
     disk.open();
     assert_whole(&*disk.store(), 20..acknowledged);
+}
+
+#[test]
+fn the_writer_says_full_until_there_is_room_for_a_probe() {
+    let disk = OnDisk::new(|options| {
+        without_syncs(options);
+        options.pages_max = Some(400);
+    });
+    let store = disk.store();
+    let until = async |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: never");
+            tokio::time::sleep(Duration::from_millis(5)).await; // allow-sleep: polls a condition under a deadline
+        }
+    };
+    actix_web::rt::System::new().block_on(async {
+        let arbiter = actix::Arbiter::current();
+        let start = |probe_interval| {
+            let limits = WriterLimits { probe_interval, ..WriterLimits::default() };
+            CheckpointActor::start_with(&arbiter, store.clone(), Arc::new(|_| {}), limits)
+        };
+        let (eager, patient) = (start(Duration::from_millis(10)), start(Duration::from_secs(3_600)));
+        let mut acknowledged = 0;
+        while let Ok(outcome) =
+            eager.append(make::with_bodies(make::first(&format!("w{acknowledged}"), 4), 10_000)).await
+        {
+            assert_eq!(outcome, Outcome::Done { head: Position(4) });
+            acknowledged += 1;
+        }
+        assert!(acknowledged > 10 && eager.is_full() && !patient.is_full(), "{acknowledged}");
+        // What does not fit for the one does not for the other.
+        let large = || make::with_bodies(make::first("w-large", 4), 20_000);
+        assert_eq!(patient.append(large()).await, Err(StoreError::Full));
+        // Whatever a probe may find free is taken: it stays full however often it looks.
+        let mut filler = 0;
+        while patient.append(make::with_bodies(make::first(&format!("s{filler}"), 1), 2_000)).await.is_ok() {
+            filler += 1;
+        }
+        assert_eq!(eager.write(StoreWrite::Probe).await, Err(StoreError::Full));
+        assert!(eager.is_full() && patient.is_full());
+        for n in 0..acknowledged / 2 {
+            let gone = eager.write(StoreWrite::DeleteConversation(make::talk(&format!("c-w{n}")))).await;
+            assert_eq!(gone, Ok(Written::Done));
+        }
+        until("a probe finds the room", &|| !eager.is_full()).await;
+        assert!(patient.append(large()).await.is_ok());
+        assert!(patient.is_full(), "its next look is an hour away");
+        println!("{acknowledged} appends until full, {filler} small ones more");
+    });
 }
 
 /// A file system of its own, unmounted when dropped.

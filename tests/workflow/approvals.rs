@@ -88,7 +88,7 @@ fn silence_fails_rejects_or_goes_on_as_the_settings_say_and_never_calls() {
         (OnExpiry::Continue, RunOutcome::Completed, "go on without it"),
     ] {
         let mut config = config();
-        (config.approvals.on_expiry, config.approvals.expires_in_ms) = (on_expiry, 3_600_000);
+        (config.approvals.on_expiry, config.question_expiry_ms) = (on_expiry, 3_600_000);
         let ran = asks(&config).run();
         ran.replay();
         assert_eq!((ran.outcome(), ran.tool_calls.len()), (outcome, 0), "{on_expiry:?}");
@@ -114,7 +114,7 @@ fn an_answer_that_comes_hours_later_wakes_the_run_and_takes_no_time_from_the_age
 #[test]
 fn an_answer_after_the_expiry_changes_nothing() {
     let mut config = config();
-    config.approvals.expires_in_ms = 60_000;
+    config.question_expiry_ms = 60_000;
     let ran = asks(&config).human_after(Duration::from_secs(120)).human(|_| Some(true.into())).run();
     ran.replay();
     assert_eq!((ran.outcome(), ran.tool_calls.len()), (RunOutcome::Completed, 0));
@@ -124,7 +124,7 @@ fn an_answer_after_the_expiry_changes_nothing() {
 #[test]
 fn in_parallel_a_silence_that_ends_the_run_ends_it_although_others_answered() {
     let mut config = config();
-    (config.approvals.on_expiry, config.approvals.expires_in_ms) = (OnExpiry::Fail, 60_000);
+    (config.approvals.on_expiry, config.question_expiry_ms) = (OnExpiry::Fail, 60_000);
     let ran = script(&config)
         .model(|call| {
             let asked = Asked::of(call);
@@ -169,7 +169,7 @@ fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
     let reviewed = |answer: Option<Value>, on_expiry| {
         let mut config = config();
         config.pipeline.plan_review = true;
-        (config.approvals.on_expiry, config.approvals.expires_in_ms) = (on_expiry, 60_000);
+        (config.approvals.on_expiry, config.question_expiry_ms) = (on_expiry, 60_000);
         let ran = script(&config)
             .model(|call| Asked::of(call).sensible(&routing("sequential", &[("researcher", "a"), ("writer", "b")])))
             .human(move |question| {

@@ -7,7 +7,7 @@
 //! Absent on purpose: a retry of a lost append under other words. The same batch is asked again until the store says
 //! what became of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -100,6 +100,8 @@ pub(crate) struct LifeInputs {
     pub writer: Rc<dyn Writer>,
     /// Gives the permit back; called once, before the end shows.
     pub release: Rc<dyn Fn()>,
+    /// Set when it leaves children behind.
+    pub bore: Rc<Cell<bool>>,
     pub started: Option<oneshot::Sender<Started>>,
 }
 
@@ -122,7 +124,7 @@ pub(crate) enum LifeEnd {
 type Function = Pin<Box<dyn Future<Output = std::thread::Result<StepResult<RunOutput>>>>>;
 
 /// Drives one life to its end. Dropping the future drops the workflow's future and everything it does.
-pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
     let input = inputs.fresh.as_ref().map(|fresh| fresh.input.clone()).or_else(|| inputs.past.input.clone());
     let config = match &inputs.fresh {
         Some(fresh) => Some(fresh.config.clone()),
@@ -131,6 +133,9 @@ pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal
     let (Some(input), Some(config)) = (input, config) else {
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
     };
+    // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
+    // which a new run does not have yet.
+    inputs.past.input.get_or_insert_with(|| input.clone());
     let function = inputs.function;
     let config = Rc::new(config);
     let mut life = Life::begin(inputs, &input, config.clone());
@@ -157,6 +162,7 @@ struct Life {
     log: Arc<Log>,
     /// What the run is pinned to; its children are pinned to the same.
     config: Rc<Value>,
+    bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
     started: Option<oneshot::Sender<Started>>,
     function: Option<Function>,
@@ -235,6 +241,7 @@ impl Life {
             writer: inputs.writer,
             log: inputs.log,
             config,
+            bore: inputs.bore,
             release: inputs.release,
             started: inputs.started,
             function: None,
@@ -363,7 +370,7 @@ impl Life {
             messages,
             opened,
             closed,
-            runtime: self.runtime,
+            runtime: self.spent(),
             children,
             next,
         };
@@ -527,7 +534,8 @@ impl Life {
         let is_child = self.made.child_of.is_some();
         let said = said.filter(|_| !is_child);
         let children = output.as_mut().map(|output| std::mem::take(&mut output.children)).unwrap_or_default();
-        let children = children.into_iter().map(|child| self.bear(child, at)).collect();
+        let children: Vec<_> = children.into_iter().map(|child| self.bear(child, at)).collect();
+        self.bore.set(!children.is_empty());
         // A child that could not tell says so, or its parent's message would stay pending for ever.
         let quality = output.as_ref().and_then(|output| output.quality.clone());
         let quality = quality.or_else(|| is_child.then(Quality::not_scored));
@@ -542,7 +550,7 @@ impl Life {
             reasoning_effort: self.made.effort,
             created_at: self.made.created_at,
             completed_at: at,
-            runtime_ms: u64::try_from(self.runtime.as_millis()).unwrap_or(u64::MAX),
+            runtime_ms: u64::try_from(self.spent().as_millis()).unwrap_or(u64::MAX),
             model_calls: spend.model_calls,
             tool_calls: spend.tool_calls,
             usage: spend.usage,
@@ -663,6 +671,11 @@ impl Life {
             alone.then(|| self.unwatched_since.take().unwrap_or_else(|| (now, self.log.begin_grace())));
     }
 
+    /// What the run worked until now: the books, and what has been done since they were kept.
+    fn spent(&self) -> Duration {
+        self.runtime + self.working_since.map_or(Duration::ZERO, |since| Instant::now() - since)
+    }
+
     fn next_tick(&self) -> Instant {
         let limits = &self.run.limits;
         let now = Instant::now();
@@ -696,8 +709,7 @@ impl Life {
         }
         let limits = self.run.limits.clone();
         let now = Instant::now();
-        let spent = self.runtime + self.working_since.map_or(Duration::ZERO, |since| now - since);
-        if self.working_since.is_some() && spent >= limits.runtime_max {
+        if self.working_since.is_some() && self.spent() >= limits.runtime_max {
             let ms = limits.runtime_max.as_millis();
             return self
                 .fail(Failure::new("runtime_exceeded", format!("the run worked for {ms} ms, as long as a run may")));

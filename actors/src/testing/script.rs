@@ -371,6 +371,7 @@ impl Script {
             writer,
             release: Rc::new(|| {}),
             started: None,
+            bore: Rc::default(),
         };
         let end = live(inputs, &mut inbox).await;
         answers.abort();

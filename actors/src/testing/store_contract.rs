@@ -93,6 +93,7 @@ cases! {
         a_live_execution_is_not_deleted,
         all_of_history_is_cleared_but_what_lives,
         old_journals_are_swept_and_history_stays,
+        old_history_is_swept_with_its_journals_and_nothing_else,
         what_a_fork_shares_is_not_swept,
         a_probe_leaves_nothing;
 }

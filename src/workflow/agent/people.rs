@@ -44,12 +44,8 @@ pub(super) async fn approve(
         "agent": agent.name,
         "description": offer.spec.description,
     });
-    let ask = HumanRequest {
-        request_type: "tool_approval".into(),
-        request,
-        answer_schema: Some(word_schema("arguments", &json!({ "type": "object" }))),
-        expires_in: fleet.config.approvals.expires_in(),
-    };
+    let answer_schema = Some(word_schema("arguments", &json!({ "type": "object" })));
+    let ask = HumanRequest { answer_schema, ..fleet.config.question("tool_approval", request) };
     let answered = turn.ask_human("approval", ask).await;
     let answer = match answered.answer {
         Answer::Expired => {
@@ -128,7 +124,7 @@ pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
 /// # Errors
 /// `approval_expired`.
 pub(in crate::workflow) fn expired(fleet: &Fleet<'_>, what: &str) -> StepResult<String> {
-    let ms = fleet.config.approvals.expires_in_ms;
+    let ms = fleet.config.question_expiry_ms;
     match fleet.config.approvals.on_expiry {
         OnExpiry::Fail => Err(Failure::new("approval_expired", format!("nobody answered {what} within {ms} ms"))),
         OnExpiry::Reject => Ok(format!("nobody answered {what} in time, which counts as a no")),
@@ -151,9 +147,7 @@ pub(super) async fn ask_user(
         "options": arguments.get("options").cloned().unwrap_or_else(|| json!([])),
         "agent": agent.name,
     });
-    let expires_in = fleet.config.approvals.expires_in();
-    let ask = HumanRequest { request_type: "user_input".into(), request, answer_schema: None, expires_in };
-    match turn.ask_human("question", ask).await.answer {
+    match turn.ask_human("question", fleet.config.question("user_input", request)).await.answer {
         Answer::Given(Value::String(text)) => Ok(format!("The user answered: {text}")),
         Answer::Given(answer) => {
             let said = answer.get("answer").and_then(Value::as_str).map(str::to_owned);

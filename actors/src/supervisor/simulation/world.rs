@@ -320,6 +320,7 @@ impl World {
             log,
             writer,
             release: Rc::new(|| {}),
+            bore: Rc::default(),
             started: None,
         };
         let (signals, mut inbox) = mpsc::channel(4);

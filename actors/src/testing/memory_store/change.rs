@@ -41,6 +41,9 @@ impl State {
                 let removed = ids.iter().filter(|id| self.delete_history(id) == Written::Done).count();
                 Written::Removed(removed as u64)
             }
+            StoreWrite::SweepHistory { completed_before, max_rows } => {
+                self.sweep_history(completed_before, max_rows as usize)
+            }
             StoreWrite::Sweep { ended_before, keys_before, max_rows } => {
                 self.sweep(ended_before, keys_before, max_rows as usize)
             }
@@ -158,6 +161,17 @@ impl State {
             self.retire(id);
         }
         Written::Removed(ids.len() as u64)
+    }
+
+    fn sweep_history(&mut self, completed_before: Timestamp, max: usize) -> Written {
+        let old = self.history.values().filter(|row| row.completed_at < completed_before);
+        let mut old: Vec<_> = old.map(|row| (row.completed_at, row.workflow_id.clone())).collect();
+        old.sort();
+        old.truncate(max);
+        for (_, id) in &old {
+            self.delete_history(id);
+        }
+        Written::Removed(old.len() as u64)
     }
 
     fn is_shared(&self, id: &WorkflowId) -> bool {

@@ -102,6 +102,32 @@ pub(super) async fn old_journals_are_swept_and_history_stays(harness: &mut dyn H
     assert_eq!(store.history_count().await, Ok(0), "also those whose journal was swept");
 }
 
+pub(super) async fn old_history_is_swept_with_its_journals_and_nothing_else(harness: &mut dyn Harness) {
+    let store = harness.store();
+    let sweep = |before: i64, max_rows: u32| StoreWrite::SweepHistory { completed_before: Timestamp(before), max_rows };
+    assert_eq!(write(&*store, sweep(i64::MAX, 10)).await, Written::Removed(0));
+    // What ends first is no earlier id.
+    for (id, at) in [("d", 3_000), ("b", 3_001), ("a", 3_002), ("e", 3_003)] {
+        let mut append = ending(first(id, Some("c"), 1), Some("c"), at);
+        append.messages.push(message(&format!("m-{id}"), "c", Some(id), at, id));
+        done(&*store, append).await;
+    }
+    done(&*store, first("live", None, 1)).await;
+    let left = async || ids(&store.history(PageFrom::Offset(0), 10).await.expect("a page")).join(" ");
+    assert_eq!(write(&*store, sweep(3_000, 10)).await, Written::Removed(0));
+    assert_eq!(write(&*store, sweep(3_003, 2)).await, Written::Removed(2));
+    assert_eq!(left().await, "e a");
+    assert_eq!(write(&*store, sweep(3_003, 2)).await, Written::Removed(1));
+    assert_eq!(write(&*store, sweep(3_003, 2)).await, Written::Removed(0));
+    assert_eq!((left().await.as_str(), store.history_count().await), ("e", Ok(1)));
+    for (id, stays) in [("d", false), ("b", false), ("a", false), ("e", true), ("live", true)] {
+        assert_eq!(exists(&*store, id).await, stays, "{id}");
+    }
+    assert_eq!(store.messages(&talk("c"), 10, None).await.expect("read").len(), 4, "messages stay");
+    let queue = store.export_queue(20).await.expect("the queue").1;
+    assert!(queue.iter().any(|entry| entry.workflow == workflow("a") && entry.row.is_none()), "a tombstone");
+}
+
 pub(super) async fn what_a_fork_shares_is_not_swept(harness: &mut dyn Harness) {
     let store = harness.store();
     done(&*store, ending(first("w", None, 3), None, 3_000)).await;

@@ -1,0 +1,438 @@
+//! Where a command reads, writes and runs: in the data directory, or through a running server. Both give the JSON of the
+//! HTTP API, so that a command does not know which it is.
+//!
+//! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock and the
+//! whole runtime: a run is the same run as under `serve`, without the doors.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use fleet_actors::event::LogEvent;
+use fleet_actors::ids::{CheckpointId, ConversationId, Position, Seq, WorkflowId};
+use fleet_actors::ports::{PageFrom, ReasoningEffort, StoreWrite, WorkflowState};
+use fleet_actors::sessions::{EventStream, StreamItem, stored_events};
+use serde_json::{Value, json};
+
+use super::client::{Client, Events};
+use super::failure::CommandError;
+use super::serve::until_exported;
+use super::terminal::complain;
+use super::{Reach, sources};
+use crate::api::connections::Connections;
+use crate::api::error::ApiError;
+use crate::api::start::NewRun;
+use crate::api::wire::{Deltas, Renderer, Version};
+use crate::api::{Api, checkpoints, history, sessions};
+use crate::runtime::Runtime;
+use crate::settings::Settings;
+use crate::storage::{SqliteOptions, SqliteStore};
+
+/// How long the end of a command waits for the history file; what is left is written by the next process.
+const EXPORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Where a command works.
+pub(super) enum Fleet {
+    /// In the data directory of these settings; the lock's owner is called so.
+    Here(Arc<Settings>, &'static str),
+    /// Through a running server.
+    There(Client),
+}
+
+/// A page and the cursor of the next one if there is one.
+pub(super) type Page = (Vec<Value>, Option<String>);
+
+impl Fleet {
+    /// # Errors
+    /// The settings or the server's address are wrong.
+    pub fn of(reach: &Reach, command: &'static str) -> Result<Self, CommandError> {
+        if let Some(url) = &reach.server {
+            return Ok(Self::There(Client::new(url)?));
+        }
+        let effective =
+            Settings::load(&sources(&reach.from.flags())).map_err(|error| CommandError::Usage(error.to_string()))?;
+        crate::telemetry::start(&effective.settings);
+        Ok(Self::Here(Arc::new(effective.settings), command))
+    }
+
+    pub async fn history(&self, from: &PageFrom, limit: u32) -> Result<Page, CommandError> {
+        match self {
+            Self::Here(settings, _) => {
+                let (rows, next) = history::page(&reader(settings)?, from.clone(), limit).await?;
+                Ok((rows, next.map(|next| next.to_string())))
+            }
+            Self::There(client) => {
+                let from = match from {
+                    PageFrom::Offset(offset) => format!("offset={offset}"),
+                    PageFrom::Before(before) => format!("before={before}"),
+                };
+                list(client.get_page(&format!("/api/v1/history?limit={limit}&{from}")).await?)
+            }
+        }
+    }
+
+    pub async fn execution(&self, id: &WorkflowId) -> Result<Value, CommandError> {
+        match self {
+            Self::Here(settings, _) => Ok(history::entry(&reader(settings)?, id).await?),
+            Self::There(client) => client.get(&format!("/api/v1/history/{id}")).await,
+        }
+    }
+
+    /// Forgets executions, each with what became of it; all of them without ids.
+    pub async fn forget(&self, ids: &[WorkflowId]) -> Result<Vec<Result<(), CommandError>>, CommandError> {
+        let mut done = Vec::new();
+        match self {
+            Self::Here(settings, command) => {
+                let writer = Writer::open(settings, command)?;
+                if ids.is_empty() {
+                    done.push(writer.api.write(StoreWrite::ClearHistory).await.map(drop).map_err(CommandError::from));
+                }
+                for id in ids {
+                    done.push(history::remove(&writer.api, id.clone()).await.map_err(CommandError::from));
+                }
+                writer.close().await;
+            }
+            Self::There(client) => {
+                if ids.is_empty() {
+                    done.push(client.delete("/api/v1/history").await);
+                }
+                for id in ids {
+                    done.push(client.delete(&format!("/api/v1/history/{id}")).await);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Runs that are not over, as sessions are shown.
+    pub async fn unfinished(&self) -> Result<Vec<Value>, CommandError> {
+        match self {
+            Self::Here(settings, _) => Ok(sessions::unfinished(&reader(settings)?).await?),
+            Self::There(client) => {
+                let (mut rows, _) = list(client.get_page("/api/v1/sessions").await?)?;
+                rows.retain(|row| row["completed_at"].is_null());
+                Ok(rows)
+            }
+        }
+    }
+
+    pub async fn checkpoints(
+        &self,
+        id: &WorkflowId,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page, CommandError> {
+        match self {
+            Self::Here(settings, _) => {
+                let (rows, next) = checkpoints::page(&reader(settings)?, id, before, Some(limit)).await?;
+                Ok((rows, next.map(|next| next.0.to_string())))
+            }
+            Self::There(client) => {
+                let before = before.map(|before| format!("&before={}", before.0)).unwrap_or_default();
+                list(client.get_page(&format!("/api/v1/checkpoints?workflow_id={id}&limit={limit}{before}")).await?)
+            }
+        }
+    }
+
+    pub async fn checkpoint(&self, id: &CheckpointId) -> Result<Value, CommandError> {
+        match self {
+            Self::Here(settings, _) => Ok(checkpoints::checkpoint(&reader(settings)?, id).await?),
+            Self::There(client) => client.get(&format!("/api/v1/checkpoints/{id}")).await,
+        }
+    }
+
+    pub async fn fork(&self, id: &CheckpointId) -> Result<Value, CommandError> {
+        match self {
+            Self::Here(settings, command) => {
+                let writer = Writer::open(settings, command)?;
+                let forked = checkpoints::fork_at(&writer.api, id).await?;
+                writer.close().await;
+                Ok(forked)
+            }
+            Self::There(client) => client.post(&format!("/api/v1/checkpoints/{id}/fork"), &json!({})).await,
+        }
+    }
+
+    /// Starts a run.
+    pub async fn start(&self, new: NewRun, deltas: Deltas) -> Result<Run, CommandError> {
+        let conversation = new.conversation.clone();
+        match self {
+            Self::Here(settings, command) => {
+                let writer = Writer::open(settings, command)?;
+                writer.say_who_answers();
+                let turn = writer.api.prepare(new)?;
+                let started = writer.api.begin(turn).await?;
+                Ok(Run::here(writer, started.stream, conversation, deltas).await?)
+            }
+            Self::There(client) => {
+                let body = json!({
+                    "task": new.message,
+                    "conversation_id": conversation,
+                    "reasoning_effort": new.effort,
+                });
+                Run::there(client, &client.post("/api/v1/runs", &body).await?, conversation, deltas).await
+            }
+        }
+    }
+
+    /// Goes on from a checkpoint.
+    pub async fn resume(
+        &self,
+        id: &CheckpointId,
+        effort: Option<ReasoningEffort>,
+        deltas: Deltas,
+    ) -> Result<Run, CommandError> {
+        match self {
+            Self::Here(settings, command) => {
+                let writer = Writer::open(settings, command)?;
+                writer.say_who_answers();
+                let workflow = checkpoints::go_on(&writer.api, id, effort).await?;
+                let watched = writer.api.sessions.watch(&workflow, Seq(0)).await;
+                let stream = watched.map_err(|error| writer.api.refusal(error))?;
+                Ok(Run::here(writer, stream, None, deltas).await?)
+            }
+            Self::There(client) => {
+                let body = json!({ "reasoning_effort": effort });
+                let resumed = client.post(&format!("/api/v1/checkpoints/{id}/resume"), &body).await?;
+                Run::there(client, &resumed, None, deltas).await
+            }
+        }
+    }
+}
+
+fn list((page, next): (Value, Option<String>)) -> Result<Page, CommandError> {
+    let Value::Array(rows) = page else {
+        return Err(CommandError::Failed("the server answers, but not as an agentic-fleet server does".to_owned()));
+    };
+    Ok((rows, next))
+}
+
+/// The store, to read.
+fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
+    let file = settings.storage.database_file();
+    if !file.exists() {
+        let text = format!("{}: there is no such database; nothing ran in this data directory yet", file.display());
+        return Err(CommandError::Failed(text));
+    }
+    let options = SqliteOptions::from(&settings.storage);
+    SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()))
+}
+
+/// The runtime, to write and to run. Holds the directory's lock.
+struct Writer {
+    api: Api,
+    runtime: Runtime,
+}
+
+impl Writer {
+    fn open(settings: &Arc<Settings>, command: &str) -> Result<Self, CommandError> {
+        let runtime = Runtime::start(settings, command)?;
+        let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
+        let api = Api { sessions, settings: settings.clone(), workflow_config, connections: Connections::new(1) };
+        Ok(Self { api, runtime })
+    }
+
+    fn say_who_answers(&self) {
+        if self.runtime.model.is_simulated() {
+            complain("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
+        }
+    }
+
+    /// Waits until the history file says what the store does.
+    async fn close(self) {
+        until_exported(&self.api.sessions, EXPORT_PATIENCE).await;
+    }
+}
+
+/// What a run says next.
+pub(super) enum Seen {
+    /// An event of version 2.
+    Event(Value),
+    /// It waits for an answer or a timer, and this process does not.
+    Parked,
+    /// Nothing follows.
+    End,
+}
+
+/// A run that is followed.
+pub(super) struct Run {
+    workflow: WorkflowId,
+    conversation: Option<ConversationId>,
+    from: Source,
+}
+
+enum Source {
+    Here(Box<Here>),
+    There(Box<There>),
+}
+
+struct There {
+    client: Client,
+    events: Events,
+}
+
+struct Here {
+    writer: Writer,
+    stream: EventStream,
+    renderer: Renderer,
+    after: Seq,
+    parked: Pin<Box<dyn Future<Output = ()>>>,
+    rest: Rest,
+    read: VecDeque<LogEvent>,
+}
+
+/// Where a run that parks stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Works,
+    /// What it said last may not have been shown.
+    Parked,
+    /// It was.
+    Told,
+}
+
+impl Run {
+    async fn here(
+        writer: Writer,
+        stream: EventStream,
+        conversation: Option<ConversationId>,
+        deltas: Deltas,
+    ) -> Result<Self, ApiError> {
+        let workflow = stream.workflow().clone();
+        let parked: Pin<Box<dyn Future<Output = ()>>> = Box::pin(stream.parked());
+        // The log of a run that nobody lives says "parked", however it stands.
+        let live = writer.api.sessions.is_live(&workflow).await.map_err(|error| writer.api.refusal(error.into()))?;
+        let row = writer.api.sessions.store().workflow(&workflow).await?;
+        let over = row.is_some_and(|row| matches!(row.state, WorkflowState::Ended(_)));
+        let parked = if live || !over { parked } else { Box::pin(std::future::pending()) };
+        let renderer = Renderer::new(Version::V2, &workflow, deltas);
+        let (after, rest, read) = (Seq(0), Rest::Works, VecDeque::new());
+        let here = Here { writer, stream, renderer, after, parked, rest, read };
+        Ok(Self { workflow, conversation, from: Source::Here(Box::new(here)) })
+    }
+
+    async fn there(
+        client: &Client,
+        started: &Value,
+        conversation: Option<ConversationId>,
+        deltas: Deltas,
+    ) -> Result<Self, CommandError> {
+        let workflow = started["workflow_id"].as_str().unwrap_or_default().parse();
+        let workflow: WorkflowId =
+            workflow.map_err(|_| CommandError::Failed("the server does not say which run it started".to_owned()))?;
+        let shown = deltas == Deltas::Shown;
+        let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await?;
+        let there = There { client: client.clone(), events };
+        Ok(Self { workflow, conversation, from: Source::There(Box::new(there)) })
+    }
+
+    pub fn workflow(&self) -> &WorkflowId {
+        &self.workflow
+    }
+
+    /// The conversation it was started in.
+    pub fn conversation(&self) -> Option<&ConversationId> {
+        self.conversation.as_ref()
+    }
+
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn next(&mut self) -> Result<Seen, CommandError> {
+        match &mut self.from {
+            Source::Here(here) => Ok(here.next().await?),
+            Source::There(there) => {
+                let event = there.events.next().await.map_err(|error| left(&self.workflow, &error.to_string()))?;
+                Ok(event.map_or(Seen::End, Seen::Event))
+            }
+        }
+    }
+
+    /// Asks it to stop; its end comes as an event.
+    pub fn cancel(&self) {
+        let workflow = self.workflow.clone();
+        match &self.from {
+            Source::Here(here) => {
+                let sessions = here.writer.api.sessions.clone();
+                actix_web::rt::spawn(async move {
+                    if let Err(error) = sessions.cancel(&workflow, "client").await {
+                        complain(&format!("{workflow}: not cancelled: {error}"));
+                    }
+                });
+            }
+            Source::There(there) => {
+                let client = there.client.clone();
+                actix_web::rt::spawn(async move {
+                    if let Err(error) = client.delete(&format!("/api/v1/sessions/{workflow}")).await {
+                        complain(&format!("{workflow}: not cancelled: {error}"));
+                    }
+                });
+            }
+        }
+    }
+
+    /// Its entry of history, once it is over.
+    pub async fn result(&self) -> Result<Value, CommandError> {
+        match &self.from {
+            Source::Here(here) => Ok(history::entry(here.writer.api.sessions.store().as_ref(), &self.workflow).await?),
+            Source::There(there) => there.client.get(&format!("/api/v1/history/{}", self.workflow)).await,
+        }
+    }
+
+    /// Leaves everything in order.
+    pub async fn close(self) {
+        if let Source::Here(here) = self.from {
+            here.writer.close().await;
+        }
+    }
+}
+
+/// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
+pub(super) fn left(workflow: &WorkflowId, why: &str) -> CommandError {
+    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}"))
+}
+
+impl Here {
+    async fn next(&mut self) -> Result<Seen, ApiError> {
+        loop {
+            if let Some(event) = self.read.pop_front() {
+                if let Some(shown) = self.render(&event) {
+                    return Ok(shown);
+                }
+                continue;
+            }
+            match self.rest {
+                Rest::Works => {}
+                Rest::Parked => {
+                    let store = self.writer.api.sessions.store();
+                    self.read = stored_events(store.as_ref(), self.stream.workflow(), self.after).await?.into();
+                    self.rest = Rest::Told;
+                    continue;
+                }
+                Rest::Told => return Ok(Seen::Parked),
+            }
+            let item = tokio::select! {
+                biased;
+                item = self.stream.next() => item?,
+                () = &mut self.parked => {
+                    self.rest = Rest::Parked;
+                    continue;
+                }
+            };
+            match item {
+                StreamItem::Event(event) => {
+                    if let Some(shown) = self.render(&event) {
+                        return Ok(shown);
+                    }
+                }
+                StreamItem::Rests(rest, text) => return Err(ApiError::rests(rest, text)),
+                StreamItem::End => return Ok(Seen::End),
+            }
+        }
+    }
+
+    fn render(&mut self, event: &LogEvent) -> Option<Seen> {
+        self.after = event.seq;
+        let event = self.renderer.render(event)?;
+        serde_json::to_value(&event).ok().map(Seen::Event)
+    }
+}

@@ -1,0 +1,156 @@
+//! `run`: the text as it comes, one JSON object, conversations, efforts, failures, interrupts.
+
+use std::process::Stdio;
+
+use crate::process::{Place, Process, get, get_until};
+
+#[tokio::test]
+async fn a_run_streams_its_answer_or_says_it_as_one_json_object_here_and_through_a_server() {
+    for place in Place::both() {
+        let said = place.cli(&["run", "-m", "please say something long"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        let listed = place.cli(&["history", "list", "--json"]).json();
+        let entry = &listed["executions"][0];
+        assert_eq!(said.out.trim_end(), entry["result"].as_str().unwrap(), "streamed what is stored");
+        assert!(said.out.len() > 40, "{said:?}");
+
+        let said = place.cli(&["run", "-m", "please say it in JSON", "--json"]);
+        let result = said.json();
+        assert_eq!((said.code, &result["status"], said.out.lines().count()), (0, &"completed".into(), 1), "{said:?}");
+        let entry = place.cli(&["history", "show", result["execution_id"].as_str().unwrap(), "--json"]).json();
+        for field in ["result", "metadata", "conversation_id", "error"] {
+            assert_eq!(result[field], entry[field], "{field}");
+        }
+        assert_eq!(entry["task"], "please say it in JSON");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_across_runs_here_and_through_a_server() {
+    for mut place in Place::both() {
+        for message in ["my first question", "my second question"] {
+            let said = place.cli(&["run", "-m", message, "--conversation", "talk-1", "--json"]);
+            assert_eq!((said.code, &said.json()["conversation_id"]), (0, &"talk-1".into()), "{said:?}");
+        }
+        place.kill();
+        let url = place.serve();
+        let conversation = get(&format!("{url}/api/v1/conversations/talk-1")).await;
+        let messages = conversation["messages"].as_array().unwrap();
+        assert_eq!(messages.iter().map(|m| m["role"].as_str().unwrap()).collect::<Vec<_>>().join(" "), ROLES);
+        let requests = get(&format!("{}/admin/requests?after=0", place.model.trim_end_matches("/v1"))).await;
+        let last = requests["requests"].as_array().unwrap().last().unwrap()["messages"].to_string();
+        assert!(
+            last.contains("my first question") && last.contains("my second question"),
+            "the model sees both: {last}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_runtime_of_a_run_is_the_time_that_its_model_took() {
+    let place = Place::with_model(300, 0);
+    let id = place.ran("please take your time");
+    let ms = place.cli(&["history", "show", &id, "--json"]).json()["runtime_ms"].as_u64().unwrap();
+    // The model's latency varies by a fifth.
+    assert!((240..5_000).contains(&ms), "{ms} ms");
+}
+
+const ROLES: &str = "user assistant user assistant";
+
+#[tokio::test]
+async fn an_effort_given_to_run_reaches_the_model_here_and_through_a_server() {
+    for place in Place::both() {
+        let said = place.cli(&["run", "-m", "please think hard", "--reasoning-effort", "maximal"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        let requests = get(&format!("{}/admin/requests?after=0", place.model.trim_end_matches("/v1"))).await;
+        assert_eq!(requests["requests"][0]["effort"], "high", "{requests}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_model_fails_exits_1_with_the_code_on_one_line() {
+    for place in Place::both() {
+        let said = place.cli(&["run", "-m", "please [[sim:500]] fail"]);
+        said.failed(1, "error: provider_");
+        assert_eq!(said.out, "");
+        let said = place.cli(&["run", "-m", "please [[sim:500]] fail", "--json"]);
+        let result = said.json();
+        assert_eq!((said.code, &result["status"], &result["result"]), (1, &"failed".into(), &serde_json::Value::Null));
+        assert!(result["error"]["code"].as_str().unwrap().starts_with("provider_"), "{result}");
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_cancels_the_run_and_its_model_call_here_and_through_a_server() {
+    for served in [false, true] {
+        let mut place = Place::with_model(60_000, 0);
+        if served {
+            place.serve();
+        }
+        let mut command = place.reach(&["run", "-m", "please work for long"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run = Process::reading(run);
+        let stats = format!("{}/admin/stats", place.model.trim_end_matches("/v1"));
+        get_until(&stats, |stats| stats["live"] == 1).await;
+        run.signal("-INT");
+        assert_eq!(run.exit_code(), Some(1), "{}", run.log());
+        assert!(run.log().contains("the run was stopped"), "{}", run.log());
+        let stats = get_until(&stats, |stats| stats["aborted"] == 1).await;
+        assert_eq!((&stats["live"], &stats["completed"]), (&0.into(), &0.into()), "{stats}");
+        let listed = place.cli(&["history", "list", "--json"]).json();
+        assert_eq!(listed["executions"][0]["status"], "cancelled", "{listed}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_house_tells_run_when_to_come_back() {
+    let mut place = Place::with_model(60_000, 0);
+    place.set("MAX_CONCURRENT_WORKFLOWS", "1");
+    let url = place.serve();
+    let body = serde_json::json!({ "task": "please hold the place" });
+    let held = crate::process::http().post(format!("{url}/api/v1/runs")).json(&body).send().await.unwrap();
+    assert_eq!(held.status(), 202);
+    let said = place.cli(&["run", "-m", "please let me in"]);
+    said.failed(1, "session_cap_reached: ");
+    assert!(said.err.contains("(try again in "), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_run_is_the_only_owner_of_its_data_directory_and_readers_work_beside_it() {
+    let place = Place::with_model(60_000, 0);
+    let run =
+        place.command(&["run", "-m", "please work for long"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let run = Process::reading(run.unwrap());
+    get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+    let said = place.local(&["run", "-m", "me too"]);
+    said.failed(75, ".var is in use by process ");
+    assert!(said.err.contains("agentic-fleet run"), "names the owner: {said:?}");
+    let unfinished = place.local(&["checkpoints", "list", "--json"]).json();
+    assert_eq!(unfinished["unfinished"][0]["task"], "please work for long", "{unfinished}");
+    drop(run);
+}
+
+#[tokio::test]
+async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_come_back() {
+    for signal in ["-KILL", "-TERM"] {
+        let mut place = Place::with_model(0, 20);
+        place.set("FLEET_SERVER__DRAIN_TIMEOUT_MS", "0");
+        place.serve();
+        let mut command = place.reach(&["run", "-m", "please tell me more"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run = Process::reading(run);
+        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.server().signal(signal);
+        assert_eq!(run.exit_code(), Some(1), "{}", run.log());
+        let hint = "; to go on: agentic-fleet checkpoints resume ";
+        run.wait_for(hint, 1);
+        let log = run.log();
+        let id = log.split_once(hint).unwrap().1.trim();
+        place.kill();
+        place.serve();
+        // A run that was submitted goes on by itself after a restart; following it again starts no second one.
+        let resumed = place.cli(&["checkpoints", "resume", id, "--json"]);
+        assert_eq!((resumed.code, &resumed.json()["status"]), (0, &"completed".into()), "{signal}: {resumed:?}");
+        assert_eq!(place.counted("completed").await, 1);
+    }
+}

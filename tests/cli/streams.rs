@@ -1,0 +1,83 @@
+//! Standard output and standard error: who reads them may leave, and logs are one or the other form.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use crate::process::{Place, get_until};
+
+/// Its exit code and what it said to standard error once nobody reads its standard output any more.
+fn unread(mut child: Child) -> (Option<i32>, String) {
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (child.wait().unwrap().code(), err)
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_no_failure_and_the_run_is_stored_whole() {
+    for place in Place::both() {
+        let commands: [&[&str]; 4] = [
+            &["run", "-m", "please say something long"],
+            &["run", "-m", "please say something long", "--json"],
+            &["history", "list"],
+            &["checkpoints", "list"],
+        ];
+        for command in commands {
+            let mut command = place.reach(command);
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let (code, err) = unread(child);
+            assert!(code == Some(0) && !err.contains("panicked"), "{command:?}: {code:?} {err}");
+        }
+        let listed = place.cli(&["history", "list", "--json"]).json();
+        let states: Vec<&Value> = listed["executions"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
+        assert_eq!(states, ["completed", "completed"]);
+        // Nobody hears why it failed either; the exit code still says it.
+        let mut failing = place.reach(&["history", "show", "nobody"]);
+        let mut child = failing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_log_nobody_reads_any_more_goes_on_serving() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--port", "0"]);
+    command.env("LOG_LEVEL", "debug").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("browser:"))).unwrap();
+    let url = line.split_whitespace().nth(1).unwrap().trim_end_matches("/docs").to_owned();
+    drop((lines, child.stderr.take()));
+    get_until(&format!("{url}/readyz"), |answer| answer["status"] == "ok").await;
+    for n in 0..3 {
+        let said = place.local(&["run", "--json", "--server", &url, "-m", &format!("please log {n}")]);
+        assert_eq!((said.code, &said.json()["status"]), (0, &"completed".into()), "{said:?}");
+    }
+    crate::process::signal_to(child.id(), "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn logs_are_json_lines_or_text_and_never_in_the_way_of_the_answer() {
+    let place = Place::new();
+    let with = |form: &str, level: &str| {
+        let mut command = place.command(&["run", "-m", "please be logged"]);
+        let said = crate::process::ended({
+            command.env("LOG_JSON", form).env("LOG_LEVEL", level);
+            command
+        });
+        assert_eq!(said.code, 0, "{said:?}");
+        said
+    };
+    let (json, text) = (with("1", "debug"), with("0", "debug"));
+    let is_json = |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string());
+    let turn_ended = |line: &&str| line.contains("turn ended");
+    assert_eq!(json.err.lines().filter(turn_ended).filter(is_json).count(), 1, "{json:?}");
+    assert_eq!(text.err.lines().filter(turn_ended).filter(|line| !is_json(line)).count(), 1, "{text:?}");
+    assert!(!json.out.is_empty() && !json.out.contains("turn ended") && !text.out.contains("turn ended"));
+    let quiet = with("1", "info");
+    assert_eq!(quiet.err.lines().filter(turn_ended).count(), 0, "{quiet:?}");
+}
