@@ -1,9 +1,10 @@
 //! AgenticFleet: everything that touches the world. The runtime itself is the `fleet-actors` crate.
 //!
 //! In reading order: [`cli`] reads the command; [`settings`] says how; [`runtime`] starts the services and [`startup`] the
-//! doors; [`api`] starts turns; [`workflow`] is what a turn does and
+//! doors; [`api`] starts turns; [`workflow`] is what a turn does, [`agents`] who does it and
 //! [`prompts`] how it asks a model for typed answers; [`llm`], [`tools`] and [`storage`] are what it asks of the world.
 
+pub mod agents;
 pub mod api;
 pub mod cli;
 pub mod llm;

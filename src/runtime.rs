@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::Arbiter;
 use fleet_actors::admission::Admission;
+use fleet_actors::cache::MemoryCache;
 use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
@@ -19,13 +20,19 @@ use fleet_actors::watch::Watch;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
+use crate::agents::Agent;
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
-use crate::settings::{Api as ApiChoice, Provider as ProviderChoice, Settings, StorageSettings, process_environment};
+use crate::prompts::PromptConfig;
+use crate::settings::units::Name;
+use crate::settings::{
+    Api as ApiChoice, OnExpiry as OnExpiryChoice, PipelineSettings, Provider as ProviderChoice, Settings,
+    StorageSettings, process_environment,
+};
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::tools;
 use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
-use crate::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+use crate::workflow::{ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig};
 
 /// Exit code when a service panicked (`EX_SOFTWARE` of sysexits.h): the next process takes the runs up.
 pub const EXIT_SERVICE_PANICKED: i32 = 70;
@@ -33,6 +40,9 @@ pub const EXIT_SERVICE_PANICKED: i32 = 70;
 pub const EXIT_STORAGE_FAILED: i32 = 74;
 /// Exit code when another process owns the data directory (`EX_TEMPFAIL` of sysexits.h).
 pub const EXIT_IN_USE: i32 = 75;
+
+/// Routings and tool results that runs share at most.
+const CACHE_ENTRIES_MAX: usize = 1_024;
 
 /// Why there is no runtime.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +137,7 @@ impl Runtime {
         let services = Services {
             store,
             checkpoints,
+            cache: Arc::new(MemoryCache::new(clock.clone(), CACHE_ENTRIES_MAX)),
             clock,
             agents,
             tools: Arc::new(tools),
@@ -173,21 +184,43 @@ fn run_limits(settings: &Settings) -> RunLimits {
     }
 }
 
-/// What workflows see of the settings. The agent that answers is `assistant`, or the first of the roster.
+/// What workflows see of the settings.
 ///
 /// # Errors
 /// [`RuntimeError::NoAgent`].
 pub fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
-    let named = settings.agents.iter().find(|(name, _)| name.as_str() == "assistant");
-    let (name, agent) = named.or_else(|| settings.agents.iter().next()).ok_or(RuntimeError::NoAgent)?;
-    let fast = &settings.fast_path;
+    if settings.agents.is_empty() {
+        return Err(RuntimeError::NoAgent);
+    }
+    let Settings { pipeline, approvals, fast_path: fast, llm, .. } = settings;
+    let model = |own: Option<&Name>| own.unwrap_or(&llm.model).as_str().to_owned();
+    let output_tokens_max = llm.output_tokens_max.map(|tokens| tokens.as_u32());
+    let roster = settings.agents.iter().map(|(name, agent)| Agent {
+        name: name.as_str().to_owned(),
+        description: agent.description.clone(),
+        model: model(agent.model.as_ref()),
+        instructions: agent.instructions.trim_end().to_owned(),
+        temperature: agent.temperature.map(|temperature| temperature.get()),
+        tools: agent.tools.iter().map(|tool| tool.as_str().to_owned()).collect(),
+        timeout_ms: agent.timeout_ms.map_or(pipeline.agent_timeout_ms.get(), |timeout| timeout.get()),
+        cache_ttl_s: agent.cache_ttl_s.map(|ttl| ttl.get()),
+    });
     let config = WorkflowConfig {
-        agent: AgentProfile {
-            name: name.as_str().to_owned(),
-            model: agent.model.as_ref().unwrap_or(&settings.llm.model).as_str().to_owned(),
-            instructions: agent.instructions.clone(),
-            temperature: agent.temperature.map(|temperature| temperature.get()),
-            timeout_ms: agent.timeout_ms.map(|timeout| timeout.get()),
+        roster: roster.collect(),
+        prompts: PromptConfig {
+            model: model(pipeline.model.as_ref()),
+            temperature: pipeline.temperature.map(|temperature| temperature.get()),
+            output_tokens_max,
+            ..PromptConfig::default()
+        },
+        pipeline: pipeline_rules(pipeline),
+        approvals: ApprovalRules {
+            on_expiry: match approvals.on_expiry {
+                OnExpiryChoice::Fail => OnExpiry::Fail,
+                OnExpiryChoice::Reject => OnExpiry::Reject,
+                OnExpiryChoice::Continue => OnExpiry::Continue,
+            },
+            ask_user: approvals.ask_user,
         },
         fast_path: FastPathRules {
             enabled: fast.enabled,
@@ -197,10 +230,42 @@ pub fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
         },
         context_messages_max: settings.conversation.messages_max.as_u32(),
         context_chars_max: settings.conversation.chars_max.as_usize(),
-        output_tokens_max: settings.llm.output_tokens_max.map(|tokens| tokens.as_u32()),
+        output_tokens_max,
         question_expiry_ms: settings.sessions.question_expiry_ms.get(),
     };
     Ok(serde_json::to_value(config).unwrap_or_default())
+}
+
+fn pipeline_rules(pipeline: &PipelineSettings) -> PipelineRules {
+    let default_agent = pipeline.default_agent.as_str().to_owned();
+    PipelineRules {
+        analysis: pipeline.analysis,
+        routing: pipeline.routing,
+        progress: pipeline.progress,
+        quality: pipeline.quality,
+        quality_in_background: pipeline.quality_in_background,
+        refinement: pipeline.refinement,
+        merge_analysis_and_routing: pipeline.merge_analysis_and_routing,
+        plan_review: pipeline.plan_review,
+        handoff_packages: pipeline.handoff_packages,
+        narrative: pipeline.narrative,
+        synthesis_agent: pipeline
+            .synthesis_agent
+            .as_ref()
+            .map_or_else(|| default_agent.clone(), |name| name.as_str().to_owned()),
+        default_agent,
+        phase_timeout_ms: pipeline.phase_timeout_ms.get(),
+        routing_cache_ttl_seconds: pipeline.routing_cache_ttl_seconds.get(),
+        max_rounds: pipeline.max_rounds.as_u32(),
+        max_stalls: pipeline.max_stalls.as_u32(),
+        max_resets: pipeline.max_resets.as_u32(),
+        max_parallel_agents: pipeline.max_parallel_agents.as_usize(),
+        refinement_threshold: pipeline.refinement_threshold.get(),
+        refinement_min_improvement: pipeline.refinement_min_improvement.get(),
+        max_refinement_rounds: pipeline.max_refinement_rounds.as_u32(),
+        tool_rounds_max: pipeline.tool_rounds_max.as_u32(),
+        tool_calls_per_round_max: pipeline.tool_calls_per_round_max.as_usize(),
+    }
 }
 
 fn llm_config(settings: &Settings) -> LlmConfig {

@@ -13,6 +13,7 @@ mod decode;
 mod environment;
 mod llm;
 mod mcp;
+mod pipeline;
 mod problem;
 mod report;
 mod rules;
@@ -40,6 +41,7 @@ pub use llm::{
     SimulatedSettings,
 };
 pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
+pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};
@@ -82,6 +84,10 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// For model clients.
     pub llm: LlmSettings,
+    /// For the phases and modes.
+    pub pipeline: PipelineSettings,
+    /// For questions to people.
+    pub approvals: ApprovalSettings,
     /// The roster.
     pub agents: Roster,
     /// For every MCP server.

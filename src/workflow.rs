@@ -1,14 +1,21 @@
 //! The workflows: async functions over a [`Turn`].
 //!
-//! [`supervise`] is the one that a chat message starts: a short greeting takes the fast path, anything else goes to the
-//! agent with the conversation before it. What a workflow may see of the settings is [`WorkflowConfig`]; its content is
-//! pinned in the journal's first batch, so a replay sees what the run saw.
+//! [`SUPERVISOR_WORKFLOW`] is the one that a message starts: a short greeting takes the fast path, anything else goes
+//! through the [pipeline](self::pipeline). [`QUALITY_WORKFLOW`] scores an answer after it was sent. What a workflow may see of
+//! the settings is [`WorkflowConfig`]; its content is pinned in the journal's first batch, so a replay sees what the run saw.
 //!
 //! Absent on purpose: tokio, clocks, sockets, randomness, hash maps. They would make a replay another run.
 
+mod agent;
 pub mod events;
 mod fast_path;
-mod single_agent;
+mod fleet;
+mod modes;
+mod pipeline;
+mod quality;
+mod routing;
+mod rules;
+mod v1;
 
 use std::time::Duration;
 
@@ -19,15 +26,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use fast_path::FastPathRules;
+pub use routing::ROUTING_CACHE;
+pub use rules::{ApprovalRules, OnExpiry, PipelineRules};
 
 use self::events::{FleetEvent, RunStatus};
+use crate::agents::{Agent, Roster};
+use crate::prompts::PromptConfig;
 
 /// The name of the workflow that chat messages and submissions start, as `GET /api/v1/types` lists it.
 pub const SUPERVISOR_WORKFLOW: &str = "SupervisorWorkflow";
 /// Its version. It changes when a run of the old one could not be replayed by the new code.
-pub const SUPERVISOR_VERSION: u32 = 1;
+pub const SUPERVISOR_VERSION: u32 = 2;
+/// The name of the workflow that scores an answer after it was sent.
+pub const QUALITY_WORKFLOW: &str = "QualityWorkflow";
+/// Its version.
+pub const QUALITY_VERSION: u32 = 1;
 /// The modes a client may force.
-pub const MODES: [&str; 3] = ["auto", "standard", "fast_path"];
+pub const MODES: [&str; 8] =
+    ["auto", "standard", "delegated", "sequential", "parallel", "handoff", "discussion", "fast_path"];
 
 /// The workflows this binary knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,18 +51,29 @@ pub struct FleetWorkflows;
 
 impl Workflows for FleetWorkflows {
     fn find(&self, name: &str, version: u32) -> Option<WorkflowFn> {
-        (name == SUPERVISOR_WORKFLOW && version == SUPERVISOR_VERSION).then_some(supervise as WorkflowFn)
+        match (name, version) {
+            (SUPERVISOR_WORKFLOW, SUPERVISOR_VERSION) => Some(supervise),
+            (SUPERVISOR_WORKFLOW, 1) => Some(v1::supervise),
+            (QUALITY_WORKFLOW, QUALITY_VERSION) => Some(quality::assess),
+            _ => None,
+        }
     }
 }
 
 /// What workflows can see of the settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowConfig {
-    /// The agent that answers.
-    pub agent: AgentProfile,
+    /// Who there is.
+    pub roster: Roster,
+    /// How phases ask their questions.
+    pub prompts: PromptConfig,
+    /// The phases and modes.
+    pub pipeline: PipelineRules,
+    /// People in the loop.
+    pub approvals: ApprovalRules,
     /// Which messages need no agent.
     pub fast_path: FastPathRules,
-    /// At most this many earlier messages are given to the agent.
+    /// At most this many earlier messages are given to an agent.
     pub context_messages_max: u32,
     /// Nor more characters than this, the newest first.
     pub context_chars_max: usize,
@@ -69,21 +96,27 @@ impl WorkflowConfig {
         let expires_in = Duration::from_millis(self.question_expiry_ms);
         HumanRequest { request_type: request_type.into(), request, answer_schema: None, expires_in }
     }
-}
 
-/// An agent, as its model is told of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AgentProfile {
-    /// Its id, also the author shown to people.
-    pub name: String,
-    /// Which model.
-    pub model: String,
-    /// The system message.
-    pub instructions: String,
-    /// Sampling temperature, where the model takes one.
-    pub temperature: Option<f32>,
-    /// Milliseconds for its whole work.
-    pub timeout_ms: Option<u64>,
+    /// One agent, no phases around it, no fast path.
+    #[must_use]
+    pub fn of_one(agent: Agent) -> Self {
+        Self {
+            prompts: PromptConfig { model: agent.model.clone(), ..PromptConfig::default() },
+            pipeline: PipelineRules::none(agent.name.clone()),
+            roster: Roster::from_iter([agent]),
+            approvals: ApprovalRules::default(),
+            fast_path: FastPathRules::none(),
+            context_messages_max: 10,
+            context_chars_max: 10_000,
+            output_tokens_max: None,
+            question_expiry_ms: a_day(),
+        }
+    }
+
+    fn pinned(config: &Value) -> StepResult<Self> {
+        Self::deserialize(config)
+            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))
+    }
 }
 
 fn supervise<'a>(
@@ -92,22 +125,22 @@ fn supervise<'a>(
     config: &'a Value,
 ) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config: WorkflowConfig = serde_json::from_value(config.clone())
-            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))?;
+        let config = WorkflowConfig::pinned(config)?;
         let history = turn.conversation(config.context_messages_max).await;
         turn.emit(&FleetEvent::Status { status: RunStatus::InProgress });
         let fast = match input.mode.as_deref() {
             Some("fast_path") => true,
-            Some("standard") => false,
-            _ => history.is_empty() && config.fast_path.fits(&input.message),
+            None | Some("auto") => history.is_empty() && config.fast_path.fits(&input.message),
+            Some(_) => false,
         };
-        let output = if fast {
-            fast_path::answer(turn, input, &config).await?
+        let result = if fast {
+            fast_path::answer(turn, input, &config).await
         } else {
-            single_agent::answer(turn, input, &config, &history).await?
+            Box::pin(pipeline::run(turn, input, &config, within(&history, config.context_chars_max))).await
         };
-        turn.emit(&FleetEvent::Status { status: RunStatus::Completed });
-        Ok(output)
+        let status = if result.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
+        turn.emit(&FleetEvent::Status { status });
+        result
     })
 }
 

@@ -12,6 +12,7 @@
 //! is the door that the edge uses.
 
 pub mod admission;
+pub mod cache;
 pub mod checkpoint;
 pub mod event;
 pub mod failpoint;

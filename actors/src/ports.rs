@@ -40,6 +40,19 @@ pub trait Clock: Send + Sync {
     fn random(&self) -> u64;
 }
 
+// ---------------------------------------------------------------------------------------------------------- cache
+
+/// Small values that runs share for a while, as a routing that was made before. Losing one costs a call, never a result:
+/// what a run takes from here is recorded in its journal.
+pub trait Cache: Send + Sync {
+    /// What stands under `key`, unless its time is over.
+    fn get(&self, key: &str) -> Option<Value>;
+    /// Puts `value` under `key` for at most `ttl`.
+    fn put(&self, key: &str, value: Value, ttl: Duration);
+    /// Forgets every key that begins with `prefix` and answers how many there were.
+    fn forget(&self, prefix: &str) -> usize;
+}
+
 // --------------------------------------------------------------------------------------------------------- models
 
 /// How much a model should think. Belongs to a session, never to a request: see [`AgentClients`].

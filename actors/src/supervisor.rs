@@ -33,7 +33,7 @@ use crate::journal::{Past, decode};
 use crate::limits::RunLimits;
 use crate::mailbox::Mailbox;
 use crate::ports::{
-    AgentClients, Clock, Command, MessageRow, NewWorkflow, ReasoningEffort, Rest, Store, StoreError, StoreWrite,
+    AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, ReasoningEffort, Rest, Store, StoreError, StoreWrite,
     TaskInput, Tools, WorkflowRow, Workflows,
 };
 use crate::session_manager::{SessionManager, TurnEnded};
@@ -55,6 +55,8 @@ pub struct Services {
     pub agents: Arc<dyn AgentClients>,
     /// Makes each session its own tool runner.
     pub tools: Arc<dyn Tools>,
+    /// What runs share for a while.
+    pub cache: Arc<dyn Cache>,
     /// The workflows this binary knows.
     pub workflows: Arc<dyn Workflows>,
     /// The live tails.
@@ -222,6 +224,7 @@ async fn supervise(
             model: services.agents.client(made.effort),
             tools: services.tools.runner(&principal),
             store: services.store.clone(),
+            cache: services.cache.clone(),
         };
         let inputs = LifeInputs {
             workflow: workflow.clone(),

@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::event::{Answer, Audience, EventBody, Failure, Question, StepKind};
 use crate::failpoint::{FailPoint, reach};
-use crate::ids::{RequestId, Timestamp};
+use crate::ids::{RequestId, Timestamp, WorkflowId};
 use crate::journal::{PastStep, Record, StepState, digest};
 use crate::mutant::{self, Mutant};
 use crate::ports::{
@@ -253,7 +253,25 @@ impl Turn {
 
     /// What the run has spent so far, recorded.
     pub fn spent(&mut self) -> Spend {
-        self.value("spent", Run::spend)
+        self.value("spent", "", Run::spend)
+    }
+
+    /// What an earlier run left under `key`, recorded.
+    pub fn cached(&mut self, key: &str) -> Option<Value> {
+        let input = digest(key.as_bytes());
+        self.value("cached", &input, |run| run.ports.cache.get(key))
+    }
+
+    /// Leaves `value` under `key` for other runs, for at most `ttl`. A replay leaves nothing.
+    pub fn cache(&mut self, key: &str, value: &Value, ttl: Duration) {
+        let input = digest(json(&(key, value, ttl)).as_bytes());
+        self.value("cache", &input, |run| run.ports.cache.put(key, value.clone(), ttl));
+    }
+
+    /// The run's own id. Not recorded: a fork has another, so it must not be part of any step's input.
+    #[must_use]
+    pub fn workflow(&self) -> &WorkflowId {
+        &self.run.workflow
     }
 
     /// Calls a tool. When a crash has hidden the outcome of an effect that must not happen twice, a human is asked
@@ -391,20 +409,20 @@ impl Turn {
 
     /// The time, recorded.
     pub fn now(&mut self) -> Timestamp {
-        self.value("now", |run| run.now())
+        self.value("now", "", |run| run.now())
     }
 
     /// A random number, recorded.
     pub fn random(&mut self) -> u64 {
-        self.value("random", |run| run.ports.clock.random())
+        self.value("random", "", |run| run.ports.clock.random())
     }
 
-    fn value<T>(&mut self, name: &str, make: impl FnOnce(&Run) -> T) -> T
+    fn value<T>(&mut self, name: &str, input: &str, make: impl FnOnce(&Run) -> T) -> T
     where
         T: Serialize + serde::de::DeserializeOwned,
     {
         let path = self.path(name);
-        if let Some(Found::Recorded(StepState::Done(body))) = self.find(&path, StepKind::Read, "") {
+        if let Some(Found::Recorded(StepState::Done(body))) = self.find(&path, StepKind::Read, input) {
             match serde_json::from_str(&body) {
                 Ok(value) => return value,
                 Err(error) => self.run.diverge(&path, format!("its recorded value does not fit: {error}")),
@@ -412,7 +430,7 @@ impl Turn {
         }
         let value = make(&self.run);
         if self.run.halted().is_none() {
-            self.run.push(&path, Record::Read { input: Arc::from("") }, Some(json(&value)));
+            self.run.push(&path, Record::Read { input: input.into() }, Some(json(&value)));
         }
         value
     }

@@ -144,7 +144,8 @@ impl ApiError {
         let status = match &*failure.code {
             "step_timeout" | "runtime_exceeded" | "idle_timeout" | "provider_timeout" | "tool_timeout"
             | "mcp_timeout" => StatusCode::GATEWAY_TIMEOUT,
-            "cancelled" | "ambiguous_effect" | "tool_changed" | "mcp_tool_changed" => StatusCode::CONFLICT,
+            "cancelled" | "ambiguous_effect" | "approval_expired" | "plan_rejected" | "tool_changed"
+            | "mcp_tool_changed" => StatusCode::CONFLICT,
             "storage_unavailable" | "tool_unavailable" | "mcp_busy" => StatusCode::SERVICE_UNAVAILABLE,
             "tool_unknown"
             | "tool_denied"

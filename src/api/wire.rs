@@ -102,6 +102,12 @@ pub struct WireEvent {
     /// Version 2: how long a step took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// How good the answer is, 0 to 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_score: Option<f64>,
+    /// A word about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_flag: Option<String>,
     /// For programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,

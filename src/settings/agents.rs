@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Millis, Name, Slug, Temperature};
+use super::units::{Count, Millis, Name, Slug, Temperature};
 
 /// The agents by name. Section `agents`.
 pub type Roster = BTreeMap<Slug, AgentSettings>;
@@ -18,12 +18,18 @@ pub struct AgentSettings {
     /// What the model is told before the conversation.
     pub instructions: String,
     /// The model; none means `llm.model`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Name>,
     /// Sent where the model takes one; none leaves it to the provider.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<Temperature>,
-    /// One turn of this agent, its tools included; none means `llm.request_timeout_ms`.
-    #[serde(default)]
+    /// Its tools by name; `mcp:SERVER` stands for all of that server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Name>,
+    /// One turn of this agent, its tools included, waiting for people left out; none means `pipeline.agent_timeout_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<Millis<1, 86_400_000>>,
+    /// How long a result of its read-only tools serves an equal call; none means not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_ttl_s: Option<Count<1, 86_400>>,
 }

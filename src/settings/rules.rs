@@ -54,7 +54,7 @@ impl Found {
 }
 
 fn sizes_and_times(settings: &Settings, found: &mut Found) {
-    let Settings { server, sessions, storage, llm, fast_path, agents, .. } = settings;
+    let Settings { server, sessions, storage, llm, fast_path, agents, pipeline, .. } = settings;
 
     let message = ("server.message_bytes_max", server.message_bytes_max.get());
     let body = ("server.body_bytes_max", server.body_bytes_max.get());
@@ -80,6 +80,16 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
     found.at_most(call, run);
     found.at_most(("llm.connect_timeout_ms", llm.connect_timeout_ms.get()), call);
     found.at_most(("llm.stream_idle_timeout_ms", llm.stream_idle_timeout_ms.get()), call);
+    found.at_most(("pipeline.phase_timeout_ms", pipeline.phase_timeout_ms.get()), run);
+    found.at_most(("pipeline.agent_timeout_ms", pipeline.agent_timeout_ms.get()), run);
+    let chosen =
+        [("default_agent", Some(&pipeline.default_agent)), ("synthesis_agent", pipeline.synthesis_agent.as_ref())];
+    for (key, name) in chosen.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+        if !agents.contains_key(name) {
+            let message = format!("expected an agent of the roster, found {}", name.as_str());
+            found.add(&[(&format!("pipeline.{key}"), message)]);
+        }
+    }
     for (name, timeout) in agents.iter().filter_map(|(name, agent)| Some((name, agent.timeout_ms?))) {
         found.at_most((&format!("agents.{}.timeout_ms", name.as_str()), timeout.get()), run);
     }

@@ -170,6 +170,27 @@ impl TryFrom<f64> for Temperature {
     }
 }
 
+/// A score or a difference of two, 0 to 10.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Score(f64);
+
+impl Score {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Score {
+    type Error = &'static str;
+
+    fn try_from(value: f64) -> Result<Self, Self::Error> {
+        if (0.0..=10.0).contains(&value) { Ok(Self(value)) } else { Err("expected a number from 0 to 10") }
+    }
+}
+
 /// US dollars for a million tokens, 0 to 100,000.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64")]

@@ -1,7 +1,6 @@
 //! What a workflow tells of itself, in its own terms; each protocol renders it.
 
-use fleet_actors::event::Usage;
-use fleet_actors::ports::{FinishReason, ModelReply};
+use fleet_actors::ports::FinishReason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -61,6 +60,15 @@ pub enum FleetEvent {
         /// A score is still being made and will be there later.
         #[serde(default)]
         quality_pending: bool,
+        /// How good it is, 0 to 10.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quality_score: Option<f64>,
+        /// A word about it: `refined` or `below_threshold`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quality_flag: Option<String>,
+        /// What the run spent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Value>,
     },
 }
 
@@ -90,18 +98,4 @@ pub enum AgentMoment {
     Output,
     /// It is done.
     Complete,
-}
-
-/// What the result of a run tells programs about how it was made.
-pub(super) fn metadata(mode: &str, reply: &ModelReply, calls: u32) -> Value {
-    let usage: Usage = reply.usage.unwrap_or_default();
-    serde_json::json!({
-        "mode": mode,
-        "model": reply.model,
-        "simulated": reply.simulated,
-        "model_calls": calls,
-        "usage": usage,
-        "finish_reason": reply.finish_reason,
-        "truncated": reply.finish_reason.truncates(),
-    })
 }

@@ -7,9 +7,10 @@ use fleet_actors::journal::Context;
 use fleet_actors::ports::{ChatMessage, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::{FleetEvent, metadata};
+use super::events::FleetEvent;
 
 /// Which messages need no agent. Phrases are lower case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,12 @@ pub struct FastPathRules {
 }
 
 impl FastPathRules {
+    /// No fast path.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { enabled: false, max_chars: 0, patterns: Vec::new(), time_sensitive: Vec::new() }
+    }
+
     /// Whether `message`, the first of its conversation, needs no agent.
     #[must_use]
     pub fn fits(&self, message: &str) -> bool {
@@ -55,37 +62,42 @@ fn holds(text: &str, phrase: &str) -> bool {
 }
 
 pub(super) async fn answer(turn: &mut Turn, input: &TaskInput, config: &WorkflowConfig) -> StepResult<RunOutput> {
-    let agent = &config.agent;
+    let agent = config.roster.get(&config.pipeline.default_agent).or_else(|| config.roster.iter().next());
     let request = ModelRequest {
-        model: agent.model.as_str().into(),
+        model: agent.map_or(&config.prompts.model, |agent| &agent.model).as_str().into(),
         agent: None,
         audience: Audience::User,
         context: Context::of([
-            ChatMessage::new(Role::System, "Answer the message directly, kindly and briefly."),
+            ChatMessage::new(Role::System, "Answer the message directly, kindly and briefly, in its language."),
             ChatMessage::new(Role::User, input.message.clone()),
         ]),
         tools: Arc::from([]),
         output: OutputForm::Text,
-        temperature: agent.temperature,
+        temperature: agent.and_then(|agent| agent.temperature),
         max_output_tokens: config.output_tokens_max,
     };
     let reply = turn.model("answer", request).await?;
+    let usage = reply.usage.unwrap_or_default();
     turn.emit(&FleetEvent::Answer {
         message: reply.text.clone(),
         author: None,
         agent_id: None,
         finish_reason: reply.finish_reason,
         quality_pending: false,
+        quality_score: None,
+        quality_flag: None,
+        spent: Some(json!({ "model_calls": 1, "tool_calls": 0, "usage": usage })),
     });
-    let metadata = metadata("fast_path", &reply, 1);
-    Ok(RunOutput {
-        text: reply.text,
-        author: None,
-        agent_id: None,
-        finish_reason: reply.finish_reason,
-        metadata,
-        ..RunOutput::default()
-    })
+    let metadata = json!({
+        "mode": "fast_path",
+        "model": reply.model,
+        "simulated": reply.simulated,
+        "model_calls": 1,
+        "usage": usage,
+        "finish_reason": reply.finish_reason,
+        "truncated": reply.finish_reason.truncates(),
+    });
+    Ok(RunOutput { text: reply.text, finish_reason: reply.finish_reason, metadata, ..RunOutput::default() })
 }
 
 #[cfg(test)]

@@ -93,6 +93,10 @@ fn asked_under(config: &Value) -> String {
             clock: clock.clone(),
             agents: agentic_fleet::llm::clients(&LlmConfig::default()).unwrap(),
             tools: Arc::new(NoTools),
+            cache: Arc::new(fleet_actors::cache::MemoryCache::new(
+                Arc::new(fleet_actors::testing::ManualClock::default()),
+                16,
+            )),
             workflows: Arc::new(Asks),
             logs: Logs::new(8),
             limits: RunLimits::default(),

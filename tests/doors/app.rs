@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use agentic_fleet::agents::Agent;
 use agentic_fleet::api::connections::{Connections, settle};
 use agentic_fleet::api::{Api, chat_sse, chat_ws, workflow_events};
 use agentic_fleet::settings::{Settings, Sources};
-use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
+use fleet_actors::cache::MemoryCache;
 use fleet_actors::checkpoint::CheckpointActor;
 use fleet_actors::event::Channel;
 use fleet_actors::ids::Timestamp;
@@ -195,25 +197,13 @@ fn api(settings: Settings, script: Arc<Script>, workflows: Arc<dyn Workflows>) -
         clock,
         agents: Arc::new(Model(script)),
         tools: Arc::new(NoTools),
+        cache: Arc::new(MemoryCache::new(Arc::new(ManualClock::default()), 16)),
         workflows,
         logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
         limits,
     };
     let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
-    let config = WorkflowConfig {
-        agent: AgentProfile {
-            name: "Writer".to_owned(),
-            model: "scripted".to_owned(),
-            instructions: "Answer.".to_owned(),
-            temperature: None,
-            timeout_ms: None,
-        },
-        fast_path: FastPathRules { enabled: false, max_chars: 0, patterns: Vec::new(), time_sensitive: Vec::new() },
-        context_messages_max: 10,
-        context_chars_max: 10_000,
-        output_tokens_max: None,
-        question_expiry_ms: 86_400_000,
-    };
+    let config = WorkflowConfig::of_one(Agent::new("Writer", "scripted", "Answer."));
     Api {
         sessions: Sessions::start_on(&arbiter, services, admission),
         connections: Connections::new(settings.server.connections_max.get() as usize),

@@ -204,6 +204,10 @@ impl House {
             clock,
             agents: Arc::new(Outside(world.clone())),
             tools: Arc::new(Outside(world.clone())),
+            cache: Arc::new(fleet_actors::cache::MemoryCache::new(
+                Arc::new(fleet_actors::testing::ManualClock::default()),
+                16,
+            )),
             workflows: Arc::new(Programs(program)),
             logs: Logs::new(64),
             limits: RunLimits::default(),

@@ -97,6 +97,9 @@ fn inquiry<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalF
             agent_id: None,
             finish_reason: FinishReason::Stop,
             quality_pending: false,
+            quality_score: None,
+            quality_flag: None,
+            spent: None,
         });
         Ok(RunOutput { text, ..RunOutput::default() })
     })

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use agentic_fleet::agents::Agent;
 use agentic_fleet::api::Api;
 use agentic_fleet::api::connections::Connections;
 use agentic_fleet::api::metrics::Metrics;
 use agentic_fleet::settings::{Flags, Settings, Sources};
 use agentic_fleet::startup::Application;
-use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
 use fleet_actors::event::{Channel, Failure};
@@ -184,6 +185,10 @@ impl Recipe {
             clock: self.clock.clone(),
             agents: Arc::new(Clients(self.script.clone())),
             tools: Arc::new(Counter(self.script.clone())),
+            cache: Arc::new(fleet_actors::cache::MemoryCache::new(
+                Arc::new(fleet_actors::testing::ManualClock::default()),
+                16,
+            )),
             workflows: self.workflows.clone(),
             logs: Logs::new(64),
             limits: self.limits.clone(),
@@ -244,19 +249,6 @@ pub fn descriptors() -> usize {
 }
 
 pub fn workflow_config() -> Value {
-    let config = WorkflowConfig {
-        question_expiry_ms: 86_400_000,
-        agent: AgentProfile {
-            name: "assistant".to_owned(),
-            model: "test".to_owned(),
-            instructions: "answer".to_owned(),
-            temperature: None,
-            timeout_ms: None,
-        },
-        fast_path: FastPathRules { enabled: false, max_chars: 0, patterns: vec![], time_sensitive: vec![] },
-        context_messages_max: 10,
-        context_chars_max: 10_000,
-        output_tokens_max: None,
-    };
+    let config = WorkflowConfig::of_one(Agent::new("assistant", "test", "answer"));
     serde_json::to_value(config).unwrap()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{client, get, serve, simulate, until};
+use crate::process::{client, get, serve, serve_fleet, simulate, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_again() {
@@ -43,6 +43,45 @@ async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_
     let most = accepted.len() as u64 + kills * 4;
     assert!(completed >= accepted.len() as u64 && completed <= most, "{completed} calls for {} runs", accepted.len());
     println!("{kills} kills, {} accepted runs, all completed, {completed} answered model calls", accepted.len());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn runs_of_the_whole_fleet_in_each_mode_survive_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_model, model) = simulate(dir.path(), 20, 2000);
+    let http = client();
+    let (mut accepted, mut kills) = (BTreeSet::new(), 0);
+    for (round, moment) in [10, 90, 200, 400, 700].into_iter().enumerate() {
+        let (server, url) = serve_fleet(dir.path(), &model);
+        for mode in ["delegated", "sequential", "parallel", "handoff", "discussion"] {
+            let body = json!({ "task": format!("compare {round} and {mode} and write a brief"), "mode": mode });
+            let response = http.post(format!("{url}/api/v1/runs")).json(&body).send().await.unwrap();
+            assert_eq!(response.status(), 202);
+            let answer: Value = response.json().await.unwrap();
+            accepted.insert(answer["workflow_id"].as_str().unwrap().to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(moment)).await; // allow-sleep: the moment of the kill
+        drop(server);
+        kills += 1;
+    }
+    let (_server, url) = serve_fleet(dir.path(), &model);
+    let mut journaled = 0;
+    for workflow in &accepted {
+        let judged = |answer: &Value| answer["status"] == "completed" && answer["quality"]["pending"] == false;
+        let found = until(&http, format!("{url}/api/v1/history/{workflow}"), judged).await;
+        assert!(found["quality"]["score"].is_number(), "{found}");
+        journaled += found["model_calls"].as_u64().unwrap();
+    }
+    let stats = get(&http, format!("{}/admin/stats", model.trim_end_matches("/v1"))).await;
+    let completed = stats["completed"].as_u64().unwrap();
+    // Beside what stands in journals: calls that a kill caught between their answer and the journal, of which each run that
+    // is new at a kill can have as many as agents that work at the same time, and its judge one.
+    let most = journaled + kills * 5 * 4;
+    assert!(
+        completed >= journaled && completed <= most,
+        "{completed} calls were answered, {journaled} stand in journals"
+    );
+    println!("{kills} kills, {} runs, {journaled} journaled calls, {completed} answered", accepted.len());
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -84,16 +84,27 @@ pub fn spawn(mut command: Command, dir: &Path, mark: &str) -> (Process, Option<S
     (Process(child), None)
 }
 
-/// The server, with a fail point armed; without an address when it died before it listened.
+/// The server of one agent without phases around it: a run is one model call. With these variables, as an armed fail
+/// point; without an address when it died before it listened.
 pub fn serve_with(dir: &Path, model: &str, environment: &[(&str, &str)]) -> (Process, Option<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
     command.args(["serve", "--port", "0"]).env("OPENAI_BASE_URL", model).env("MAX_CONCURRENT_WORKFLOWS", "64");
+    command.envs(
+        ["ANALYSIS", "ROUTING", "PROGRESS", "QUALITY"].map(|phase| (format!("FLEET_PIPELINE__{phase}"), "false")),
+    );
     command.envs(environment.iter().copied());
     let (process, docs) = spawn(command, dir, "browser:");
     (process, docs.map(|docs| docs.trim_end_matches("/docs").to_owned()))
 }
 
+/// The same without a word more.
 pub fn serve(dir: &Path, model: &str) -> (Process, String) {
+    let (process, url) = serve_with(dir, model, &[]);
+    (process, url.unwrap_or_else(|| panic!("the server did not say where it listens: {}", log(dir))))
+}
+
+/// The fleet as it is shipped.
+pub fn serve_fleet(dir: &Path, model: &str) -> (Process, String) {
     let environment = [("OPENAI_BASE_URL", model), ("MAX_CONCURRENT_WORKFLOWS", "64")];
     let (server, docs) = start(&["serve", "--port", "0"], &environment, dir, "browser:");
     (server, docs.trim_end_matches("/docs").to_owned())

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use agentic_fleet::agents::Agent;
 use agentic_fleet::api::Api;
 use agentic_fleet::api::health::Draining;
 use agentic_fleet::api::metrics::Metrics;
 use agentic_fleet::settings::{Flags, Settings, Sources};
 use agentic_fleet::startup::Application;
-use agentic_fleet::workflow::{AgentProfile, FastPathRules, FleetWorkflows, WorkflowConfig};
+use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
+use fleet_actors::cache::MemoryCache;
 use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::event::Failure;
 use fleet_actors::ids::Timestamp;
@@ -96,6 +98,7 @@ impl TestApp {
             clock,
             agents: Arc::new(Model { script, calls: calls.clone() }),
             tools: Arc::new(NoTools),
+            cache: Arc::new(MemoryCache::new(Arc::new(ManualClock::default()), 16)),
             workflows: Arc::new(FleetWorkflows),
             logs: Logs::new(64),
             limits: RunLimits::default(),
@@ -134,18 +137,5 @@ impl TestApp {
 }
 
 fn workflow_config() -> WorkflowConfig {
-    WorkflowConfig {
-        agent: AgentProfile {
-            name: "assistant".to_owned(),
-            model: "test".to_owned(),
-            instructions: "answer".to_owned(),
-            temperature: None,
-            timeout_ms: None,
-        },
-        fast_path: FastPathRules { enabled: false, max_chars: 0, patterns: vec![], time_sensitive: vec![] },
-        context_messages_max: 10,
-        context_chars_max: 10_000,
-        output_tokens_max: None,
-        question_expiry_ms: 86_400_000,
-    }
+    WorkflowConfig::of_one(Agent::new("assistant", "test", "answer"))
 }

@@ -212,7 +212,9 @@ enum Wake {
 
 impl Life {
     fn begin(inputs: LifeInputs, input: &TaskInput, config: Rc<Value>) -> Self {
-        let LifeInputs { workflow, made, epoch, past, runtime, fresh, detached, .. } = inputs;
+        let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
+        // A new run's steps look for its conversation here, as those of a run taken over do.
+        past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();

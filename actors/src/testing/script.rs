@@ -19,14 +19,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::MemoryStore;
+use crate::cache::MemoryCache;
 use crate::event::{Answer, Channel, EventBody, Failure, LogEvent, Question, RunOutcome};
 use crate::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
-use crate::journal::{Past, Positioned, Record, encode};
+use crate::journal::{Past, Positioned, Record, StepState, encode};
 use crate::limits::RunLimits;
 use crate::ports::{
-    Append, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall, ModelClient,
-    ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Role, RunOutput, Store, StoreError,
-    StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
+    Append, Cache, ChildRun, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall,
+    ModelClient, ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, RunOutput,
+    Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
 };
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
@@ -96,6 +97,8 @@ struct Ports {
     tools: ToolScript,
     offers: Vec<ToolOffer>,
     human: Human,
+    human_after: Duration,
+    cache: Arc<dyn Cache>,
     model_calls: Rc<RefCell<Vec<ModelCall>>>,
     tool_calls: Rc<RefCell<Vec<ToolCall>>>,
 }
@@ -118,6 +121,8 @@ impl Script {
             tools: Rc::new(move |call| (Duration::ZERO, Err(unknown(call)))),
             offers: Vec::new(),
             human: Rc::new(|_| None),
+            human_after: Duration::ZERO,
+            cache: Arc::new(MemoryCache::new(Arc::new(super::ManualClock::default()), 64)),
             model_calls: Rc::default(),
             tool_calls: Rc::default(),
         };
@@ -173,6 +178,20 @@ impl Script {
         self
     }
 
+    /// How long the human thinks; a run may be parked meanwhile.
+    #[must_use]
+    pub fn human_after(mut self, after: Duration) -> Self {
+        self.ports.human_after = after;
+        self
+    }
+
+    /// What runs share: by default each run has a cache of its own whose entries never grow old.
+    #[must_use]
+    pub fn cache(mut self, cache: Arc<dyn Cache>) -> Self {
+        self.ports.cache = cache;
+        self
+    }
+
     /// Runs it to its end, on a runtime of its own whose time is paused.
     ///
     /// # Panics
@@ -187,20 +206,29 @@ impl Script {
     async fn run_here(self) -> Ran {
         let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(0)));
         let store = MemoryStore::new(clock.clone());
-        let workflow = WorkflowId::from_trusted("scripted-run");
         self.write_history(&store, clock.now()).await;
         let began = Instant::now();
+        self.lives(&store, &clock).await;
+        self.ran(&store, &run_id(), began.elapsed()).await
+    }
+
+    /// Life after life until the run is over.
+    async fn lives(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) {
+        let workflow = run_id();
         let writer = Rc::new(StoreWriter(store.clone()));
         for _ in 0..64 {
-            let records = read_records(&store, &workflow).await.unwrap_or_else(|error| panic!("{error}"));
+            let records = read_records(store, &workflow).await.unwrap_or_else(|error| panic!("{error}"));
             let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
-            let end = self.life(&workflow, past, records.is_empty(), &store, clock.clone(), writer.clone()).await;
+            let end = self.life(&workflow, past, records.is_empty(), store, clock.clone(), writer.clone()).await;
             match end {
-                LifeEnd::Ended(_) => return self.ran(&store, &workflow, began.elapsed()).await,
+                LifeEnd::Ended(_) => return,
                 LifeEnd::Parked => {
                     let row = store.workflow(&workflow).await.ok().flatten();
                     let wake_at = row.and_then(|row| row.wake_at).unwrap_or_else(|| panic!("it parked for ever"));
-                    tokio::time::sleep(wake_at.since(clock.now())).await;
+                    // A minute is soon enough to notice what a human has said meanwhile.
+                    while clock.now() < wake_at && store.inbox(&workflow).await.is_ok_and(|inbox| inbox.is_empty()) {
+                        tokio::time::sleep(wake_at.since(clock.now()).min(Duration::from_secs(60))).await;
+                    }
                 }
                 other => panic!("a life ended as {other:?}"),
             }
@@ -247,6 +275,29 @@ impl Script {
         assert!(matches!(outcomes[..], [Outcome::Done { .. }]), "{outcomes:?}");
     }
 
+    /// What an earlier process left of the run, life by life.
+    async fn write_journal(&self, store: &MemoryStore, records: &[Positioned], at: Timestamp) {
+        let mut after = Position(0);
+        for life in records.chunk_by(|one, next| one.epoch == next.epoch) {
+            let (Some(first), Some(last)) = (life.first(), life.last()) else { continue };
+            let append = Append {
+                claim: Claim { workflow: run_id(), epoch: first.epoch },
+                after,
+                create: (after == Position(0)).then(|| Box::new(made(&self.input, at))),
+                records: life.iter().map(encode).collect(),
+                messages: Vec::new(),
+                opened: Vec::new(),
+                closed: Vec::new(),
+                children: Vec::new(),
+                runtime: Duration::ZERO,
+                next: Next::Running,
+            };
+            after = last.position;
+            let outcomes = store.commit(vec![append]).await.unwrap_or_else(|error| panic!("{error}"));
+            assert!(matches!(outcomes[..], [Outcome::Done { .. }]), "{outcomes:?}");
+        }
+    }
+
     /// One life of the run. Questions are put to the scripted human as soon as they are visible.
     async fn life(
         &self,
@@ -261,16 +312,39 @@ impl Script {
         let mut watcher = Watcher::new(log.clone(), Seq(0)).unwrap_or_else(|error| panic!("{error}"));
         watcher.skip_to(past.last_seq);
         let (signals, mut inbox) = mpsc::channel(16);
-        let (human, post, run) = (self.ports.human.clone(), store.clone(), workflow.clone());
+        let asked_before = past.steps.values().filter_map(|step| match &step.state {
+            StepState::Asked(question) => Some(question.clone()),
+            _ => None,
+        });
+        let (ports, store_, run) = (self.ports.clone(), store.clone(), workflow.clone());
+        let answer = move |question: &Question| {
+            let Some(answer) = (ports.human)(question) else { return };
+            let (store, run, after, signals) = (store_.clone(), run.clone(), ports.human_after, signals.clone());
+            let request_id = question.request_id.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(after).await;
+                let answer = Answer::Given(answer);
+                let command = Command::Answer { request_id: request_id.clone(), answer };
+                // A life that takes an open question over opens it again with its first append.
+                for _ in 0..100 {
+                    let post = StoreWrite::Post { workflow: run.clone(), command: command.clone() };
+                    match store.write(post).await {
+                        Ok(Written::Posted(Posted::Unknown) | Written::NotFound) => {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        _ => break,
+                    }
+                }
+                let _ = signals.send(Signal::Inbox).await;
+            });
+        };
+        asked_before.for_each(|question| answer(&question));
         let answers = tokio::task::spawn_local(async move {
             while let Seen::Events(events) = watcher.next().await {
                 for event in events {
-                    let EventBody::Asked { question, .. } = &event.body else { continue };
-                    let Some(answer) = human(question) else { continue };
-                    let request_id = question.request_id.clone();
-                    let command = Command::Answer { request_id, answer: Answer::Given(answer) };
-                    let _ = post.write(StoreWrite::Post { workflow: run.clone(), command }).await;
-                    let _ = signals.send(Signal::Inbox).await;
+                    if let EventBody::Asked { question, .. } = &event.body {
+                        answer(question);
+                    }
                 }
             }
             // A life whose every signal is gone would spin on a closed channel.
@@ -290,6 +364,7 @@ impl Script {
                 model: Rc::new(self.ports.clone()),
                 tools: Rc::new(self.ports.clone()),
                 store: Arc::new(store.clone()),
+                cache: self.ports.cache.clone(),
             },
             limits: self.limits.clone(),
             log,
@@ -311,8 +386,19 @@ impl Script {
         let records = read_records(store, workflow).await.unwrap_or_else(|error| broken(error));
         let model_calls = self.ports.model_calls.take();
         let tool_calls = self.ports.tool_calls.take();
-        Ran { events, history, records, model_calls, tool_calls, took, script: self }
+        let mut children = Vec::new();
+        for row in store.adopt_children(Timestamp(i64::MAX), 64).await.unwrap_or_else(|error| broken(error)) {
+            let records = read_records(store, &row.workflow).await.unwrap_or_else(|error| broken(error));
+            let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
+            let input = past.input.unwrap_or_else(|| panic!("a child was given nothing"));
+            children.push(ChildRun { name: row.made.name, version: row.made.version, input });
+        }
+        Ran { events, history, records, children, model_calls, tool_calls, took, script: self }
     }
+}
+
+fn run_id() -> WorkflowId {
+    WorkflowId::from_trusted("scripted-run")
 }
 
 fn made(input: &TaskInput, at: Timestamp) -> NewWorkflow {
@@ -346,6 +432,8 @@ pub struct Ran {
     pub history: HistoryRow,
     /// Its journal.
     pub records: Vec<Positioned>,
+    /// The runs it left behind.
+    pub children: Vec<ChildRun>,
     /// Every call of a model, in order.
     pub model_calls: Vec<ModelCall>,
     /// Every call of a tool, in order.
@@ -413,7 +501,6 @@ impl Ran {
         };
         let kept: Vec<_> =
             self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
-        let past = Past::of(&kept).unwrap_or_else(|error| panic!("{error}"));
         let script = Script {
             ports: Ports { model_calls: Rc::default(), tool_calls: Rc::default(), ..self.script.ports.clone() },
             ..self.script.clone()
@@ -423,15 +510,13 @@ impl Ran {
             let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
             let store = MemoryStore::new(clock.clone());
             script.write_history(&store, clock.now()).await;
-            let writer = Rc::new(KeepLast::default());
-            let fresh = past.input.is_none();
-            let past = if fresh { Past::default() } else { past };
-            let workflow = WorkflowId::from_trusted("scripted-run");
-            let end = script.life(&workflow, past, fresh, &store, clock, writer.clone()).await;
-            assert!(matches!(end, LifeEnd::Ended(_)), "the life ended as {end:?}");
-            writer.0.take()
+            if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
+                script.write_journal(&store, &kept, clock.now()).await;
+            }
+            script.lives(&store.restarted(), &clock).await;
+            let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
+            history.unwrap_or_else(|| panic!("the lives left no history"))
         });
-        let history = *history.unwrap_or_else(|| panic!("the life left no history"));
         Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take() }
     }
 }
@@ -514,23 +599,5 @@ impl Writer for StoreWriter {
     fn write(&self, write: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>> {
         let store = self.0.clone();
         Box::pin(async move { store.write(write).await })
-    }
-}
-
-/// Takes every append and keeps how the run ended.
-#[derive(Default)]
-struct KeepLast(RefCell<Option<Box<HistoryRow>>>);
-
-impl Writer for KeepLast {
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
-        let head = append.records.last().map_or(append.after, |row| row.position);
-        if let Next::Ended(history) = append.next {
-            *self.0.borrow_mut() = Some(history);
-        }
-        Box::pin(std::future::ready(Ok(Outcome::Done { head })))
-    }
-
-    fn write(&self, _: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>> {
-        Box::pin(std::future::ready(Ok(Written::Done)))
     }
 }

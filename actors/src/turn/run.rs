@@ -19,7 +19,7 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner};
+use crate::ports::{Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner};
 use crate::spend::Spend;
 use crate::stream::Log;
 
@@ -29,6 +29,7 @@ pub(crate) struct RunPorts {
     pub model: Rc<dyn ModelClient>,
     pub tools: Rc<dyn ToolRunner>,
     pub store: Arc<dyn Store>,
+    pub cache: Arc<dyn Cache>,
 }
 
 /// Why the driver must stop the function; never shown to it.

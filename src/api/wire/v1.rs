@@ -152,12 +152,25 @@ pub(super) fn emitted(wire: &mut WireEvent, body: &Value) -> Option<()> {
             wire.message = Some(message.into());
             wire.data = data;
         }
-        FleetEvent::Answer { message, author, agent_id, finish_reason, quality_pending } => {
+        FleetEvent::Answer {
+            message,
+            author,
+            agent_id,
+            finish_reason,
+            quality_pending,
+            quality_score,
+            quality_flag,
+            spent,
+        } => {
             wire.r#type = "response.completed";
             wire.message = Some(message.into());
             wire.author = author;
             wire.agent_id = agent_id.map(Into::into);
+            (wire.quality_score, wire.quality_flag) = (quality_score, quality_flag);
             let mut data = serde_json::Map::new();
+            if let Some(spent) = spent {
+                data.insert("spent".to_owned(), spent);
+            }
             if quality_pending {
                 data.insert("quality_pending".to_owned(), true.into());
             }

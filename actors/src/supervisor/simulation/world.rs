@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::End;
 use super::client::Client;
 use super::program::{Dice, draw, timing_free, workflow};
+use crate::cache::MemoryCache;
 use crate::event::{Answer, Channel, EventBody, Failure, LogEvent, Usage};
 use crate::ids::{Epoch, Seq, Timestamp, WorkflowId};
 use crate::journal::{Past, Record};
@@ -340,6 +341,7 @@ impl World {
                 model: Rc::new(SimModel(self.outside.clone())),
                 tools: Rc::new(SimTools(self.outside.clone())),
                 store: Arc::new(store.clone()),
+                cache: Arc::new(MemoryCache::new(self.clock.clone(), 8)),
             },
             limits: RunLimits {
                 park_after: Duration::from_millis(50),

@@ -1,0 +1,202 @@
+//! The tool calls of one round: each is judged by the rule of its offer, approved where the rule says so, made, and told of.
+//!
+//! Whatever goes wrong with a call is a text that its model reads; only a person's silence may end the agent's turn.
+
+use std::time::Duration;
+
+use fleet_actors::event::Failure;
+use fleet_actors::ports::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRequest};
+use fleet_actors::turn::{StepResult, ToolAsk, Turn};
+use serde_json::{Value, json};
+
+use super::kit::Kit;
+use super::people::{self, Word};
+use crate::agents::Agent;
+use crate::workflow::events::{AgentMoment, FleetEvent};
+use crate::workflow::fleet::{Budget, Fleet, clip};
+
+/// Characters of the arguments that an event shows.
+const PREVIEW_CHARS: usize = 200;
+/// Characters of a result that a model is shown.
+const RESULT_CHARS: usize = 24_000;
+
+/// What became of a call.
+pub(super) struct CallEnd {
+    /// What the model is told.
+    pub text: String,
+    pub artifacts: Vec<Artifact>,
+    outcome: &'static str,
+    degraded: Option<String>,
+    /// The work of it, without waiting for people.
+    took: Duration,
+}
+
+impl CallEnd {
+    fn refused(outcome: &'static str, text: impl Into<String>) -> Self {
+        Self { text: text.into(), artifacts: Vec::new(), outcome, degraded: None, took: Duration::ZERO }
+    }
+}
+
+/// Makes the calls at the same time; one end for each, in their order.
+pub(super) async fn round(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    kit: &Kit<'_>,
+    calls: &[ToolRequest],
+    budget: &mut Budget,
+) -> StepResult<Vec<CallEnd>> {
+    let most = fleet.rules().tool_calls_per_round_max;
+    let made: Vec<ToolRequest> = calls.iter().take(most).cloned().collect();
+    let left = budget.left;
+    let ends = turn
+        .parallel("calls", most, made, async |turn, call| Box::pin(one(turn, fleet, agent, kit, &call, left)).await)
+        .await;
+    let mut ends = ends.into_iter().collect::<StepResult<Vec<_>>>()?;
+    let took = ends.iter().map(|end| end.took).max().unwrap_or_default();
+    budget.left = budget.left.saturating_sub(took);
+    let text = format!("limit_reached: only the first {most} tool calls of a round are made; this one was left out");
+    ends.resize_with(calls.len(), || CallEnd::refused("left_out", text.clone()));
+    Ok(ends)
+}
+
+async fn one(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    kit: &Kit<'_>,
+    call: &ToolRequest,
+    left: Duration,
+) -> StepResult<CallEnd> {
+    let end = judged(turn, fleet, agent, kit, call, left).await?;
+    let mut data = json!({
+        "kind": "tool_call",
+        "tool": call.name,
+        "arguments_preview": clip(&call.arguments.to_string(), PREVIEW_CHARS),
+        "duration_ms": u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX),
+        "outcome": end.outcome,
+    });
+    if let Some(degraded) = &end.degraded {
+        data["degraded"] = degraded.as_str().into();
+    }
+    if !end.artifacts.is_empty() {
+        data["artifacts"] = json!(end.artifacts);
+    }
+    turn.emit(&FleetEvent::Agent {
+        moment: AgentMoment::Message,
+        agent_id: agent.name.clone(),
+        author: agent.name.clone(),
+        message: format!("{}: {}", call.name, end.outcome),
+        data: Some(data),
+    });
+    Ok(end)
+}
+
+async fn judged(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    kit: &Kit<'_>,
+    call: &ToolRequest,
+    left: Duration,
+) -> StepResult<CallEnd> {
+    let ToolRequest { name, arguments, .. } = call;
+    if !arguments.is_object() {
+        return Ok(CallEnd::refused("invalid", "the arguments are no JSON object; call it again with one"));
+    }
+    if kit.asks_user(name) {
+        let text = people::ask_user(turn, fleet, agent, arguments).await?;
+        return Ok(CallEnd::refused("ok", text));
+    }
+    let Some(offer) = kit.offer(name) else {
+        let text = format!("tool_unknown: there is no tool `{name}` for you; there is: {}", kit.names());
+        return Ok(CallEnd::refused("unknown", text));
+    };
+    if let Some(why) = &offer.unavailable {
+        return Ok(CallEnd::refused("unavailable", format!("tool_unavailable: `{name}` cannot be used: {why}")));
+    }
+    match offer.access {
+        Access::Deny => {
+            let text = format!("tool_denied: `{name}` may not be used here; go on without it");
+            Ok(CallEnd::refused("denied", text))
+        }
+        Access::Allow => Ok(made(turn, fleet, agent, offer, arguments, None, left).await),
+        Access::Ask => match people::approve(turn, fleet, agent, offer, arguments).await? {
+            Word::Refused { outcome, text } => Ok(CallEnd::refused(outcome, text)),
+            Word::Approved { request_id, arguments: approved } => {
+                let arguments_digest = ToolCall::arguments_digest(name, &approved);
+                let approval = Approval { request_id, arguments_digest };
+                let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
+                if approved != *arguments {
+                    end.text = format!("(a person changed the arguments to {approved})\n{}", end.text);
+                }
+                Ok(end)
+            }
+        },
+    }
+}
+
+/// Makes the call, or finds what an equal one gave a moment ago.
+async fn made(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    offer: &ToolOffer,
+    arguments: &Value,
+    approval: Option<Approval>,
+    left: Duration,
+) -> CallEnd {
+    let tool = &offer.spec.name;
+    let serves = agent.cache_ttl_s.filter(|_| offer.effect == EffectPolicy::SafeToRepeat && approval.is_none());
+    let key = format!(
+        "tool/{}/{}/{}",
+        fleet.input.principal,
+        offer.schema_digest,
+        ToolCall::arguments_digest(tool, arguments)
+    );
+    if serves.is_some()
+        && let Some(output) = turn.cached(&key).and_then(|output| serde_json::from_value(output).ok())
+    {
+        return end_of(output, "cached", Duration::ZERO);
+    }
+    let ask = ToolAsk {
+        agent: Some(agent.name.as_str().into()),
+        schema_digest: offer.schema_digest.clone(),
+        approval,
+        ..ToolAsk::new(tool.as_str(), arguments.clone())
+    };
+    let began = turn.now();
+    let result = turn.timeout("deadline", left, async |turn| turn.tool("tool", ask.clone()).await).await;
+    let took = turn.now().since(began);
+    match result {
+        Ok(output) => {
+            let ttl = serves.filter(|_| output.degraded.is_none() && output.artifacts.is_empty());
+            if let Some((ttl, value)) = ttl.zip(serde_json::to_value(&output).ok()) {
+                turn.cache(&key, &value, Duration::from_secs(ttl));
+            }
+            end_of(output, "ok", took)
+        }
+        Err(Failure { code, message, .. }) => {
+            let outcome = match &*code {
+                "tool_denied" => "denied",
+                "tool_unknown" => "unknown",
+                "step_timeout" => "timed_out",
+                _ => "failed",
+            };
+            CallEnd { took, ..CallEnd::refused(outcome, format!("{code}: {message}")) }
+        }
+    }
+}
+
+fn end_of(output: ToolOutput, outcome: &'static str, took: Duration) -> CallEnd {
+    let ToolOutput { text, artifacts, degraded, .. } = output;
+    let outcome = if degraded.is_some() { "degraded" } else { outcome };
+    let mut text = clip(&text, RESULT_CHARS);
+    if let Some(why) = &degraded {
+        text.push_str(&format!("\n(less than was asked for: {why}; say so in your answer)"));
+    }
+    for Artifact { name, url, .. } in &artifacts {
+        text.push_str(&format!("\n(file {name}: {url})"));
+    }
+    CallEnd { text, artifacts, outcome, degraded, took }
+}

@@ -1,0 +1,158 @@
+//! Questions to people: may this call be made, and what does the user want.
+//!
+//! An approval binds to the exact arguments that the person saw or wrote. What cannot be read as a yes is a no.
+
+use fleet_actors::event::{Answer, Failure};
+use fleet_actors::ids::RequestId;
+use fleet_actors::ports::ToolOffer;
+use fleet_actors::turn::{HumanRequest, StepResult, Turn};
+use serde_json::{Value, json};
+
+use crate::agents::Agent;
+use crate::workflow::fleet::Fleet;
+use crate::workflow::rules::OnExpiry;
+
+/// A person's word about a call.
+pub(in crate::workflow) enum Word {
+    Approved {
+        request_id: RequestId,
+        /// As they were asked for, or as the person changed them.
+        arguments: Value,
+    },
+    Refused {
+        outcome: &'static str,
+        /// For the model.
+        text: String,
+    },
+}
+
+/// Asks whether a call may be made.
+///
+/// # Errors
+/// `approval_expired`, when nobody answered and the settings say that this ends the run.
+pub(super) async fn approve(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    offer: &ToolOffer,
+    arguments: &Value,
+) -> StepResult<Word> {
+    let tool = &offer.spec.name;
+    let request = json!({
+        "tool": tool,
+        "arguments": arguments,
+        "agent": agent.name,
+        "description": offer.spec.description,
+    });
+    let answer_schema = Some(word_schema("arguments", &json!({ "type": "object" })));
+    let ask = HumanRequest { answer_schema, ..fleet.config.question("tool_approval", request) };
+    let answered = turn.ask_human("approval", ask).await;
+    let answer = match answered.answer {
+        Answer::Expired => {
+            return expired(fleet, &format!("the approval of `{tool}`")).map(|text| Word::Refused {
+                outcome: "expired",
+                text: format!("tool_denied: {text}; `{tool}` was not called"),
+            });
+        }
+        Answer::Given(answer) => answer,
+    };
+    let refused = |why: &str| Word::Refused {
+        outcome: "rejected",
+        text: format!(
+            "tool_denied: a person did not allow this call of `{tool}`{why}; do not try it again in another way"
+        ),
+    };
+    let changed = answer.get("arguments").filter(|arguments| arguments.is_object());
+    Ok(match decision(&answer) {
+        Some("approve") => {
+            let arguments = changed.unwrap_or(arguments).clone();
+            Word::Approved { request_id: answered.request_id, arguments }
+        }
+        Some("edit") => match changed {
+            Some(arguments) => Word::Approved { request_id: answered.request_id, arguments: arguments.clone() },
+            None => refused(": the changed arguments are missing"),
+        },
+        Some(_) => refused(&reason(&answer)),
+        None => refused(": the answer could not be read as a yes"),
+    })
+}
+
+/// The decision of an answer: an object with one, a word, or yes and no.
+pub(in crate::workflow) fn decision(answer: &Value) -> Option<&'static str> {
+    let word = match answer {
+        Value::Bool(true) => "approve",
+        Value::Bool(false) => "reject",
+        Value::String(word) => word,
+        Value::Object(object) => object.get("decision")?.as_str()?,
+        Value::Null | Value::Number(_) | Value::Array(_) => return None,
+    };
+    match word.trim().to_lowercase().as_str() {
+        "approve" | "approved" | "yes" | "true" | "allow" => Some("approve"),
+        "edit" | "edited" => Some("edit"),
+        "reject" | "rejected" | "no" | "false" | "deny" => Some("reject"),
+        _ => None,
+    }
+}
+
+/// Why a person said no, to stand behind a sentence.
+pub(in crate::workflow) fn reason(answer: &Value) -> String {
+    let reason = answer.get("reason").and_then(Value::as_str).map(str::trim).filter(|reason| !reason.is_empty());
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+/// What an answer to an approval may look like; `edit` names the field that holds what was changed.
+pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
+    json!({
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "decision": { "enum": ["approve", "edit", "reject"] },
+                    edit: edited,
+                    "reason": { "type": "string" }
+                },
+                "required": ["decision"]
+            },
+            { "type": "boolean" },
+            { "type": "string" }
+        ]
+    })
+}
+
+/// What silence means: the end of the run, or a text that says what became of the question.
+///
+/// # Errors
+/// `approval_expired`.
+pub(in crate::workflow) fn expired(fleet: &Fleet<'_>, what: &str) -> StepResult<String> {
+    let ms = fleet.config.question_expiry_ms;
+    match fleet.config.approvals.on_expiry {
+        OnExpiry::Fail => Err(Failure::new("approval_expired", format!("nobody answered {what} within {ms} ms"))),
+        OnExpiry::Reject => Ok(format!("nobody answered {what} in time, which counts as a no")),
+        OnExpiry::Continue => Ok(format!("nobody answered {what} in time; go on without it")),
+    }
+}
+
+/// Asks the user what an agent wants to know, and gives the answer as the agent reads it.
+///
+/// # Errors
+/// `approval_expired`, when nobody answered and the settings say that this ends the run.
+pub(super) async fn ask_user(
+    turn: &mut Turn,
+    fleet: &Fleet<'_>,
+    agent: &Agent,
+    arguments: &Value,
+) -> StepResult<String> {
+    let request = json!({
+        "question": arguments.get("question").and_then(Value::as_str).unwrap_or_default(),
+        "options": arguments.get("options").cloned().unwrap_or_else(|| json!([])),
+        "agent": agent.name,
+    });
+    match turn.ask_human("question", fleet.config.question("user_input", request)).await.answer {
+        Answer::Given(Value::String(text)) => Ok(format!("The user answered: {text}")),
+        Answer::Given(answer) => {
+            let said = answer.get("answer").and_then(Value::as_str).map(str::to_owned);
+            Ok(format!("The user answered: {}", said.unwrap_or_else(|| answer.to_string())))
+        }
+        Answer::Expired => expired(fleet, "your question"),
+    }
+}

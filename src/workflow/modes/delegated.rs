@@ -1,0 +1,14 @@
+//! Delegated: one agent does it all, and its own words are the answer.
+
+use fleet_actors::turn::{StepResult, Turn};
+
+use super::crew;
+use crate::workflow::agent::{Job, answer};
+use crate::workflow::fleet::{Draft, Fleet, Round};
+use crate::workflow::routing::Plan;
+
+pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
+    let (agent, task) = crew(fleet, plan)?.swap_remove(0);
+    let part = fleet.part(Some(task), &[], round);
+    answer(turn, fleet, Job::new(fleet, agent, round.audience(), part)).await
+}

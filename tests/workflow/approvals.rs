@@ -1,0 +1,196 @@
+//! People in the loop: approve, edit, reject, say nothing, answer late; ask the user; review the plan.
+
+use std::time::Duration;
+
+use agentic_fleet::workflow::{OnExpiry, WorkflowConfig};
+use fleet_actors::event::{EventBody, RunOutcome};
+use fleet_actors::ports::ToolCall;
+use fleet_actors::testing::script::{Ran, Script};
+use serde_json::{Value, json};
+
+use crate::support::{Asked, config, plan, routing, script, told, wants};
+
+/// The researcher wants to run code and then says what it was told.
+fn asks(config: &WorkflowConfig) -> Script {
+    script(config).model(|call| {
+        let asked = Asked::of(call);
+        match (asked.name, asked.agent, asked.results.first()) {
+            ("", "researcher", None) => wants(&[("python", json!({ "code": "1 + 1" }))]),
+            ("", "researcher", Some(result)) => format!("I was told: {result}").into(),
+            _ => asked.sensible(&plan("delegated")),
+        }
+    })
+}
+
+fn answered(answer: Value) -> Ran {
+    let ran = asks(&config()).human(move |_| Some(answer.clone())).run();
+    ran.replay();
+    ran
+}
+
+#[test]
+fn a_yes_in_any_words_runs_the_exact_call_that_was_asked_about() {
+    for yes in [json!({ "decision": "approve" }), json!(true), json!("approve"), json!("Approved")] {
+        let ran = answered(yes.clone());
+        let [call] = &ran.tool_calls[..] else { panic!("{yes}: {} calls", ran.tool_calls.len()) };
+        let approval = call.approval.as_ref().unwrap();
+        assert_eq!(call.arguments, json!({ "code": "1 + 1" }));
+        assert_eq!(approval.arguments_digest, ToolCall::arguments_digest("python", &call.arguments));
+        let asked = ran
+            .events
+            .iter()
+            .find_map(|event| if let EventBody::Asked { question, .. } = &event.body { Some(question) } else { None });
+        let asked = asked.unwrap();
+        assert_eq!((&*asked.request_type, &asked.request_id), ("tool_approval", &approval.request_id));
+        let request = json!({
+            "tool": "python", "arguments": { "code": "1 + 1" }, "agent": "researcher", "description": "what python does"
+        });
+        assert_eq!(asked.request, request);
+        assert!(ran.result().text.contains("python gave a result"));
+    }
+}
+
+#[test]
+fn changed_arguments_are_what_is_called_and_what_the_approval_binds_to() {
+    let ran = answered(json!({ "decision": "edit", "arguments": { "code": "2 + 2" } }));
+    let [call] = &ran.tool_calls[..] else { panic!("{} calls", ran.tool_calls.len()) };
+    assert_eq!(call.arguments, json!({ "code": "2 + 2" }));
+    let digest = ToolCall::arguments_digest("python", &json!({ "code": "2 + 2" }));
+    assert_eq!(call.approval.as_ref().unwrap().arguments_digest, digest);
+    assert!(ran.result().text.contains("a person changed the arguments"), "{}", ran.result().text);
+}
+
+#[test]
+fn a_no_and_whatever_is_no_clear_yes_calls_nothing_and_the_model_learns_why() {
+    let table = [
+        (json!({ "decision": "reject", "reason": "not on my machine" }), "not on my machine"),
+        (json!(false), "did not allow"),
+        (json!("reject"), "did not allow"),
+        (json!({ "decision": "edit" }), "changed arguments are missing"),
+        (json!({ "decision": "maybe" }), "could not be read"),
+        (json!(17), "could not be read"),
+        (json!({ "approve": true }), "could not be read"),
+        (json!("yes please, but carefully"), "could not be read"),
+    ];
+    for (no, why) in table {
+        let ran = answered(no.clone());
+        assert_eq!(ran.tool_calls.len(), 0, "{no}");
+        assert!(ran.result().text.contains(why), "{no}: {}", ran.result().text);
+        assert_eq!(told(&ran, "outcome"), ["rejected"], "{no}");
+    }
+}
+
+#[test]
+fn silence_fails_rejects_or_goes_on_as_the_settings_say_and_never_calls() {
+    for (on_expiry, outcome, told_) in [
+        (OnExpiry::Fail, RunOutcome::Failed, ""),
+        (OnExpiry::Reject, RunOutcome::Completed, "counts as a no"),
+        (OnExpiry::Continue, RunOutcome::Completed, "go on without it"),
+    ] {
+        let mut config = config();
+        (config.approvals.on_expiry, config.question_expiry_ms) = (on_expiry, 3_600_000);
+        let ran = asks(&config).run();
+        ran.replay();
+        assert_eq!((ran.outcome(), ran.tool_calls.len()), (outcome, 0), "{on_expiry:?}");
+        assert!((3_600..3_602).contains(&ran.took.as_secs()), "{on_expiry:?}: {:?}", ran.took);
+        match &ran.history.error {
+            Some(error) => assert_eq!(&*error.code, "approval_expired"),
+            None => assert!(ran.result().text.contains(told_), "{}", ran.result().text),
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_comes_hours_later_wakes_the_run_and_takes_no_time_from_the_agent() {
+    // The researcher has 20 s for its turn, and waiting for people is none of it.
+    let ran = asks(&config()).human_after(Duration::from_secs(7_200)).human(|_| Some(true.into())).run();
+    ran.replay();
+    assert_eq!(ran.outcome(), RunOutcome::Completed, "{:?}", ran.history.error);
+    assert_eq!(ran.tool_calls.len(), 1);
+    assert!(ran.records.iter().any(|entry| entry.record.kind() == "parked"), "it was parked meanwhile");
+    assert!(ran.took >= Duration::from_secs(7_200));
+}
+
+#[test]
+fn an_answer_after_the_expiry_changes_nothing() {
+    let mut config = config();
+    config.question_expiry_ms = 60_000;
+    let ran = asks(&config).human_after(Duration::from_secs(120)).human(|_| Some(true.into())).run();
+    ran.replay();
+    assert_eq!((ran.outcome(), ran.tool_calls.len()), (RunOutcome::Completed, 0));
+    assert_eq!(told(&ran, "outcome"), ["expired"]);
+}
+
+#[test]
+fn in_parallel_a_silence_that_ends_the_run_ends_it_although_others_answered() {
+    let mut config = config();
+    (config.approvals.on_expiry, config.question_expiry_ms) = (OnExpiry::Fail, 60_000);
+    let ran = script(&config)
+        .model(|call| {
+            let asked = Asked::of(call);
+            match (asked.name, asked.agent) {
+                ("", "researcher") => wants(&[("python", json!({ "code": "1" }))]),
+                _ => asked.sensible(&plan("parallel")),
+            }
+        })
+        .run();
+    ran.replay();
+    assert_eq!(&*ran.history.error.as_ref().unwrap().code, "approval_expired");
+}
+
+#[test]
+fn an_agent_may_ask_the_user_where_the_settings_allow_it() {
+    let mut config = config();
+    config.approvals.ask_user = true;
+    let model = |call: &fleet_actors::ports::ModelCall| {
+        let asked = Asked::of(call);
+        match (asked.name, asked.results.first()) {
+            ("", None) if asked.offers("ask_user") => {
+                wants(&[("ask_user", json!({ "question": "Which year?", "options": ["2025", "2026"] }))])
+            }
+            ("", Some(result)) => result.clone().into(),
+            _ => asked.sensible(&plan("delegated")),
+        }
+    };
+    let ran = script(&config).model(model).human(|question| {
+        assert_eq!((&*question.request_type, &question.request["question"]), ("user_input", &json!("Which year?")));
+        Some(json!("2026"))
+    });
+    let ran = ran.run();
+    ran.replay();
+    assert_eq!(ran.result().text, "The user answered: 2026");
+    config.approvals.ask_user = false;
+    let ran = script(&config).model(model).run();
+    assert_eq!(ran.result().text, "researcher says its part.");
+}
+
+#[test]
+fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
+    let reviewed = |answer: Option<Value>, on_expiry| {
+        let mut config = config();
+        config.pipeline.plan_review = true;
+        (config.approvals.on_expiry, config.question_expiry_ms) = (on_expiry, 60_000);
+        let ran = script(&config)
+            .model(|call| Asked::of(call).sensible(&routing("sequential", &[("researcher", "a"), ("writer", "b")])))
+            .human(move |question| {
+                assert_eq!(&*question.request_type, "plan_review");
+                assert_eq!(question.request["assigned_to"], json!(["researcher", "writer"]));
+                answer.clone()
+            })
+            .run();
+        ran.replay();
+        match &ran.history.error {
+            Some(error) => format!("{}: {}", error.code, error.message),
+            None => ran.result().metadata["agents"].to_string(),
+        }
+    };
+    assert_eq!(reviewed(Some(true.into()), OnExpiry::Reject), r#"["researcher","writer"]"#);
+    let edit =
+        json!({ "decision": "edit", "plan": { "mode": "parallel", "assigned_to": ["analyst", "writer", "wizard"] } });
+    assert_eq!(reviewed(Some(edit), OnExpiry::Reject), r#"["analyst","writer"]"#);
+    let reject = json!({ "decision": "reject", "reason": "too dear" });
+    assert_eq!(reviewed(Some(reject), OnExpiry::Reject), "plan_rejected: a person rejected the plan: too dear");
+    assert!(reviewed(None, OnExpiry::Reject).starts_with("plan_rejected"));
+    assert!(reviewed(None, OnExpiry::Fail).starts_with("approval_expired"));
+    assert_eq!(reviewed(None, OnExpiry::Continue), r#"["researcher","writer"]"#);
+}

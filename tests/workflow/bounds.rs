@@ -1,0 +1,255 @@
+//! What goes wrong on the way, and how each ends: as specified, and in time.
+
+use std::time::Duration;
+
+use agentic_fleet::workflow::WorkflowConfig;
+use fleet_actors::event::RunOutcome;
+use fleet_actors::testing::script::{Ran, Reply};
+use serde_json::json;
+
+use crate::support::{Asked, config, down, plan, progress, quality, routing, script, told, wants};
+
+fn run(config: &WorkflowConfig, model: impl Fn(&Asked<'_>) -> Reply + 'static) -> Ran {
+    let ran = script(config).model(move |call| model(&Asked::of(call))).run();
+    ran.replay();
+    ran
+}
+
+#[test]
+fn in_parallel_one_that_fails_one_that_is_late_and_one_that_does_not_exist_take_nothing_from_the_others() {
+    let parts = [("wizard", "Conjure"), ("researcher", "Find out"), ("analyst", "Compare"), ("reviewer", "Check")];
+    let plan = routing("parallel", &parts);
+    let ran = run(&config(), move |asked| match (asked.name, asked.agent) {
+        ("", "analyst") => down("provider_unavailable"),
+        // The researcher has 20 s.
+        ("", "researcher") => Reply::from("late").after(Duration::from_secs(90)),
+        ("", "writer") => {
+            assert!(asked.text.contains("Report of reviewer:\nreviewer says its part."), "{}", asked.text);
+            assert!(asked.text.contains("Missing: analyst gave no report on:\nCompare"), "{}", asked.text);
+            "The brief.".into()
+        }
+        _ => asked.sensible(&plan),
+    });
+    assert_eq!(ran.result().text, "The brief.");
+    assert_eq!(told(&ran, "warning"), ["unknown_agent", "agent_failed", "agent_failed"]);
+    assert!(told(&ran, "code").contains(&"step_timeout") && told(&ran, "code").contains(&"provider_unavailable"));
+    assert!((20..22).contains(&ran.took.as_secs()), "{:?}", ran.took);
+}
+
+#[test]
+fn when_nobody_answers_the_run_says_who_failed_and_why() {
+    for (mode, code) in
+        [("parallel", "no_agent_answered"), ("sequential", "no_agent_answered"), ("delegated", "provider_rate_limited")]
+    {
+        let ran = run(&config(), move |asked| match asked.name {
+            "" => down("provider_rate_limited"),
+            _ => asked.sensible(&plan(mode)),
+        });
+        assert_eq!(ran.outcome(), RunOutcome::Failed, "{mode}");
+        let error = ran.history.error.as_ref().unwrap();
+        assert_eq!(&*error.code, code, "{mode}");
+        assert!(ran.emitted().any(|event| event["status"] == "failed"), "{mode}");
+        assert!(mode == "delegated" || error.message.contains("analyst: it is down"), "{}", error.message);
+    }
+}
+
+#[test]
+fn in_a_sequence_one_that_fails_is_left_out() {
+    let ran = run(&config(), |asked| match (asked.name, asked.agent) {
+        ("", "analyst") => "   ".into(),
+        ("", "writer") => {
+            assert!(asked.text.contains("What researcher made:\nresearcher says its part."), "{}", asked.text);
+            "The brief.".into()
+        }
+        _ => asked.sensible(&plan("sequential")),
+    });
+    assert_eq!((ran.result().text.as_str(), told(&ran, "warning")), ("The brief.", vec!["agent_failed"]));
+    let last = run(&config(), |asked| match (asked.name, asked.agent) {
+        ("", "writer") => down("provider_unavailable"),
+        _ => asked.sensible(&plan("sequential")),
+    });
+    assert_eq!(last.result().text, "analyst says its part.");
+}
+
+#[test]
+fn a_failed_synthesis_leaves_the_reports_as_the_answer() {
+    let ran = run(&config(), |asked| match (asked.name, asked.agent) {
+        ("", "writer") if asked.text.contains("Report of") => down("provider_unavailable"),
+        _ => asked.sensible(&plan("parallel")),
+    });
+    let text = &ran.result().text;
+    assert!(text.contains("## Report of researcher\n\nresearcher says its part."), "{text}");
+    assert!(told(&ran, "phase").contains(&"synthesis"));
+}
+
+#[test]
+fn agents_that_pass_control_round_and_round_end_after_max_rounds() {
+    let ran = run(&config(), |asked| match asked.name {
+        "" if asked.offers("handoff") => {
+            let to = if asked.agent == "writer" { "researcher" } else { "writer" };
+            wants(&[("handoff", json!({ "to_agent": to, "reason": "not mine", "work_completed": "" }))])
+        }
+        _ => asked.sensible(&plan("handoff")),
+    });
+    assert_eq!(told(&ran, "to_agent").len(), 10, "five passes, each told twice: {:?}", told(&ran, "to_agent"));
+    assert_eq!(ran.result().text, "writer says its part.");
+}
+
+#[test]
+fn an_agent_that_hands_over_to_nobody_is_told_so_and_one_that_fails_hands_back() {
+    let ran = run(&config(), |asked| match (asked.name, asked.agent, asked.results.len()) {
+        ("", "researcher", 0) if asked.offers("handoff") => {
+            wants(&[("handoff", json!({ "to_agent": "wizard", "reason": "magic", "work_completed": "" }))])
+        }
+        ("", "researcher", 1) if asked.offers("handoff") => {
+            assert!(asked.results[0].contains("tool_unknown"), "{:?}", asked.results);
+            wants(&[("handoff", json!({ "to_agent": "writer", "reason": "words", "work_completed": "all facts" }))])
+        }
+        ("", "writer", _) => down("provider_unavailable"),
+        _ => asked.sensible(&plan("handoff")),
+    });
+    assert_eq!(ran.result().text, "researcher says its part.");
+    assert_eq!(told(&ran, "warning"), ["agent_failed"]);
+}
+
+#[test]
+fn a_discussion_that_repeats_itself_ends_after_max_stalls() {
+    let ran = run(&config(), |asked| match (asked.name, asked.agent) {
+        ("GroupChatSpeakerSelection", _) => r#"{"next_speaker":"analyst","reasoning":"again"}"#.into(),
+        ("", "analyst") => "X is better.".into(),
+        _ => asked.sensible(&plan("discussion")),
+    });
+    assert_eq!(told(&ran, "warning"), ["discussion_stalled"]);
+    let speeches = ran.model_steps().iter().filter(|step| step.contains("speech")).count();
+    assert_eq!(speeches, 4, "one that says something, three that do not");
+    assert_eq!(ran.result().text, "writer says its part.");
+}
+
+#[test]
+fn a_discussion_whose_moderator_talks_nonsense_goes_round_the_table_and_ends() {
+    let ran = run(&config(), |asked| match asked.name {
+        "GroupChatSpeakerSelection" => "I would rather not say".into(),
+        "" if asked.agent != "writer" => {
+            format!("{} has a point about {} others", asked.agent, asked.text.len()).into()
+        }
+        _ => asked.sensible(&plan("discussion")),
+    });
+    assert_eq!(ran.outcome(), RunOutcome::Completed);
+    let warnings = told(&ran, "warning");
+    assert_eq!(warnings.iter().filter(|warning| **warning == "phase_degraded").count(), 3);
+    assert_eq!(warnings.last(), Some(&"discussion_stalled"));
+}
+
+#[test]
+fn a_speaker_ends_a_discussion_with_its_last_word() {
+    let ran = run(&config(), |asked| match asked.name {
+        "GroupChatSpeakerSelection" => r#"{"next_speaker":"analyst","reasoning":"start"}"#.into(),
+        "" if asked.agent == "analyst" => "It is settled: X.\nTERMINATE".into(),
+        "" if asked.agent == "writer" => {
+            assert!(asked.text.contains("analyst said:\nIt is settled: X.") && !asked.text.contains("X.\nTERMINATE"));
+            "X.".into()
+        }
+        _ => asked.sensible(&plan("discussion")),
+    });
+    assert_eq!((ran.result().text.as_str(), told(&ran, "next_speaker").len()), ("X.", 1));
+}
+
+#[test]
+fn a_refined_answer_is_kept_only_if_it_is_better_by_enough() {
+    for (second, kept, flag, warned) in [
+        (8.0, "second", "refined", 0),
+        (5.4, "first", "below_threshold", 1),
+        (2.0, "first", "below_threshold", 1),
+        (5.5, "second", "below_threshold", 0),
+    ] {
+        let ran = run(&config(), move |asked| match asked.name {
+            "QualityAssessment" => quality(if asked.text.contains("second") { second } else { 5.0 }).into(),
+            "" if asked.text.contains("What must change:\nadd what is missing: the price of Y") => "second".into(),
+            "" => "first".into(),
+            _ => asked.sensible(&plan("delegated")),
+        });
+        let result = ran.result();
+        assert_eq!((result.text.as_str(), &result.metadata["quality_flag"]), (kept, &json!(flag)), "{second}");
+        assert_eq!(told(&ran, "warning").len(), warned, "{second}");
+        assert_eq!(result.metadata["model_calls"], 7, "one refinement round: two more calls");
+    }
+}
+
+#[test]
+fn work_that_is_sent_back_is_done_again_and_comes_whole() {
+    let ran = run(&config(), |asked| match asked.name {
+        "ProgressEvaluation" if asked.text.contains("first") => progress("refine", "name the price").into(),
+        "" if asked.text.contains("What must change:\nname the price") => "second".into(),
+        "" => "first".into(),
+        _ => asked.sensible(&plan("delegated")),
+    });
+    assert_eq!((ran.result().text.as_str(), &ran.result().metadata["rounds"]), ("second", &json!(2)));
+    assert_eq!(told(&ran, "action"), ["refine", "complete"]);
+}
+
+#[test]
+fn work_that_gets_nowhere_is_planned_anew_and_then_ends() {
+    let mut config = config();
+    config.pipeline.max_rounds = 20;
+    config.pipeline.routing_cache_ttl_seconds = 60;
+    let ran = run(&config, |asked| match asked.name {
+        "ProgressEvaluation" => progress("continue", "more").into(),
+        _ => asked.sensible(&plan("delegated")),
+    });
+    assert_eq!(told(&ran, "warning"), ["plan_reset", "stalled"]);
+    let routings = ran.model_steps().iter().filter(|step| step.contains("/routing#")).count();
+    assert_eq!(routings, 2, "a plan that did not work is not taken from the cache");
+    assert_eq!(ran.result().metadata["rounds"], 7);
+
+    config.pipeline.max_rounds = 3;
+    let ran = run(&config, |asked| match asked.name {
+        "ProgressEvaluation" => progress("continue", "more").into(),
+        "" => format!("round of {}", asked.text.len()).into(),
+        _ => asked.sensible(&plan("delegated")),
+    });
+    assert_eq!((told(&ran, "warning"), &ran.result().metadata["rounds"]), (vec!["rounds_exhausted"], &json!(3)));
+}
+
+#[test]
+fn empty_and_absurd_answers_in_every_phase_end_in_an_answer() {
+    let nonsense = [
+        "",
+        "no",
+        "{}",
+        "[[[[",
+        r#"{"score": 900, "action": "dance", "assigned_to": ["wizard"], "next_speaker": 7, "execution_mode": "chaos"}"#,
+        r#"{"assigned_to": [], "execution_mode": "parallel", "subtasks": [{"agent": "x", "task": ""}]}"#,
+    ];
+    for mode in crate::support::MODES {
+        for said in nonsense {
+            let ran = script(&config())
+                .input(|input| input.mode = Some(mode.to_owned()))
+                .model(move |call| {
+                    let asked = Asked::of(call);
+                    match asked.name {
+                        "" => format!("{} works on {} characters", asked.agent, asked.text.len()).into(),
+                        _ => Reply::from(said),
+                    }
+                })
+                .run();
+            assert_eq!(ran.outcome(), RunOutcome::Completed, "{mode} {said:?}: {:?}", ran.history.error);
+            assert!(ran.result().text.contains("works on"), "{mode} {said:?}");
+            assert!(told(&ran, "phase").contains(&"routing"), "{mode} {said:?}: {:?}", told(&ran, "phase"));
+            assert!(ran.took < Duration::from_secs(5), "{mode} {said:?} took {:?}", ran.took);
+            ran.replay();
+        }
+    }
+}
+
+#[test]
+fn a_phase_that_hangs_costs_its_time_and_nothing_else() {
+    for phase in ["TaskAnalysis", "TaskRouting", "ProgressEvaluation", "QualityAssessment"] {
+        let ran = run(&config(), move |asked| match asked.name {
+            name if name == phase => Reply::from("{}").after(Duration::from_secs(86_400)),
+            _ => asked.sensible(&plan("delegated")),
+        });
+        assert_eq!(ran.outcome(), RunOutcome::Completed, "{phase}");
+        assert_eq!(told(&ran, "code"), ["step_timeout"], "{phase}");
+        assert!((30..31).contains(&ran.took.as_secs()), "{phase}: {:?}", ran.took);
+    }
+}
