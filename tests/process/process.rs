@@ -42,10 +42,16 @@ pub fn start(arguments: &[&str], environment: &[(&str, &str)], dir: &Path, mark:
 }
 
 /// One agent without phases around it: a run is one model call.
+pub const ONE_AGENT: [(&str, &str); 4] = [
+    ("FLEET_PIPELINE__ANALYSIS", "false"),
+    ("FLEET_PIPELINE__ROUTING", "false"),
+    ("FLEET_PIPELINE__PROGRESS", "false"),
+    ("FLEET_PIPELINE__QUALITY", "false"),
+];
+
+/// A server of [`ONE_AGENT`].
 pub fn serve(dir: &Path, model: &str) -> (Process, String) {
-    let off = ["ANALYSIS", "ROUTING", "PROGRESS", "QUALITY"].map(|phase| format!("FLEET_PIPELINE__{phase}"));
-    let off: Vec<_> = off.iter().map(|name| (name.as_str(), "false")).collect();
-    serve_with(dir, model, &off)
+    serve_with(dir, model, &ONE_AGENT)
 }
 
 /// The fleet as it is shipped, but for these settings.
