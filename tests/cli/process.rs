@@ -18,6 +18,10 @@ pub fn binary(dir: &Path, arguments: &[&str]) -> Command {
     for name in names.iter().copied().chain(["FLEET_CONFIG", "FLEET_PROFILE", "FLEET_DATA_DIR"]) {
         command.env_remove(name);
     }
+    // One agent without phases around it: a run is one model call.
+    for phase in ["ANALYSIS", "ROUTING", "PROGRESS", "QUALITY"] {
+        command.env(format!("FLEET_PIPELINE__{phase}"), "false");
+    }
     command.args(arguments).current_dir(dir).stdin(Stdio::null());
     command
 }

@@ -45,7 +45,7 @@ const WAYS: [(&str, &str, usize); 9] = [
 fn turn(message: &str, config: &Value) -> StartTurn {
     let made = NewWorkflow {
         name: "SupervisorWorkflow".into(),
-        version: 1,
+        version: agentic_fleet::workflow::SUPERVISOR_VERSION,
         conversation: None,
         task: message.into(),
         effort: None,

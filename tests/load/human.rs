@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentic_fleet::runtime::SystemClock;
-use agentic_fleet::workflow::SUPERVISOR_WORKFLOW;
 use agentic_fleet::workflow::events::FleetEvent;
+use agentic_fleet::workflow::{SUPERVISOR_VERSION, SUPERVISOR_WORKFLOW};
 use fleet_actors::event::{Answer, Audience};
 use fleet_actors::journal::Context;
 use fleet_actors::limits::RunLimits;
@@ -28,7 +28,7 @@ struct Inquiries;
 
 impl Workflows for Inquiries {
     fn find(&self, name: &str, version: u32) -> Option<WorkflowFn> {
-        (name == SUPERVISOR_WORKFLOW && version == 1).then_some(inquiry as WorkflowFn)
+        (name == SUPERVISOR_WORKFLOW && version == SUPERVISOR_VERSION).then_some(inquiry as WorkflowFn)
     }
 }
 

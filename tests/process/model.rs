@@ -6,7 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::process::{client, get, serve, simulate, start, until};
+use crate::process::{ONE_AGENT, client, get, serve, simulate, start, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn two_sessions_whose_turns_interleave_a_thousand_times_each_keep_their_own_effort() {
@@ -14,7 +14,8 @@ async fn two_sessions_whose_turns_interleave_a_thousand_times_each_keep_their_ow
     let dir = tempfile::tempdir().unwrap();
     let (_model, model) = simulate(dir.path(), 1, 0);
     // What is shown here does not depend on syncs, and two thousand of them take long.
-    let environment = [("OPENAI_BASE_URL", model.as_str()), ("FLEET_STORAGE__DURABILITY", "process")];
+    let mut environment = vec![("OPENAI_BASE_URL", model.as_str()), ("FLEET_STORAGE__DURABILITY", "process")];
+    environment.extend(ONE_AGENT);
     let (_server, docs) = start(&["serve", "--port", "0"], &environment, dir.path(), "browser:");
     let url = docs.trim_end_matches("/docs");
     let admin = format!("{}/admin/requests", model.trim_end_matches("/v1"));
