@@ -84,14 +84,20 @@ pub fn spawn(mut command: Command, dir: &Path, mark: &str) -> (Process, Option<S
     (Process(child), None)
 }
 
-/// The server of one agent without phases around it: a run is one model call. With these variables, as an armed fail
+/// One agent without phases around it: a run is one model call.
+pub const ONE_AGENT: [(&str, &str); 4] = [
+    ("FLEET_PIPELINE__ANALYSIS", "false"),
+    ("FLEET_PIPELINE__ROUTING", "false"),
+    ("FLEET_PIPELINE__PROGRESS", "false"),
+    ("FLEET_PIPELINE__QUALITY", "false"),
+];
+
+/// The server of [`ONE_AGENT`]. With these variables, as an armed fail
 /// point; without an address when it died before it listened.
 pub fn serve_with(dir: &Path, model: &str, environment: &[(&str, &str)]) -> (Process, Option<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
     command.args(["serve", "--port", "0"]).env("OPENAI_BASE_URL", model).env("MAX_CONCURRENT_WORKFLOWS", "64");
-    command.envs(
-        ["ANALYSIS", "ROUTING", "PROGRESS", "QUALITY"].map(|phase| (format!("FLEET_PIPELINE__{phase}"), "false")),
-    );
+    command.envs(ONE_AGENT);
     command.envs(environment.iter().copied());
     let (process, docs) = spawn(command, dir, "browser:");
     (process, docs.map(|docs| docs.trim_end_matches("/docs").to_owned()))
