@@ -6,7 +6,7 @@
 use actix_web::http::header::ACCEPT;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse};
-use fleet_actors::event::{EventBody, LogEvent};
+use fleet_actors::event::EventBody;
 use fleet_actors::ids::{Seq, WorkflowId};
 use fleet_actors::ports::WorkflowRow;
 use fleet_actors::sessions::stored_events;
@@ -16,7 +16,7 @@ use super::chat_sse::{Fields, answer, last_event_id, wish};
 use super::error::ApiError;
 use super::rejoin::How;
 use super::sse::{self, Wish};
-use super::wire::{Renderer, Version, WireEvent};
+use super::wire::{Renderer, Version};
 use super::{Api, at};
 
 /// Adds the routes.
@@ -85,22 +85,24 @@ async fn page(api: &Api, row: &WorkflowRow, wish: Wish, query: &Fields) -> Resul
     if limit == 0 || limit > server.page_max.get() {
         return Err(ApiError::invalid("limit", format!("must be from 1 to {}", server.page_max)));
     }
-    let mut log = stored_events(api.sessions.store().as_ref(), &row.workflow, wish.after).await?;
-    let more = log.len() as u64 > limit;
-    log.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next_after = log.last().filter(|_| more).map(|event| event.seq);
-    let done = log.iter().any(|event| matches!(event.body, EventBody::Finished { .. }));
-    let mut page = json!({ "events": render(api, &row.workflow, wish, &log), "done": done });
+    let log = stored_events(api.sessions.store().as_ref(), &row.workflow, wish.after).await?;
+    // The page is full of what its client sees; text between agents, which it does not see, takes no room in it.
+    let (mut shown, mut taken) = (Vec::new(), 0);
+    let mut renderer = Renderer::new(wish.version, &row.workflow, wish.deltas);
+    for event in &log {
+        if shown.len() as u64 == limit {
+            break;
+        }
+        shown.extend(renderer.render(event).map(|event| event.routed(&api.settings.ui_routing)));
+        taken += 1;
+    }
+    let next_after = log[..taken].last().filter(|_| taken < log.len()).map(|event| event.seq);
+    let done = log[..taken].iter().any(|event| matches!(event.body, EventBody::Finished { .. }));
+    let mut page = json!({ "events": shown, "done": done });
     if let Some(next_after) = next_after {
         page["next_after"] = next_after.0.into();
     }
     Ok(HttpResponse::Ok().json(page))
-}
-
-fn render(api: &Api, workflow: &WorkflowId, wish: Wish, log: &[LogEvent]) -> Vec<WireEvent> {
-    let mut renderer = Renderer::new(wish.version, workflow, wish.deltas);
-    let shown = log.iter().filter_map(|event| renderer.render(event));
-    shown.map(|event| event.routed(&api.settings.ui_routing)).collect()
 }
 
 fn number(query: &Fields, name: &'static str) -> Result<Option<u64>, ApiError> {

@@ -130,7 +130,10 @@ async fn the_log_of_a_run_is_read_as_a_page_or_as_a_stream() {
         let page: Value = app.get(&format!("{path}?after={after}&limit=2"), &json).await.json().await.expect("json");
         paged.extend(page["events"].as_array().expect("events").clone());
         match page["next_after"].as_u64() {
-            Some(next) => after = next,
+            Some(next) => {
+                assert_eq!(page["events"].as_array().map(Vec::len), Some(2), "a page that is not the last is full");
+                after = next;
+            }
             None => break,
         }
     }
