@@ -12,6 +12,7 @@ mod conversations;
 pub mod error;
 pub mod health;
 pub(crate) mod history;
+mod language;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
@@ -23,7 +24,7 @@ mod run;
 pub(crate) mod sessions;
 pub mod sse;
 pub mod start;
-mod types;
+pub(crate) mod types;
 pub mod wire;
 pub mod workflow_events;
 
@@ -81,6 +82,8 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .service(at("/api/v1/types", "GET").route(web::get().to(types::types)))
         .service(at("/api/v1/agents", "GET").route(web::get().to(types::agents)))
         .service(at("/api/v1/run", "POST").route(web::post().to(run::run)))
+        .service(at("/api/v1/classify_intent", "POST").route(web::post().to(language::classify_intent)))
+        .service(at("/api/v1/extract_entities", "POST").route(web::post().to(language::extract_entities)))
         .service(at("/api/v1/runs", "POST").route(web::post().to(run::submit)))
         .service(
             at("/api/v1/conversations", "GET, POST")

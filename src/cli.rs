@@ -1,5 +1,7 @@
 //! The commands of the binary, one file each.
 
+mod agents;
+mod chat;
 mod checkpoints;
 mod client;
 mod config;
@@ -39,6 +41,10 @@ enum Command {
     Serve(Serve),
     /// Run one message in this terminal, without a server or through one.
     Run(run::Run),
+    /// A conversation in this terminal, without a server or through one.
+    Chat(chat::Chat),
+    /// The agents there are.
+    ListAgents(agents::ListAgents),
     /// Finished executions: list, show, delete.
     History {
         #[command(subcommand)]
@@ -155,6 +161,8 @@ pub fn run(cli: Cli) -> i32 {
             with_settings(&flags, |effective| serve::serve(effective, &flags))
         }
         Command::Run(options) => finish(run::run(&options)),
+        Command::Chat(options) => finish(chat::run(&options)),
+        Command::ListAgents(options) => finish(agents::run(&options)),
         Command::History { command } => finish(history::run(&command)),
         Command::Checkpoints { command } => finish(checkpoints::run(&command)),
         Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),

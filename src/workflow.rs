@@ -10,6 +10,7 @@ mod agent;
 pub mod events;
 mod fast_path;
 mod fleet;
+mod language;
 mod modes;
 mod pipeline;
 mod quality;
@@ -41,6 +42,12 @@ pub const SUPERVISOR_VERSION: u32 = 2;
 pub const QUALITY_WORKFLOW: &str = "QualityWorkflow";
 /// Its version.
 pub const QUALITY_VERSION: u32 = 1;
+/// The name of the workflow that says what the author of a text wants.
+pub const INTENT_WORKFLOW: &str = "IntentWorkflow";
+/// The name of the workflow that lists what a text names.
+pub const ENTITY_WORKFLOW: &str = "EntityWorkflow";
+/// The version of both.
+pub const LANGUAGE_VERSION: u32 = 1;
 /// The modes a client may force.
 pub const MODES: [&str; 8] =
     ["auto", "standard", "delegated", "sequential", "parallel", "handoff", "discussion", "fast_path"];
@@ -55,6 +62,8 @@ impl Workflows for FleetWorkflows {
             (SUPERVISOR_WORKFLOW, SUPERVISOR_VERSION) => Some(supervise),
             (SUPERVISOR_WORKFLOW, 1) => Some(v1::supervise),
             (QUALITY_WORKFLOW, QUALITY_VERSION) => Some(quality::assess),
+            (INTENT_WORKFLOW, LANGUAGE_VERSION) => Some(language::classify_intent),
+            (ENTITY_WORKFLOW, LANGUAGE_VERSION) => Some(language::extract_entities),
             _ => None,
         }
     }

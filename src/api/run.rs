@@ -9,7 +9,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use fleet_actors::event::RunOutcome;
 use fleet_actors::ids::{MalformedId, Seq, WorkflowId};
-use fleet_actors::ports::{HistoryRow, RequestKey, WorkflowState};
+use fleet_actors::ports::{HistoryRow, RequestKey, RunOutput, WorkflowState};
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
     }
 }
 
-async fn begin(api: &Api, turn: StartTurn) -> Result<EventStream, ApiError> {
+pub(super) async fn begin(api: &Api, turn: StartTurn) -> Result<EventStream, ApiError> {
     api.begin(turn).await.map(|opened| opened.stream)
 }
 
@@ -160,15 +160,21 @@ async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiE
 }
 
 async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
+    let output = output_of(api, workflow).await?;
+    Ok(HttpResponse::Created().json(json!({
+        "result": output.text,
+        "status": RunOutcome::Completed.as_str(),
+        "execution_id": workflow,
+        "metadata": output.metadata,
+    })))
+}
+
+/// The result of a run that is over, or why it has none.
+pub(super) async fn output_of(api: &Api, workflow: &WorkflowId) -> Result<RunOutput, ApiError> {
     let entry = api.sessions.store().history_entry(workflow).await?;
     let HistoryRow { status, result, error, .. } = entry.ok_or_else(|| ApiError::not_found("execution"))?;
     match (status, result) {
-        (RunOutcome::Completed, Some(output)) => Ok(HttpResponse::Created().json(json!({
-            "result": output.text,
-            "status": status.as_str(),
-            "execution_id": workflow,
-            "metadata": output.metadata,
-        }))),
+        (RunOutcome::Completed, Some(output)) => Ok(output),
         (RunOutcome::Cancelled, _) => {
             let text = error.map_or_else(|| "the run was cancelled".to_owned(), |error| error.message);
             Err(about(ApiError::new(StatusCode::CONFLICT, "cancelled", text), workflow))
@@ -183,7 +189,7 @@ async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiErr
     }
 }
 
-fn about(mut error: ApiError, workflow: &WorkflowId) -> ApiError {
+pub(super) fn about(mut error: ApiError, workflow: &WorkflowId) -> ApiError {
     error.execution_id = Some(workflow.to_string());
     error
 }
@@ -203,16 +209,16 @@ pub(super) fn accepted(workflow: &WorkflowId) -> HttpResponse {
 }
 
 /// Cancels a run whose client's connection is gone: actix drops the handler then.
-struct CancelOnDrop {
+pub(super) struct CancelOnDrop {
     run: Option<(Sessions, WorkflowId)>,
 }
 
 impl CancelOnDrop {
-    fn new(sessions: &Sessions, workflow: &WorkflowId) -> Self {
+    pub(super) fn new(sessions: &Sessions, workflow: &WorkflowId) -> Self {
         Self { run: Some((sessions.clone(), workflow.clone())) }
     }
 
-    fn disarm(mut self) {
+    pub(super) fn disarm(mut self) {
         self.run = None;
     }
 }

@@ -30,6 +30,8 @@ pub struct NewRun {
     pub on_disconnect: Option<OnDisconnect>,
     /// A background run: nobody needs to watch it.
     pub background: bool,
+    /// Another workflow than the one that messages start: its name and version.
+    pub workflow: Option<(&'static str, u32)>,
 }
 
 impl Api {
@@ -80,9 +82,10 @@ impl Api {
         };
         let on_disconnect =
             if run.background { OnDisconnect::Continue } else { run.on_disconnect.unwrap_or(configured) };
+        let (name, version) = run.workflow.unwrap_or((SUPERVISOR_WORKFLOW, SUPERVISOR_VERSION));
         let made = NewWorkflow {
-            name: SUPERVISOR_WORKFLOW.into(),
-            version: SUPERVISOR_VERSION,
+            name: name.into(),
+            version,
             conversation: run.conversation.clone(),
             task: Arc::from(run.message.as_str()),
             effort: run.effort,

@@ -2,9 +2,10 @@
 
 use actix_web::HttpResponse;
 use actix_web::web::Data;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Api;
+use crate::settings::Settings;
 use crate::workflow::SUPERVISOR_WORKFLOW;
 
 /// `GET /types`
@@ -14,7 +15,11 @@ pub async fn types() -> HttpResponse {
 
 /// `GET /agents`
 pub async fn agents(api: Data<Api>) -> HttpResponse {
-    let roster = api.settings.agents.iter();
-    let shown = roster.map(|(name, agent)| json!({ "name": name, "description": agent.description, "type": "agent" }));
-    HttpResponse::Ok().json(shown.collect::<Vec<_>>())
+    HttpResponse::Ok().json(roster(&api.settings))
+}
+
+/// The roster as clients see it.
+pub(crate) fn roster(settings: &Settings) -> Vec<Value> {
+    let agents = settings.agents.iter();
+    agents.map(|(name, agent)| json!({ "name": name, "description": agent.description, "type": "agent" })).collect()
 }

@@ -4,13 +4,16 @@
 //! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock and the
 //! whole runtime: a run is the same run as under `serve`, without the doors.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet_actors::event::LogEvent;
 use fleet_actors::ids::{CheckpointId, ConversationId, Position, Seq, WorkflowId};
 use fleet_actors::ports::{PageFrom, ReasoningEffort, StoreWrite, WorkflowState};
+use fleet_actors::recovery;
 use fleet_actors::sessions::{EventStream, StreamItem, stored_events};
 use serde_json::{Value, json};
 
@@ -23,7 +26,7 @@ use crate::api::connections::Connections;
 use crate::api::error::ApiError;
 use crate::api::start::NewRun;
 use crate::api::wire::{Deltas, Renderer, Version};
-use crate::api::{Api, checkpoints, history, sessions};
+use crate::api::{Api, checkpoints, history, sessions, types};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
@@ -33,10 +36,33 @@ const EXPORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a command works.
 pub(super) enum Fleet {
-    /// In the data directory of these settings; the lock's owner is called so.
-    Here(Arc<Settings>, &'static str),
+    /// In the data directory.
+    Here(Box<Local>),
     /// Through a running server.
     There(Client),
+}
+
+/// A data directory; its runtime is opened by the first thing that needs it.
+pub(super) struct Local {
+    settings: Arc<Settings>,
+    /// What the lock's owner is called.
+    command: &'static str,
+    /// It stays for several runs: parked ones go on, and answers are scored, as under `serve`.
+    stays: bool,
+    writer: OnceCell<Rc<Writer>>,
+}
+
+impl Local {
+    fn writer(&self) -> Result<Rc<Writer>, CommandError> {
+        if let Some(writer) = self.writer.get() {
+            return Ok(writer.clone());
+        }
+        let writer = Rc::new(Writer::open(&self.settings, self.command)?);
+        if self.stays {
+            writer.serve_what_waits();
+        }
+        Ok(self.writer.get_or_init(|| writer).clone())
+    }
 }
 
 /// A page and the cursor of the next one if there is one.
@@ -52,13 +78,30 @@ impl Fleet {
         let effective =
             Settings::load(&sources(&reach.from.flags())).map_err(|error| CommandError::Usage(error.to_string()))?;
         crate::telemetry::start(&effective.settings);
-        Ok(Self::Here(Arc::new(effective.settings), command))
+        let (settings, writer) = (Arc::new(effective.settings), OnceCell::new());
+        Ok(Self::Here(Box::new(Local { settings, command, stays: false, writer })))
+    }
+
+    /// The same for a command that stays for several runs.
+    pub fn that_stays(mut self) -> Self {
+        if let Self::Here(local) = &mut self {
+            local.stays = true;
+        }
+        self
+    }
+
+    /// Whoever there is to work, as `GET /agents` shows it.
+    pub async fn agents(&self) -> Result<Vec<Value>, CommandError> {
+        match self {
+            Self::Here(local) => Ok(types::roster(&local.settings)),
+            Self::There(client) => Ok(list((client.get("/api/v1/agents").await?, None))?.0),
+        }
     }
 
     pub async fn history(&self, from: &PageFrom, limit: u32) -> Result<Page, CommandError> {
         match self {
-            Self::Here(settings, _) => {
-                let (rows, next) = history::page(&reader(settings)?, from.clone(), limit).await?;
+            Self::Here(local) => {
+                let (rows, next) = history::page(&reader(&local.settings)?, from.clone(), limit).await?;
                 Ok((rows, next.map(|next| next.to_string())))
             }
             Self::There(client) => {
@@ -73,7 +116,7 @@ impl Fleet {
 
     pub async fn execution(&self, id: &WorkflowId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(settings, _) => Ok(history::entry(&reader(settings)?, id).await?),
+            Self::Here(local) => Ok(history::entry(&reader(&local.settings)?, id).await?),
             Self::There(client) => client.get(&format!("/api/v1/history/{id}")).await,
         }
     }
@@ -82,8 +125,8 @@ impl Fleet {
     pub async fn forget(&self, ids: &[WorkflowId]) -> Result<Vec<Result<(), CommandError>>, CommandError> {
         let mut done = Vec::new();
         match self {
-            Self::Here(settings, command) => {
-                let writer = Writer::open(settings, command)?;
+            Self::Here(local) => {
+                let writer = local.writer()?;
                 if ids.is_empty() {
                     done.push(writer.api.write(StoreWrite::ClearHistory).await.map(drop).map_err(CommandError::from));
                 }
@@ -107,7 +150,7 @@ impl Fleet {
     /// Runs that are not over, as sessions are shown.
     pub async fn unfinished(&self) -> Result<Vec<Value>, CommandError> {
         match self {
-            Self::Here(settings, _) => Ok(sessions::unfinished(&reader(settings)?).await?),
+            Self::Here(local) => Ok(sessions::unfinished(&reader(&local.settings)?).await?),
             Self::There(client) => {
                 let (mut rows, _) = list(client.get_page("/api/v1/sessions").await?)?;
                 rows.retain(|row| row["completed_at"].is_null());
@@ -123,8 +166,8 @@ impl Fleet {
         limit: u32,
     ) -> Result<Page, CommandError> {
         match self {
-            Self::Here(settings, _) => {
-                let (rows, next) = checkpoints::page(&reader(settings)?, id, before, Some(limit)).await?;
+            Self::Here(local) => {
+                let (rows, next) = checkpoints::page(&reader(&local.settings)?, id, before, Some(limit)).await?;
                 Ok((rows, next.map(|next| next.0.to_string())))
             }
             Self::There(client) => {
@@ -136,15 +179,15 @@ impl Fleet {
 
     pub async fn checkpoint(&self, id: &CheckpointId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(settings, _) => Ok(checkpoints::checkpoint(&reader(settings)?, id).await?),
+            Self::Here(local) => Ok(checkpoints::checkpoint(&reader(&local.settings)?, id).await?),
             Self::There(client) => client.get(&format!("/api/v1/checkpoints/{id}")).await,
         }
     }
 
     pub async fn fork(&self, id: &CheckpointId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(settings, command) => {
-                let writer = Writer::open(settings, command)?;
+            Self::Here(local) => {
+                let writer = local.writer()?;
                 let forked = checkpoints::fork_at(&writer.api, id).await?;
                 writer.close().await;
                 Ok(forked)
@@ -157,16 +200,17 @@ impl Fleet {
     pub async fn start(&self, new: NewRun, deltas: Deltas) -> Result<Run, CommandError> {
         let conversation = new.conversation.clone();
         match self {
-            Self::Here(settings, command) => {
-                let writer = Writer::open(settings, command)?;
+            Self::Here(local) => {
+                let writer = local.writer()?;
                 writer.say_who_answers();
                 let turn = writer.api.prepare(new)?;
                 let started = writer.api.begin(turn).await?;
-                Ok(Run::here(writer, started.stream, conversation, deltas).await?)
+                Ok(Run::here(writer, started.stream, conversation, deltas, local.stays).await?)
             }
             Self::There(client) => {
                 let body = json!({
                     "task": new.message,
+                    "mode": new.mode,
                     "conversation_id": conversation,
                     "reasoning_effort": new.effort,
                 });
@@ -183,13 +227,13 @@ impl Fleet {
         deltas: Deltas,
     ) -> Result<Run, CommandError> {
         match self {
-            Self::Here(settings, command) => {
-                let writer = Writer::open(settings, command)?;
+            Self::Here(local) => {
+                let writer = local.writer()?;
                 writer.say_who_answers();
                 let workflow = checkpoints::go_on(&writer.api, id, effort).await?;
                 let watched = writer.api.sessions.watch(&workflow, Seq(0)).await;
                 let stream = watched.map_err(|error| writer.api.refusal(error))?;
-                Ok(Run::here(writer, stream, None, deltas).await?)
+                Ok(Run::here(writer, stream, None, deltas, local.stays).await?)
             }
             Self::There(client) => {
                 let body = json!({ "reasoning_effort": effort });
@@ -232,6 +276,13 @@ impl Writer {
         Ok(Self { api, runtime })
     }
 
+    /// Lets parked runs that are answered go on, and scores answers.
+    fn serve_what_waits(&self) {
+        let (woken, children) = (self.api.sessions.clone(), self.api.sessions.clone());
+        actix_web::rt::spawn(async move { recovery::wake_queue(&woken).await });
+        actix_web::rt::spawn(async move { recovery::child_queue(&children).await });
+    }
+
     fn say_who_answers(&self) {
         if self.runtime.model.is_simulated() {
             complain("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
@@ -239,7 +290,7 @@ impl Writer {
     }
 
     /// Waits until the history file says what the store does.
-    async fn close(self) {
+    async fn close(&self) {
         until_exported(&self.api.sessions, EXPORT_PATIENCE).await;
     }
 }
@@ -272,7 +323,7 @@ struct There {
 }
 
 struct Here {
-    writer: Writer,
+    writer: Rc<Writer>,
     stream: EventStream,
     renderer: Renderer,
     after: Seq,
@@ -293,10 +344,11 @@ enum Rest {
 
 impl Run {
     async fn here(
-        writer: Writer,
+        writer: Rc<Writer>,
         stream: EventStream,
         conversation: Option<ConversationId>,
         deltas: Deltas,
+        stays: bool,
     ) -> Result<Self, ApiError> {
         let workflow = stream.workflow().clone();
         let parked: Pin<Box<dyn Future<Output = ()>>> = Box::pin(stream.parked());
@@ -304,7 +356,7 @@ impl Run {
         let live = writer.api.sessions.is_live(&workflow).await.map_err(|error| writer.api.refusal(error.into()))?;
         let row = writer.api.sessions.store().workflow(&workflow).await?;
         let over = row.is_some_and(|row| matches!(row.state, WorkflowState::Ended(_)));
-        let parked = if live || !over { parked } else { Box::pin(std::future::pending()) };
+        let parked = if (live || !over) && !stays { parked } else { Box::pin(std::future::pending()) };
         let renderer = Renderer::new(Version::V2, &workflow, deltas);
         let (after, rest, read) = (Seq(0), Rest::Works, VecDeque::new());
         let here = Here { writer, stream, renderer, after, parked, rest, read };
@@ -366,6 +418,20 @@ impl Run {
                         complain(&format!("{workflow}: not cancelled: {error}"));
                     }
                 });
+            }
+        }
+    }
+
+    /// Answers one of its questions.
+    pub async fn answer(&self, request: &str, answer: Value) -> Result<(), CommandError> {
+        match &self.from {
+            Source::Here(here) => {
+                let request = request.parse().map_err(|_| ApiError::not_found("request"))?;
+                Ok(here.writer.api.answer(&self.workflow, &request, answer).await?)
+            }
+            Source::There(there) => {
+                let body = json!({ "request_id": request, "response": answer });
+                there.client.post(&format!("/api/v1/workflows/{}/respond", self.workflow), &body).await.map(drop)
             }
         }
     }

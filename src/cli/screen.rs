@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::failure::CommandError;
 use super::fleet::{Run, Seen, left};
-use super::terminal::{complain, harmless, say, stream, text};
+use super::terminal::{complain, harmless, preview, say, stream, text};
 use crate::api::wire::Deltas;
 
 /// How a run is shown.
@@ -15,6 +15,8 @@ use crate::api::wire::Deltas;
 pub(super) enum Form {
     /// The text as it comes.
     Text,
+    /// The text as it comes; what else happens is told on standard error.
+    Verbose,
     /// One JSON object at the end.
     Json,
 }
@@ -27,7 +29,7 @@ impl Form {
     /// Whether text is needed as it comes.
     pub fn deltas(self) -> Deltas {
         match self {
-            Self::Text => Deltas::Shown,
+            Self::Text | Self::Verbose => Deltas::Shown,
             Self::Json => Deltas::Hidden,
         }
     }
@@ -54,7 +56,10 @@ pub(super) async fn follow(mut run: Run, form: Form) -> Result<i32, CommandError
                 if let Some(status) = screen.show(&event) {
                     if form == Form::Json {
                         say(&result(&run.result().await?).to_string());
-                    } else if status == "completed" && std::io::stdout().is_terminal() {
+                    } else if form == Form::Verbose {
+                        tell_costs(&run.result().await?);
+                    }
+                    if form != Form::Json && status == "completed" && std::io::stdout().is_terminal() {
                         run.conversation().inspect(|id| complain(&format!("to go on: --conversation {id}")));
                     }
                     run.close().await;
@@ -88,8 +93,48 @@ fn result(entry: &Value) -> Value {
     })
 }
 
+/// What a run cost, by agent.
+pub(super) fn tell_costs(entry: &Value) {
+    let line = |name: &str, part: &Value| {
+        let count = |field: &str| part[field].as_u64().unwrap_or_default();
+        let tokens = |field: &str| part["usage"][field].as_u64().unwrap_or_default();
+        let cost = part["cost"].as_f64().map(|cost| format!(", ${cost:.6}")).unwrap_or_default();
+        complain(&format!(
+            "· {name}: {} model calls, {} tool calls, {} tokens in, {} out{cost}",
+            count("model_calls"),
+            count("tool_calls"),
+            tokens("input_tokens"),
+            tokens("output_tokens"),
+        ));
+    };
+    for (agent, part) in entry["by_agent"].as_object().into_iter().flatten() {
+        line(&harmless(agent), part);
+    }
+    line("all", entry);
+}
+
+/// What a phase, an agent or a tool did, on one line; nothing for what is no news.
+pub(super) fn news(event: &Value) -> Option<String> {
+    let (agent, message) = (text(event, "agent_id"), preview(event["message"].as_str().unwrap_or_default(), 100));
+    let data = &event["data"];
+    match event["type"].as_str()? {
+        "orchestrator.thought" => Some(format!("{}: {message}", text(event, "kind"))),
+        "orchestrator.message" if event["kind"] != "request" => Some(message),
+        "agent.start" => Some(format!("{agent} begins")),
+        "agent.complete" => Some(format!("{agent} {message}")),
+        "agent.message" if data["kind"] == "tool_call" => {
+            let (tool, outcome) = (text(data, "tool"), text(data, "outcome"));
+            let arguments = preview(data["arguments_preview"].as_str().unwrap_or_default(), 60);
+            Some(format!("{agent} called {tool}({arguments}): {outcome} after {} ms", text(data, "duration_ms")))
+        }
+        "agent.message" => Some(format!("{agent}: {message}")),
+        "step.failed" => Some(format!("{} failed: {}", text(event, "step"), text(event, "error"))),
+        _ => None,
+    }
+}
+
 /// What stands on the screen.
-struct Screen {
+pub(super) struct Screen {
     form: Form,
     /// The text that is shown and valid.
     shown: String,
@@ -98,12 +143,18 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(form: Form) -> Self {
+    pub fn new(form: Form) -> Self {
         Self { form, shown: String::new(), in_line: false }
     }
 
     /// Shows an event; the run's status if it was the last one.
-    fn show(&mut self, event: &Value) -> Option<String> {
+    pub fn show(&mut self, event: &Value) -> Option<String> {
+        if self.form == Form::Verbose
+            && let Some(line) = news(event)
+        {
+            self.end_line();
+            complain(&format!("· {line}"));
+        }
         match event["type"].as_str().unwrap_or_default() {
             "response.delta" => self.write(event["delta"].as_str().unwrap_or_default()),
             "response.completed" => {
@@ -143,7 +194,7 @@ impl Screen {
     }
 
     fn write(&mut self, piece: &str) {
-        if self.form == Form::Text && !piece.is_empty() {
+        if self.form != Form::Json && !piece.is_empty() {
             stream(&harmless(piece));
             self.in_line = !piece.ends_with('\n');
             self.shown.push_str(piece);
@@ -159,12 +210,12 @@ impl Screen {
     }
 
     fn note(&self, line: &str) {
-        if self.form == Form::Text {
+        if self.form != Form::Json {
             say(line);
         }
     }
 
-    fn end_line(&mut self) {
+    pub fn end_line(&mut self) {
         if std::mem::take(&mut self.in_line) {
             say("");
         }

@@ -176,6 +176,14 @@ pub const URLS: &[Url] = &[
         .body("Task")
         .answers(&[(202, Answer::Json("Accepted"))])
         .refuses(&[400, 408, 413, 415, 422, 429, 500, 503]),
+    Url::post("/api/v1/classify_intent", "Say what the author of a text wants")
+        .body("IntentQuestion")
+        .answers(&[(200, Answer::Json("Intent"))])
+        .refuses(&[400, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504]),
+    Url::post("/api/v1/extract_entities", "List what a text names")
+        .body("EntityQuestion")
+        .answers(&[(200, Answer::Json("Entities"))])
+        .refuses(&[400, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504]),
     Url::get("/api/v1/workflows/{workflow_id}/events", "The log of a run, as a stream or as a page")
         .takes(&[Param::number("after", "events behind this number"), LIMIT, VERSION, STREAM, LAST_ID])
         .answers(&[(200, Answer::EventsOr("EventPage")), (204, Answer::Empty)])

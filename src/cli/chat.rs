@@ -1,0 +1,272 @@
+//! `chat`: a conversation in the terminal, turn by turn, in the data directory or through a server.
+//!
+//! Between two turns a line is a message or a command; while a turn asks something, a line is the answer. Ctrl-C stops the
+//! turn and never the program; Ctrl-D and `/quit` leave.
+//!
+//! Absent on purpose: a line editor. The terminal's own is there, and in a pipe there is none.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use fleet_actors::ids::ConversationId;
+use fleet_actors::ports::ReasoningEffort;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::failure::CommandError;
+use super::fleet::{Fleet, Run, Seen, left};
+use super::screen::{Form, Screen};
+use super::terminal::{complain, say, stream, text};
+use super::{Effort, Reach};
+use crate::api::start::NewRun;
+use crate::workflow::MODES;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agentic-fleet chat
+  agentic-fleet chat --mode parallel --server http://127.0.0.1:8000
+  printf 'hello\\nand now in French\\n' | agentic-fleet chat
+
+In it: /help, /mode NAME, /effort NAME, /new, /quit. Ctrl-C stops a turn, Ctrl-D leaves. An approval is answered in place: y, n, why not, or
+the changed arguments as a JSON object. Without --server it takes the data directory for itself; runs that wait there go on.")]
+pub(super) struct Chat {
+    /// Go on in this conversation, or begin it under this id.
+    #[arg(long, value_name = "ID")]
+    conversation: Option<ConversationId>,
+    /// Who works, and how.
+    #[arg(long, value_parser = PossibleValuesParser::new(MODES))]
+    mode: Option<String>,
+    /// How much the model thinks.
+    #[arg(long, value_enum)]
+    reasoning_effort: Option<Effort>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+const HELP: &str =
+    "/mode NAME     who works, and how: auto, delegated, sequential, parallel, handoff, discussion, fast_path
+/effort NAME   how much the model thinks: minimal, medium, maximal, or config for what the settings say
+/new           begin another conversation
+/quit          leave, as Ctrl-D does; Ctrl-C stops a turn";
+
+pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
+    let fleet = Fleet::of(&options.reach, "agentic-fleet chat")?.that_stays();
+    let mut talk = Talk {
+        fleet,
+        conversation: options.conversation.clone().unwrap_or_else(ConversationId::generate),
+        mode: options.mode.clone(),
+        effort: options.reasoning_effort.map(Into::into),
+        lines: Lines::read(),
+        failed: false,
+    };
+    complain(&format!("conversation {}; /help says what else there is", talk.conversation));
+    loop {
+        let line = match talk.lines.next("you> ").await {
+            Line::Text(line) => line,
+            Line::Interrupt => {
+                complain("/quit or Ctrl-D leaves");
+                continue;
+            }
+            Line::End => return Ok(i32::from(talk.failed)),
+        };
+        match line.trim() {
+            "" => {}
+            "/quit" | "/exit" => return Ok(0),
+            command if command.starts_with('/') => talk.command(command),
+            message => {
+                // A turn that fails is told, and the conversation goes on.
+                if let Err(error) = talk.turn(message).await {
+                    complain(&error.to_string());
+                    talk.failed = true;
+                }
+            }
+        }
+    }
+}
+
+struct Talk {
+    fleet: Fleet,
+    conversation: ConversationId,
+    mode: Option<String>,
+    effort: Option<ReasoningEffort>,
+    lines: Lines,
+    /// The last turn had no answer; what a pipe's end answers with.
+    failed: bool,
+}
+
+impl Talk {
+    fn command(&mut self, line: &str) {
+        let (name, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(name, rest)| (name, rest.trim()));
+        match (name, rest) {
+            ("/help", _) => complain(HELP),
+            ("/new", _) => {
+                self.conversation = ConversationId::generate();
+                complain(&format!("conversation {}", self.conversation));
+            }
+            ("/mode", mode) if MODES.contains(&mode) => self.mode = Some(mode.to_owned()),
+            ("/mode", _) => complain(&format!("one of {}", MODES.join(", "))),
+            ("/effort", "minimal") => self.effort = Some(ReasoningEffort::Minimal),
+            ("/effort", "medium") => self.effort = Some(ReasoningEffort::Medium),
+            ("/effort", "maximal") => self.effort = Some(ReasoningEffort::Maximal),
+            ("/effort", "config") => self.effort = None,
+            ("/effort", _) => complain("one of minimal, medium, maximal, config"),
+            _ => complain(&format!("there is no command {name}; /help lists them")),
+        }
+    }
+
+    async fn turn(&mut self, message: &str) -> Result<(), CommandError> {
+        let new = NewRun {
+            message: message.to_owned(),
+            conversation: Some(self.conversation.clone()),
+            mode: self.mode.clone(),
+            effort: self.effort,
+            ..NewRun::default()
+        };
+        let mut run = self.fleet.start(new, Form::Verbose.deltas()).await?;
+        let mut screen = Screen::new(Form::Verbose);
+        let mut stopping = false;
+        self.failed = false;
+        loop {
+            let seen = tokio::select! {
+                seen = run.next() => seen?,
+                _ = tokio::signal::ctrl_c() => {
+                    if stopping {
+                        return Err(left(run.workflow(), "left while it was being stopped"));
+                    }
+                    stopping = true;
+                    run.cancel();
+                    continue;
+                }
+            };
+            let Seen::Event(event) = seen else {
+                screen.end_line();
+                return Err(left(run.workflow(), "the stream ended before the run did"));
+            };
+            if let Some(status) = screen.show(&event) {
+                self.failed = status != "completed";
+                run.close().await;
+                return Ok(());
+            }
+            if event["kind"] == "request" && event["type"] == "orchestrator.message" {
+                stopping |= self.ask(&run, &event["data"]).await?;
+            }
+        }
+    }
+
+    /// Has a question answered in place; true when the turn is stopped instead.
+    async fn ask(&mut self, run: &Run, asked: &Value) -> Result<bool, CommandError> {
+        let request = &asked["request"];
+        let kind = text(asked, "request_type");
+        let prompt = match kind.as_str() {
+            "tool_approval" => {
+                complain(&format!("{} wants to call {} with", text(request, "agent"), text(request, "tool")));
+                complain(&pretty(&request["arguments"]));
+                "allow it? y, n, why not, or other arguments as JSON> "
+            }
+            "plan_review" => {
+                complain(&pretty(request));
+                "go on with this plan? y, n, why not, or a changed plan as JSON> "
+            }
+            "user_input" => {
+                say(&text(request, "question"));
+                "answer> "
+            }
+            _ => "answer> ",
+        };
+        loop {
+            let line = match self.lines.next(prompt).await {
+                Line::Text(line) if line.trim().is_empty() => continue,
+                Line::Text(line) => line,
+                Line::Interrupt => {
+                    run.cancel();
+                    return Ok(true);
+                }
+                Line::End => return Err(left(run.workflow(), "nobody is there to answer it")),
+            };
+            match run.answer(&text(asked, "request_id"), meant(&kind, line.trim())).await {
+                Ok(()) => return Ok(false),
+                Err(error) => complain(&error.to_string()),
+            }
+        }
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    let shown = serde_json::to_string_pretty(value).unwrap_or_default();
+    super::terminal::harmless(&shown).into_owned()
+}
+
+/// What a typed line means as an answer.
+fn meant(kind: &str, line: &str) -> Value {
+    let field = match kind {
+        "tool_approval" => "arguments",
+        "plan_review" => "plan",
+        _ => return serde_json::from_str(line).unwrap_or_else(|_| json!(line)),
+    };
+    match line.to_lowercase().as_str() {
+        "y" | "yes" | "ok" => json!({ "decision": "approve" }),
+        "n" | "no" => json!({ "decision": "reject" }),
+        _ => match serde_json::from_str(line) {
+            Ok(changed @ Value::Object(_)) => json!({ "decision": "edit", field: changed }),
+            Ok(_) | Err(_) => json!({ "decision": "reject", "reason": line }),
+        },
+    }
+}
+
+enum Line {
+    Text(String),
+    Interrupt,
+    End,
+}
+
+/// Lines of standard input, read by a thread of their own so that waiting for one can be given up.
+struct Lines {
+    from: mpsc::Receiver<String>,
+    prompts: bool,
+}
+
+impl Lines {
+    fn read() -> Self {
+        let (to, from) = mpsc::channel(1);
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lock().lines() {
+                let Ok(line) = line else { return };
+                if to.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { from, prompts: std::io::stdin().is_terminal() }
+    }
+
+    async fn next(&mut self, prompt: &str) -> Line {
+        if self.prompts {
+            stream(prompt);
+        }
+        tokio::select! {
+            line = self.from.recv() => line.map_or(Line::End, Line::Text),
+            _ = tokio::signal::ctrl_c() => {
+                say("");
+                Line::Interrupt
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typed_line_is_a_yes_a_no_with_a_reason_or_what_is_to_be_changed() {
+        assert_eq!(meant("tool_approval", "Y"), json!({ "decision": "approve" }));
+        assert_eq!(meant("tool_approval", "no"), json!({ "decision": "reject" }));
+        assert_eq!(meant("tool_approval", "too risky"), json!({ "decision": "reject", "reason": "too risky" }));
+        let edit = json!({ "decision": "edit", "arguments": { "code": "1" } });
+        assert_eq!(meant("tool_approval", r#"{"code": "1"}"#), edit);
+        assert_eq!(meant("plan_review", r#"{"mode": "parallel"}"#)["plan"], json!({ "mode": "parallel" }));
+        assert_eq!(meant("user_input", "Paris"), json!("Paris"));
+        assert_eq!(meant("user_input", "[1, 2]"), json!([1, 2]));
+    }
+}
