@@ -320,7 +320,15 @@ async fn prepare(
     let loaded = if new.is_some() && panics.ever == 0 {
         None
     } else {
-        load(services.store.as_ref(), workflow).await.map_err(broken)?
+        match load(services.store.as_ref(), workflow).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if matches!(error, StoreError::Damaged(_)) {
+                    set_aside(services, workflow).await;
+                }
+                return Err(broken(error));
+            }
+        }
     };
     let Some(Loaded { row, past }) = loaded else {
         let Some(New { made, input, config, message }) = new.clone() else { return Err(LifeEnd::Fenced) };
@@ -368,6 +376,16 @@ async fn prepare(
     let effort = effort.or(past.effort);
     let made = NewWorkflow { effort, ..row.made };
     Ok(Prepared { made, epoch: past.next_epoch(), runtime: row.runtime, past, fresh: None, function })
+}
+
+/// Puts a run whose journal cannot be read to rest, or the queues would take it up again and again, ahead of others.
+async fn set_aside(services: &Services, workflow: &WorkflowId) {
+    let Ok(Some(row)) = services.store.workflow(workflow).await else { return };
+    let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Quarantined };
+    match services.checkpoints.write(write).await {
+        Ok(_) => tracing::error!(%workflow, "a workflow is quarantined: its journal is damaged"),
+        Err(error) => tracing::warn!(%workflow, %error, "a damaged workflow was not put to rest"),
+    }
 }
 
 fn never<'a>(

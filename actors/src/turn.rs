@@ -412,6 +412,11 @@ impl Turn {
         self.value("now", "", |run| run.now())
     }
 
+    /// Does something that leaves the run as it is, as writing a line of a log: once, and not again when it is replayed.
+    pub fn note(&mut self, name: &str, act: impl FnOnce()) {
+        self.value(name, "", |_| act());
+    }
+
     /// A random number, recorded.
     pub fn random(&mut self) -> u64 {
         self.value("random", "", |run| run.ports.clock.random())

@@ -174,6 +174,9 @@ impl TryFrom<String> for McpServerName {
             && !text.contains("__")
             && !text.starts_with('_')
             && !text.ends_with('_');
+        if text == "builtin" {
+            return Err("`builtin` is what the tools of this program are called, no server may pass for them");
+        }
         if fits { Ok(Self(text)) } else { Err("expected 1 to 32 characters from a-z, 0-9, - and single _ inside") }
     }
 }

@@ -6,7 +6,7 @@
 use fleet_actors::ids::{Epoch, Position, Timestamp, WorkflowId};
 use fleet_actors::ports::{
     Append, Claim, ConversationRow, HistoryRow, MessageRow, NewChild, NewWorkflow, Next, OpenedQuestion, Outcome,
-    Quality, RecordRow,
+    Quality, RecordRow, Rest,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -265,6 +265,21 @@ fn end_child(db: &Connection, parent: &str, child: &HistoryRow) -> Result<(), Fa
     history::insert(db, &entry)
 }
 
+/// A child that will not go on by itself says nothing more of its parent: nobody waits for its word any longer. Should it
+/// end after all, its end counts.
+pub(super) fn leave_parent(db: &Connection, num: i64, rest: Rest) -> Result<(), Fault> {
+    if !matches!(rest, Rest::Quarantined | Rest::VersionUnavailable) {
+        return Ok(());
+    }
+    let Some(parent) = parent_of(db, num)? else { return Ok(()) };
+    let not_scored = Quality::not_scored();
+    db.prepare_cached("UPDATE messages SET quality = ?2 WHERE workflow = ?1 AND quality IS NOT NULL")?
+        .execute(params![parent, quality_json(&not_scored)])?;
+    let Some(mut entry) = history::entry(db, &WorkflowId::from_trusted(parent))? else { return Ok(()) };
+    entry.quality = Some(not_scored);
+    history::insert(db, &entry)
+}
+
 /// Makes a child, parked and due at once.
 fn bear(db: &Connection, child: &NewChild, at: Moment) -> Result<(), Fault> {
     let claim = Claim { workflow: child.workflow.clone(), epoch: Epoch(0) };
@@ -336,5 +351,8 @@ fn move_on(db: &Connection, place: &Place, append: &Append, head: Position, at: 
         ended_at.map(|at| at.0),
         now,
     ])?;
+    if let Next::Resting(rest) = &append.next {
+        leave_parent(db, id, *rest)?;
+    }
     Ok(())
 }

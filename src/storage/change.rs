@@ -119,6 +119,7 @@ pub(super) fn rest(
         "UPDATE lives SET state = 'resting', detail = ?2, wake_at = NULL, updated_at = ?3 WHERE num = ?1",
     )?
     .execute(params![num, to_text(&rest), now.0])?;
+    super::append::leave_parent(db, num, rest)?;
     Ok(Written::Done)
 }
 

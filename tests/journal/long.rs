@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fleet_actors::ids::{Position, WorkflowId};
+use fleet_actors::ids::{Position, Timestamp, WorkflowId};
 use fleet_actors::journal::Record;
+use fleet_actors::ports::{Rest, WorkflowState};
 use fleet_actors::sessions::StreamItem;
 use fleet_actors::supervisor::read_records;
 use rusqlite::Connection;
@@ -164,5 +165,26 @@ async fn changed_code_under_an_old_journal_stops_with_replay_diverged_and_the_pa
     house.sessions.resume(&workflow, None).await.expect("resumed");
     house.world.at_its_end().await;
     assert_eq!(house.world.looks(), Vec::<u64>::new());
+    house.close().await;
+}
+
+#[actix::test]
+async fn a_run_whose_journal_is_damaged_is_set_aside_and_not_taken_up_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::open(dir.path());
+    let workflow = house.run_to_its_end(3, None).await;
+    house.close().await;
+    let db = open(dir.path());
+    let damaged = db.execute("UPDATE journal SET checksum = checksum + 1 WHERE position = 3", []).expect("damaged");
+    assert_eq!(damaged, 1);
+    drop(db);
+    let house = House::open(dir.path());
+    let due = || async { house.sessions.store().adopt(Timestamp(i64::MAX), 10).await.expect("due").len() };
+    assert_eq!(due().await, 1, "it ran when the last process ended");
+    let refused = house.sessions.resume(&workflow, None).await.expect_err("it went on");
+    assert!(refused.to_string().contains("position 3"), "{refused}");
+    let row = house.sessions.store().workflow(&workflow).await.expect("read").expect("there");
+    assert_eq!(row.state, WorkflowState::Resting(Rest::Quarantined));
+    assert_eq!(due().await, 0, "the queue would take it up for ever");
     house.close().await;
 }

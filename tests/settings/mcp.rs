@@ -43,6 +43,7 @@ fn a_wrong_entry_is_refused_with_its_place() {
         ("a: { transport: stdio, command: x, tools_max: 0 }", "expected a whole number from 1 to 10000"),
         ("a: { transport: stdio, command: x, tool_max: 1 }", "unknown key, expected tools_max?"),
         ("a__b: { transport: stdio, command: x }", "expected 1 to 32 characters from a-z, 0-9, - and single _ inside"),
+        ("builtin: { transport: stdio, command: x }", "no server may pass for them"),
         ("A: { transport: stdio, command: x }", "expected 1 to 32 characters from a-z, 0-9, - and single _ inside"),
     ];
     for (entry, expected) in cases {

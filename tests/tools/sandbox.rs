@@ -110,7 +110,7 @@ async fn a_program_that_fails_gives_its_error_and_exit_code() {
 const HASTY: [(&str, &str); 1] = [("FLEET_TOOLS__SANDBOX__TIMEOUT_MS", "1500")];
 
 /// Programs that go on until they are ended, and what the failure says.
-const ENDLESS: [(&str, &str, &str); 11] = [
+const ENDLESS: [(&str, &str, &str); 12] = [
     ("python", "while True: pass", "processor time"),
     ("javascript", "for (;;) {}", "processor time"),
     ("python", "import time\ntime.sleep(3600)", "longer than 1500 ms"),
@@ -120,6 +120,12 @@ const ENDLESS: [(&str, &str, &str); 11] = [
     ("javascript", "for (;;) require('fs').writeSync(1, 'x'.repeat(1000))", "printed more than"),
     ("python", "n = 0\nwhile True:\n  open(f'f{n}', 'w').close(); n += 1", "files"),
     ("python", "import os\nwhile True:\n  os.mkdir('d'); os.chdir('d')", "files"),
+    // Deeper than a path is long, in few entries: what lies there would be out of sight.
+    (
+        "python",
+        "import os, time\nfor n in range(19):\n  os.mkdir('d' * 250); os.chdir('d' * 250)\ntime.sleep(60)",
+        "cannot be read",
+    ),
     (
         "python",
         "import time\nfor n in range(9): open(f'f{n}', 'w').write('x' * 300000)\ntime.sleep(60)",

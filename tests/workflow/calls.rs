@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use agentic_fleet::workflow::WorkflowConfig;
 use fleet_actors::cache::MemoryCache;
-use fleet_actors::event::{Failure, RunOutcome};
+use fleet_actors::event::{EventBody, Failure, RunOutcome};
 use fleet_actors::ports::{Access, Artifact, ToolOutput};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::script::{Ran, Script};
 use serde_json::{Value, json};
 
-use crate::support::{Asked, config, offer, offers, plan, script, told, wants};
+use crate::support::{Asked, Log, config, offer, offers, plan, script, told, wants};
 
 /// The researcher makes these calls in its first round and then answers with what it was told.
 fn calling(config: &WorkflowConfig, calls: Vec<(&'static str, Value)>) -> Script {
@@ -43,6 +43,48 @@ fn a_call_that_may_not_be_made_is_a_text_that_the_model_reads() {
     let offered = &ran.model_calls.iter().find(|call| call.request.agent.is_some()).unwrap().request.tools;
     let names: Vec<_> = offered.iter().map(|spec| spec.name.as_str()).collect();
     assert_eq!(names, ["python", "search"], "a tool that may never be called is not offered");
+}
+
+#[test]
+fn what_is_refused_before_it_is_called_is_a_security_event_that_a_replay_does_not_repeat() {
+    let log = Log::capture();
+    let long = "x\n".repeat(50_000);
+    let long: &'static str = Box::leak(long.into_boxed_str());
+    let calls = vec![("forbidden", json!({ "key": "canary-argument" })), (long, json!({}))];
+    let ran = calling(&config(), calls).run();
+    let refusals = |event: &str| log.text().matches(&format!("sec.event=\"{event}\"")).count();
+    assert_eq!((refusals("tool_denied"), refusals("tool_unknown")), (1, 1), "{}", log.text());
+    ran.replay();
+    assert_eq!((refusals("tool_denied"), refusals("tool_unknown")), (1, 1), "a replay told of it again");
+    assert!(!log.text().contains("canary-argument"), "the arguments are in the log");
+    // A name that a model made up fills neither an event nor the next call.
+    let largest = ran.emitted().map(|event| event.to_string().len()).max().unwrap();
+    assert!(largest < 2_000, "an event of {largest} bytes");
+}
+
+#[test]
+fn nobody_is_asked_about_arguments_that_do_not_fit_or_that_nobody_can_read() {
+    let mut offers = offers();
+    let python = offers.iter_mut().find(|offer| offer.spec.name == "python").unwrap();
+    python.spec.parameters = json!({
+        "type": "object", "properties": { "code": { "type": "string" } }, "required": ["code"],
+        "additionalProperties": false
+    });
+    let huge = "#".repeat(10_000_000);
+    let calls = vec![
+        ("python", json!({ "code": 17 })),
+        ("python", json!({ "command": "rm -rf /" })),
+        ("python", json!({ "code": huge })),
+    ];
+    let ran = calling(&config(), calls)
+        .tools(offers, Duration::ZERO, |_| Ok(ToolOutput::text("it ran")))
+        .human(|_| Some(json!("approve")))
+        .run();
+    ran.replay();
+    assert_eq!(told(&ran, "outcome"), ["failed", "failed", "failed"]);
+    assert_eq!(ran.tool_calls.len(), 0);
+    assert!(!ran.events.iter().any(|event| matches!(event.body, EventBody::Asked { .. })), "a person was asked");
+    assert_eq!(ran.result().text.matches("tool_arguments_invalid").count(), 3, "{}", ran.result().text);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A fleet of five, a model that answers by what it is asked, three tools.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentic_fleet::agents::{Agent, Roster};
@@ -231,4 +232,37 @@ pub fn told<'a>(ran: &'a Ran, field: &str) -> Vec<&'a str> {
 
 pub fn down(code: &str) -> Reply {
     Failure::new(code, "it is down").into()
+}
+
+/// What this thread logs, as text for people.
+pub struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub fn capture() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Sink(lines.clone());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[derive(Clone)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

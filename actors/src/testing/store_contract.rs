@@ -72,6 +72,8 @@ cases! {
     children:
         a_child_is_made_with_its_parents_end_and_is_in_no_list,
         a_childs_end_changes_its_parents_message_and_entry,
+        a_child_that_will_not_go_on_leaves_its_parent_not_scored,
+        a_childs_own_rest_leaves_its_parent_not_scored,
         a_deleted_parent_takes_its_children_along,
         open_questions_are_listed_over_all_workflows;
     forks:

@@ -5,9 +5,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
 
 /// Somebody who owns nothing.
 pub(super) const NOBODY: u32 = 65_534;
@@ -107,32 +110,66 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes a tree, of whose directories some may be closed to their owner.
+/// Removes a tree made by strangers: of any depth, with directories closed to their owner. No link in it is followed, and
+/// no path in it grows: what stands inside of a directory is moved up to the top before the directory goes.
 fn remove(path: &Path) {
-    if fs::remove_dir_all(path).is_ok() {
-        return;
+    let mut moved = 0_u64;
+    loop {
+        let Ok(entries) = fs::read_dir(path) else { break };
+        let mut done_something = false;
+        for dir in entries.flatten().map(|entry| entry.path()) {
+            if fs::remove_file(&dir).is_ok() {
+                done_something = true;
+                continue;
+            }
+            let _ = open_up(&dir);
+            for inner in fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                if fs::remove_file(&inner).is_ok() {
+                    continue;
+                }
+                // A directory that is closed to its owner cannot be moved.
+                let _ = open_up(&inner);
+                moved += 1;
+                let _ = fs::rename(&inner, path.join(format!("moved-{moved}-{:08x}", fastrand::u32(..))));
+            }
+            done_something |= fs::remove_dir(&dir).is_ok();
+        }
+        if !done_something {
+            break;
+        }
     }
-    let mut dirs = vec![path.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        let _ = fs::set_permissions(&dir, Permissions::from_mode(0o700));
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
-        let inner = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        dirs.extend(inner.map(|entry| entry.path()));
-    }
-    let _ = fs::remove_dir_all(path);
+    let _ = fs::remove_dir(path).or_else(|_| fs::remove_file(path));
 }
 
-/// How much stands in a directory, counted up to one more than `entries_max`; none if a part of it cannot be read.
+/// Lets the owner of a directory into it; does nothing to what a link leads to.
+fn open_up(dir: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = rustix::fs::open(dir, flags, Mode::empty())?;
+    // The mode of what was opened, whatever stands under its name by now.
+    fs::set_permissions(format!("/proc/self/fd/{}", found.as_raw_fd()), Permissions::from_mode(0o700))
+}
+
+/// How much stands in a directory, counted up to one more than `entries_max`; none if a part of it cannot be read, as one
+/// whose path is longer than the system takes.
 pub(super) fn measure(dir: &Path, entries_max: usize) -> Option<(usize, u64)> {
     let (mut entries, mut bytes, mut dirs) = (0, 0, vec![dir.to_owned()]);
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).ok()?.flatten() {
+    while let Some(inner) = dirs.pop() {
+        let found = match fs::read_dir(&inner) {
+            Ok(found) => found,
+            // Files and directories come and go while this looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && inner != dir => continue,
+            Err(_) => return None,
+        };
+        for entry in found.flatten() {
             entries += 1;
             if entries > entries_max {
                 return Some((entries, bytes));
             }
-            // Files come and go while this looks.
-            let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
+            let found = match fs::symlink_metadata(entry.path()) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => return None,
+            };
             bytes += found.len().max(found.blocks() * 512);
             if found.is_dir() {
                 dirs.push(entry.path());
@@ -179,4 +216,56 @@ pub(super) fn collect(dir: &Path, bytes_max: u64) -> io::Result<(Vec<Left>, usiz
     }
     left.sort_by(|a, b| a.path.cmp(&b.path));
     Ok((left, passed_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain of `depth` directories with long names, a file in each, made from within as a program would.
+    fn chain(top: &Path, depth: usize, mode: u32) {
+        let name = "d".repeat(250);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = rustix::fs::open(top, flags, Mode::empty()).expect("the top");
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&at, &*name, Mode::from_raw_mode(0o700)).expect("a directory");
+            let inner = rustix::fs::openat(&at, &*name, flags, Mode::empty()).expect("opened");
+            let file = rustix::fs::openat(&inner, "f", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o600));
+            rustix::io::write(file.expect("a file"), &[0; 1_000]).expect("written");
+            rustix::fs::fchmod(&inner, Mode::from_raw_mode(mode)).expect("its mode");
+            at = inner;
+        }
+    }
+
+    #[test]
+    fn a_chain_of_directories_too_deep_for_a_path_is_over_the_limit_and_can_be_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let top = dir.path().join("run");
+        fs::create_dir(&top).expect("made");
+        // 16 long names make a path that the system does not take; far fewer entries than are allowed.
+        chain(&top, 3_000, 0o700);
+        assert_eq!(measure(&top, 10_000), None, "what lies deeper than a path reaches was not counted");
+        remove(&top);
+        assert!(!top.exists(), "it is still there");
+    }
+
+    #[test]
+    fn removal_opens_what_is_closed_and_follows_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (top, outside) = (dir.path().join("run"), dir.path().join("outside"));
+        fs::create_dir_all(top.join("work")).expect("made");
+        fs::create_dir(&outside).expect("made");
+        fs::write(outside.join("kept"), "x").expect("written");
+        let mode = |path: &Path| fs::metadata(path).expect("it stands").permissions().mode() & 0o777;
+        let before = mode(&outside);
+        std::os::unix::fs::symlink(&outside, top.join("work/link")).expect("linked");
+        std::os::unix::fs::symlink(&outside, top.join("link")).expect("linked");
+        fs::create_dir(top.join("work/moved-1-00000000")).expect("made");
+        chain(&top.join("work"), 40, 0o500);
+        fs::set_permissions(top.join("work"), Permissions::from_mode(0o000)).expect("closed");
+        assert!(open_up(&top.join("link")).is_err(), "a link was opened up");
+        remove(&top);
+        assert!(!top.exists() && outside.join("kept").exists(), "removed too little or too much");
+        assert_eq!(mode(&outside), before, "the mode of something outside was changed");
+    }
 }

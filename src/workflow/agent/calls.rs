@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::kit::Kit;
 use super::people::{self, Word};
 use crate::agents::Agent;
+use crate::tools::{arguments, security};
 use crate::workflow::events::{AgentMoment, FleetEvent};
 use crate::workflow::fleet::{Budget, Fleet, clip};
 
@@ -19,6 +20,11 @@ use crate::workflow::fleet::{Budget, Fleet, clip};
 const PREVIEW_CHARS: usize = 200;
 /// Characters of a result that a model is shown.
 const RESULT_CHARS: usize = 24_000;
+
+/// Characters of a tool's name that is shown; a name that exists has at most 64.
+const NAME_CHARS: usize = 100;
+/// Bytes of the arguments that a person is asked about.
+const ASKED_BYTES_MAX: usize = 1_048_576;
 
 /// What became of a call.
 pub(super) struct CallEnd {
@@ -69,9 +75,10 @@ async fn one(
     left: Duration,
 ) -> StepResult<CallEnd> {
     let end = judged(turn, fleet, agent, kit, call, left).await?;
+    let tool = clip(&call.name, NAME_CHARS);
     let mut data = json!({
         "kind": "tool_call",
-        "tool": call.name,
+        "tool": tool,
         "arguments_preview": clip(&call.arguments.to_string(), PREVIEW_CHARS),
         "duration_ms": u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX),
         "outcome": end.outcome,
@@ -86,7 +93,7 @@ async fn one(
         moment: AgentMoment::Message,
         agent_id: agent.name.clone(),
         author: agent.name.clone(),
-        message: format!("{}: {}", call.name, end.outcome),
+        message: format!("{tool}: {}", end.outcome),
         data: Some(data),
     });
     Ok(end)
@@ -101,6 +108,10 @@ async fn judged(
     left: Duration,
 ) -> StepResult<CallEnd> {
     let ToolRequest { name, arguments, .. } = call;
+    let attempted = |turn: &mut Turn, event: &'static str, reason: &str| {
+        let workflow = turn.workflow().clone();
+        turn.note("refused", || security::refused(event, &workflow, &fleet.input.principal, name, reason));
+    };
     if !arguments.is_object() {
         return Ok(CallEnd::refused("invalid", "the arguments are no JSON object; call it again with one"));
     }
@@ -109,14 +120,24 @@ async fn judged(
         return Ok(CallEnd::refused("ok", text));
     }
     let Some(offer) = kit.offer(name) else {
-        let text = format!("tool_unknown: there is no tool `{name}` for you; there is: {}", kit.names());
+        attempted(turn, "tool_unknown", "the agent has no such tool");
+        let shown = clip(name, NAME_CHARS);
+        let text = format!("tool_unknown: there is no tool `{shown}` for you; there is: {}", kit.names());
         return Ok(CallEnd::refused("unknown", text));
     };
     if let Some(why) = &offer.unavailable {
         return Ok(CallEnd::refused("unavailable", format!("tool_unavailable: `{name}` cannot be used: {why}")));
     }
+    // Nobody is asked about a call that could not be made, nor shown more than a person can read.
+    if offer.access == Access::Ask
+        && let Err(misfit) = arguments::check(name, &offer.spec.parameters, arguments, ASKED_BYTES_MAX)
+    {
+        attempted(turn, "tool_arguments_invalid", "arguments do not fit");
+        return Ok(CallEnd::refused("failed", format!("{}: {}", misfit.code, misfit.message)));
+    }
     match offer.access {
         Access::Deny => {
+            attempted(turn, "tool_denied", "the rules do not allow it");
             let text = format!("tool_denied: `{name}` may not be used here; go on without it");
             Ok(CallEnd::refused("denied", text))
         }

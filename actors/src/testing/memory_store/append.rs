@@ -3,8 +3,8 @@
 use super::state::{Asked, Given, Held, State, Talk};
 use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
 use crate::ports::{
-    Append, Claim, Command, ConversationRow, HistoryRow, NewChild, NewWorkflow, Next, Outcome, RequestRow, WorkflowRow,
-    WorkflowState,
+    Append, Claim, Command, ConversationRow, HistoryRow, NewChild, NewWorkflow, Next, Outcome, Quality, RequestRow,
+    Rest, WorkflowRow, WorkflowState,
 };
 
 impl State {
@@ -92,7 +92,9 @@ impl State {
             Next::Ended(row) => (WorkflowState::Ended(row.status), None),
         };
         let head = held.row.head;
-        if let Next::Ended(row) = append.next {
+        if let (Next::Resting(rest), Some(parent)) = (&append.next, held.row.made.child_of.clone()) {
+            self.leave_parent(&parent, *rest);
+        } else if let Next::Ended(row) = append.next {
             held.ended_at = Some(row.completed_at);
             held.inbox.clear();
             held.questions.values_mut().for_each(|asked| *asked = Asked::Closed);
@@ -119,6 +121,22 @@ impl State {
         }
         if let Some(entry) = self.history.get_mut(parent) {
             entry.take_child(child);
+            self.queue_export(parent.clone());
+        }
+    }
+
+    /// What a child says of its parent by resting for good: nothing.
+    pub(super) fn leave_parent(&mut self, parent: &WorkflowId, rest: Rest) {
+        if !matches!(rest, Rest::Quarantined | Rest::VersionUnavailable) {
+            return;
+        }
+        for talk in self.conversations.values_mut() {
+            let said = talk.messages.iter_mut().filter(|message| message.workflow.as_ref() == Some(parent));
+            said.filter(|message| message.quality.is_some())
+                .for_each(|message| message.quality = Some(Quality::not_scored()));
+        }
+        if let Some(entry) = self.history.get_mut(parent) {
+            entry.quality = Some(Quality::not_scored());
             self.queue_export(parent.clone());
         }
     }

@@ -55,6 +55,9 @@ impl State {
                     held.row.state = WorkflowState::Resting(rest);
                     held.row.wake_at = None;
                     held.row.updated_at = now;
+                    if let Some(parent) = held.row.made.child_of.clone() {
+                        self.leave_parent(&parent, rest);
+                    }
                     Written::Done
                 }
             },

@@ -4,7 +4,8 @@ use super::Harness;
 use super::make::*;
 use crate::ids::{Epoch, Position, Timestamp};
 use crate::ports::{
-    Append, NewChild, NewWorkflow, Next, PageFrom, Quality, QuestionFilter, Store, StoreWrite, WorkflowFilter, Written,
+    Append, NewChild, NewWorkflow, Next, PageFrom, Quality, QuestionFilter, Rest, Store, StoreWrite, WorkflowFilter,
+    Written,
 };
 
 fn child(id: &str, of: &str, conversation: Option<&str>) -> NewChild {
@@ -67,6 +68,38 @@ pub(super) async fn a_childs_end_changes_its_parents_message_and_entry(harness: 
     assert_eq!(store.history(PageFrom::Offset(0), 10).await.expect("page").len(), 1);
     assert_eq!(store.export_queue(10).await.expect("queue").1.len(), before + 1);
     assert!(adopted(&*store, 5_000).await.is_empty());
+}
+
+pub(super) async fn a_child_that_will_not_go_on_leaves_its_parent_not_scored(harness: &mut dyn Harness) {
+    let store = harness.store();
+    bear(&*store).await;
+    let quality = || async {
+        let messages = store.messages(&talk("c"), 10, None).await.expect("messages");
+        let entry = store.history_entry(&workflow("parent")).await.expect("read").expect("there");
+        (messages[0].quality.clone(), entry.quality)
+    };
+    let rest = |epoch, rest| StoreWrite::Rest { workflow: workflow("child"), epoch: Epoch(epoch), rest };
+    assert_eq!(write(&*store, rest(0, Rest::StorageUnavailable)).await, Written::Done);
+    assert_eq!(quality().await.0, Some(Quality::pending()), "it may go on");
+    assert_eq!(write(&*store, rest(0, Rest::Quarantined)).await, Written::Done);
+    assert_eq!(quality().await, (Some(Quality::not_scored()), Some(Quality::not_scored())));
+    assert!(adopted(&*store, 5_000).await.is_empty(), "it is not taken up again");
+    // A repaired one may end after all, and rest by its own append.
+    let mut end = ending(life("child", 1, 2, 1), Some("c"), 4_000);
+    let Next::Ended(row) = &mut end.next else { unreachable!("it ends") };
+    row.quality = Some(Quality { score: Some(8.5), ..Quality::default() });
+    done(&*store, end).await;
+    assert_eq!(quality().await.0.and_then(|quality| quality.score), Some(8.5));
+}
+
+pub(super) async fn a_childs_own_rest_leaves_its_parent_not_scored(harness: &mut dyn Harness) {
+    let store = harness.store();
+    bear(&*store).await;
+    let mut rests = life("child", 1, 2, 1);
+    rests.next = Next::Resting(Rest::Quarantined);
+    done(&*store, rests).await;
+    let messages = store.messages(&talk("c"), 10, None).await.expect("messages");
+    assert_eq!(messages[0].quality, Some(Quality::not_scored()));
 }
 
 pub(super) async fn a_deleted_parent_takes_its_children_along(harness: &mut dyn Harness) {
