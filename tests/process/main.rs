@@ -8,9 +8,12 @@
 
 mod client;
 mod crash;
+mod crowd;
 mod matrix;
 mod mcp;
 mod model;
 mod panics;
+mod parked;
 mod process;
 mod storage;
+mod teams;
