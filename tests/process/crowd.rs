@@ -27,7 +27,9 @@ pub fn settings(model: &str) -> (String, Vec<(&'static str, String)>) {
         ("FLEET_SESSIONS__PARK_AFTER_MS", "1".to_owned()),
         ("FLEET_PIPELINE__DEFAULT_AGENT", "executor".to_owned()),
     ];
-    for phase in ["FLEET_PIPELINE__ANALYSIS", "FLEET_PIPELINE__ROUTING", "FLEET_PIPELINE__PROGRESS", "FLEET_PIPELINE__QUALITY"] {
+    for phase in
+        ["FLEET_PIPELINE__ANALYSIS", "FLEET_PIPELINE__ROUTING", "FLEET_PIPELINE__PROGRESS", "FLEET_PIPELINE__QUALITY"]
+    {
         environment.push((phase, "false".to_owned()));
     }
     (file, environment)
@@ -63,7 +65,7 @@ async fn one(http: &reqwest::Client, url: &str, body: &Value) -> String {
         if status == 202 {
             return answer["workflow_id"].as_str().expect("an id").to_owned();
         }
-        assert_eq!((status, answer["code"].as_str()), (429, Some("capacity_exhausted")), "{answer}");
+        assert_eq!((status, answer["code"].as_str()), (429, Some("session_cap_reached")), "{answer}");
         assert!(Instant::now() < end, "no place came free");
         tokio::time::sleep(Duration::from_millis(2)).await; // allow-sleep: polls a condition under a deadline
     }
@@ -119,7 +121,8 @@ pub async fn allow(http: &reqwest::Client, url: &str, questions: &[Value]) -> BT
 /// Waits until all these runs ended well; each fetched its page.
 pub async fn finished(http: &reqwest::Client, url: &str, workflows: &BTreeSet<String>) {
     for workflow in workflows {
-        until(workflow, async || get(http, format!("{url}/api/v1/history/{workflow}")).await["status"] == "completed").await;
+        until(workflow, async || get(http, format!("{url}/api/v1/history/{workflow}")).await["status"] == "completed")
+            .await;
     }
 }
 

@@ -12,7 +12,7 @@ const RUNS: usize = 2_000;
 /// What the process may hold beyond what it held before them. The optimised binary is held to 10 MB by the bench `parked`.
 const MORE_BYTES: f64 = 20e6;
 
-fn serve(dir: &Path, model: &str) -> (Process, String) {
+pub fn serve(dir: &Path, model: &str) -> (Process, String) {
     let (file, environment) = settings(model);
     let config = dir.join("fleet.yaml");
     std::fs::write(&config, file).unwrap();
@@ -67,10 +67,16 @@ async fn two_thousand_parked_approvals_cost_disk_only_outlive_a_kill_and_all_fin
     let mut accepted = allow(&http, &url, &third[..third.len() / 2]).await;
     let killed = async {
         until("some go on", async || {
-            get(&http, format!("{url}/api/v1/approvals?limit=1&workflow_id={}", third[third.len() / 2 + 20]["workflow_id"].as_str().unwrap()))
-                .await
-                .as_array()
-                .is_none_or(Vec::is_empty)
+            get(
+                &http,
+                format!(
+                    "{url}/api/v1/approvals?limit=1&workflow_id={}",
+                    third[third.len() / 2 + 20]["workflow_id"].as_str().unwrap()
+                ),
+            )
+            .await
+            .as_array()
+            .is_none_or(Vec::is_empty)
         })
         .await;
         drop(server);

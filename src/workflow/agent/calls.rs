@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::kit::Kit;
 use super::people::{self, Word};
 use crate::agents::Agent;
+use crate::tools::security;
 use crate::workflow::events::{AgentMoment, FleetEvent};
 use crate::workflow::fleet::{Budget, Fleet, clip};
 
@@ -109,6 +110,7 @@ async fn judged(
         return Ok(CallEnd::refused("ok", text));
     }
     let Some(offer) = kit.offer(name) else {
+        security::refused("tool_unknown", turn.workflow(), &fleet.input.principal, name, "it was not offered");
         let text = format!("tool_unknown: there is no tool `{name}` for you; there is: {}", kit.names());
         return Ok(CallEnd::refused("unknown", text));
     };
@@ -117,6 +119,14 @@ async fn judged(
     }
     match offer.access {
         Access::Deny => {
+            // Never a call, so the runner does not see it. A run that is woken says so once more.
+            security::refused(
+                "tool_denied",
+                turn.workflow(),
+                &fleet.input.principal,
+                name,
+                "the rules do not allow it",
+            );
             let text = format!("tool_denied: `{name}` may not be used here; go on without it");
             Ok(CallEnd::refused("denied", text))
         }
