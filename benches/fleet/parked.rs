@@ -9,6 +9,8 @@ use super::figure::{Bar, Table};
 use super::process::Process;
 
 const RUNS: usize = 2_000;
+/// Before anything is compared: workers, connections and the store's page caches have their size then.
+const WARM: usize = 300;
 
 pub fn run(table: &mut Table) {
     table.about(&format!("parked: {RUNS} runs that wait for an approval, 10 places"));
@@ -24,8 +26,8 @@ pub fn run(table: &mut Table) {
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let warm = crowd::submit(&http, &url, &model_url, 20).await;
-        let questions = crowd::parked(&http, &url, 20).await;
+        let warm = crowd::submit(&http, &url, &model_url, WARM).await;
+        let questions = crowd::parked(&http, &url, WARM).await;
         crowd::allow(&http, &url, &questions).await;
         crowd::finished(&http, &url, &warm.into_iter().collect()).await;
         let chat_before = crowd::chat_p50(&http, &url, 200, "before").await;

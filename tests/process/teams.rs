@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::client::{Seen, read};
-use crate::crowd::until;
 use crate::process::{client, get, start};
 
 const TEAMS: usize = 200;
@@ -103,12 +102,8 @@ async fn two_hundred_teams_at_once_all_complete_no_event_of_one_reaches_another_
         spent += team.took;
         calls += account["model_calls"].as_u64().unwrap();
     }
-    // Every score in the background is made, too.
-    let stats = format!("{}/admin/stats", model.trim_end_matches("/v1"));
-    let with_scores = calls + TEAMS as u64;
-    until("the scores", async || get(&http, stats.clone()).await["completed"].as_u64() == Some(with_scores)).await;
     // With so many at once throughput is their number over the mean time of one, so the ratio of times is that of rates.
     let ratio = ideal.as_secs_f64() / spent.as_secs_f64();
-    println!("{TEAMS} teams, {calls} calls and {TEAMS} scores in {took:?}: {ratio:.3} of calls x latency");
+    println!("{TEAMS} teams, {calls} calls beside their scores in {took:?}: {ratio:.3} of calls x latency");
     assert!(ratio >= 0.85, "{ratio}");
 }
