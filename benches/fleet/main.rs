@@ -9,6 +9,9 @@
 mod appends;
 mod chats;
 mod chats_clients;
+#[path = "../../tests/process/crowd.rs"]
+#[expect(dead_code, reason = "the tests of processes use more of it")]
+mod crowd;
 mod figure;
 mod footprint;
 #[path = "../../tests/journal/house.rs"]
@@ -16,21 +19,25 @@ mod footprint;
 mod house;
 mod http;
 mod mailbox;
+mod parked;
 mod process;
 mod refusals;
 mod replay;
+mod teams;
 
 use figure::Table;
 
 type Bench = (&'static str, fn(&mut Table));
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 8] = [
     ("chats", chats::run),
     ("refusals", refusals::run),
     ("appends", appends::run),
     ("mailbox", mailbox::run),
     ("footprint", footprint::run),
     ("replay", replay::run),
+    ("teams", teams::run),
+    ("parked", parked::run),
 ];
 
 fn main() {

@@ -59,6 +59,12 @@ impl Process {
         Self::start(&["serve", "--port", "0"], &environment, dir, "browser: http://")
     }
 
+    /// The server of this file and these variables.
+    pub fn serve_with(dir: &Path, config: &Path, environment: &[(&str, &str)]) -> Self {
+        let config = config.to_str().expect("a path");
+        Self::start(&["serve", "--port", "0", "--config", config], environment, dir, "browser: http://")
+    }
+
     /// Stops it as an operator would, and waits for its end.
     pub fn terminate(mut self) {
         let id = self.child.id().to_string();

@@ -84,12 +84,17 @@ pub(super) fn adoptable_children(
     )
 }
 
-/// The index of open questions gives the longest waiting first.
+/// The index of open questions gives the longest waiting first; those of one workflow are found by their key, for an answer
+/// looks for its question among all that are open.
 pub(super) fn questions(db: &Connection, filter: &QuestionFilter) -> Result<Vec<QuestionRow>, Fault> {
+    let of_one = match &filter.workflow {
+        Some(_) => "q.workflow = (SELECT num FROM workflows WHERE id = ?1)",
+        None => "?1 IS NULL",
+    };
     list(
         db,
         &format!(
-            "{QUESTION} WHERE q.state = 'open' AND q.question IS NOT NULL AND w.hidden = 0 AND (?1 IS NULL OR w.id = ?1) \
+            "{QUESTION} WHERE q.state = 'open' AND q.question IS NOT NULL AND w.hidden = 0 AND {of_one} \
              AND (?2 IS NULL OR w.conversation = ?2) AND (?3 IS NULL OR q.request = ?3) \
              AND (?4 IS NULL OR q.request_type = ?4) ORDER BY q.asked_at, q.request LIMIT ?5 OFFSET ?6"
         ),

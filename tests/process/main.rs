@@ -6,11 +6,16 @@
     reason = "a test that cannot go on panics; guards wait for children"
 )]
 
+mod answers;
 mod client;
 mod crash;
+mod crowd;
+mod hostile;
 mod matrix;
 mod mcp;
 mod model;
 mod panics;
+mod parked;
 mod process;
 mod storage;
+mod teams;

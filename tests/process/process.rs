@@ -11,6 +11,10 @@ use serde_json::Value;
 pub struct Process(Child);
 
 impl Process {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Sends it a signal, as `TERM`, and waits for its end.
     pub fn end(&mut self, signal: &str) {
         let pid = self.0.id().to_string();

@@ -1,0 +1,111 @@
+//! Two hundred runs of whole teams at once, beside what their model calls alone would take.
+//!
+//! A run of three agents in sequence is six calls that follow one another (analysis, routing, three agents, progress); in
+//! parallel it is five, for the three agents work at the same time and a synthesis follows. Half of the clients ask for the
+//! one, half for the other, each again as soon as it has its answer. So the arithmetic is 100 / (6 x latency) + 100 / (5 x
+//! latency) runs a second; a score in the background, a seventh or eighth call, delays none of them and costs its part of
+//! the machine. Where the calls alone, made directly at that rate, would take half of the machine, no bar is held.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::task::LocalSet;
+
+use super::chats_clients::{self as clients, Load};
+use super::figure::{Bar, Table, cores, setting};
+use super::http::{Http, find, post};
+use super::process::{Process, Usage};
+
+const TEAMS: usize = 200;
+/// Model latencies in milliseconds.
+const CASES: [u64; 3] = [50, 250, 1_000];
+/// Calls on the critical path, and all calls, of a sequence and of a parallel run.
+const SHAPES: [(&str, f64, f64); 2] = [("sequential", 6.0, 7.0), ("parallel", 5.0, 8.0)];
+
+pub fn run(table: &mut Table) {
+    for latency in CASES {
+        case(table, latency);
+    }
+}
+
+fn case(table: &mut Table, latency: u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    table.about(&format!("teams: {TEAMS} at once, model latency {latency} ms"));
+    let model = Process::simulate(dir.path(), latency);
+    let server = Process::serve(dir.path(), model.address, 400);
+    let latency_s = latency as f64 / 1e3;
+    let each = TEAMS as f64 / 2.0;
+    let ideal: f64 = SHAPES.iter().map(|(_, critical, _)| each / (critical * latency_s)).sum();
+    let calls: f64 = SHAPES.iter().map(|(_, critical, calls)| each / (critical * latency_s) * calls).sum();
+    let call_cpu_s = direct_cpu_s(&model);
+    let alone = calls * call_cpu_s / cores() as f64;
+    let spread = Duration::from_millis(latency);
+    // Twice the longest run to come into step, then whole runs.
+    let from = Instant::now() + Duration::from_millis(12 * latency + 500);
+    let length = Duration::from_millis(12 * latency).max(Duration::from_secs(setting("BENCH_SECONDS", 3)));
+    let (ended, next) = (Rc::new(Cell::new(0_u32)), Rc::new(Cell::new(0_u32)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let used = || [Usage::own(), model.usage(), server.usage()].map(|usage| usage.cpu_s);
+    let (before, after) = LocalSet::new().block_on(&runtime, async {
+        let client = |at: usize| {
+            let (ended, next, address) = (ended.clone(), next.clone(), server.address);
+            async move {
+                tokio::time::sleep(spread.mul_f64(at as f64 / TEAMS as f64)).await;
+                let mut http = Http::connect(address).await.expect("a connection");
+                while Instant::now() < from + length {
+                    let n = next.replace(next.get() + 1);
+                    let mode = SHAPES[at % 2].0;
+                    let task = format!("Compare zq{n}qz and others and write a brief");
+                    let request = post("/api/v1/run", &format!(r#"{{"task":"{task}","mode":"{mode}"}}"#));
+                    let status = http.exchange(&request).await.expect("an answer");
+                    assert_eq!(status, 201, "{}", String::from_utf8_lossy(http.answer()));
+                    assert!(find(http.answer(), format!("zq{n}qz").as_bytes()).is_some(), "another run's answer");
+                    if (from..from + length).contains(&Instant::now()) {
+                        ended.set(ended.get() + 1);
+                    }
+                }
+            }
+        };
+        let clients: Vec<_> = (0..TEAMS).map(|at| tokio::task::spawn_local(client(at))).collect();
+        tokio::time::sleep_until(from.into()).await;
+        let before = used();
+        tokio::time::sleep_until((from + length).into()).await;
+        let after = used();
+        for client in clients {
+            client.await.expect("a client");
+        }
+        (before, after)
+    });
+    let spent: [f64; 3] = std::array::from_fn(|at| after[at] - before[at]);
+    let runs = f64::from(ended.get());
+    let bar = if alone >= 0.5 { Bar::None } else { Bar::RatioAtLeast(0.85) };
+    table.beside(format!("teams {TEAMS}x{latency}ms rate"), "/s", runs / length.as_secs_f64(), ideal, bar);
+    let busy = spent.iter().sum::<f64>() / length.as_secs_f64() / cores() as f64;
+    let cpu = spent.map(|cpu_s| cpu_s * 1e3 / runs);
+    println!(
+        "   the calls alone would take {alone:.2} of {} cores; cpu ms a run: client {:.2}, model {:.2}, server {:.2}; machine {busy:.2} busy",
+        cores(),
+        cpu[0],
+        cpu[1],
+        cpu[2]
+    );
+}
+
+/// Processor time of one direct call, the model's and the client's.
+fn direct_cpu_s(model: &Process) -> f64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let from = Instant::now();
+    let (took, count) = (RefCell::default(), Cell::new(0));
+    let until = from + Duration::from_millis(1_500);
+    let load = Rc::new(Load { address: model.address, from, until, took, run: 0, count });
+    let used = || Usage::own().cpu_s + model.usage().cpu_s;
+    let before = used();
+    LocalSet::new().block_on(&runtime, async {
+        let clients: Vec<_> = (0..TEAMS).map(|_| tokio::task::spawn_local(clients::direct(load.clone()))).collect();
+        for client in clients {
+            client.await.expect("a client");
+        }
+    });
+    (used() - before) / f64::from(u32::try_from(load.count.get()).expect("a count"))
+}
