@@ -247,3 +247,51 @@ async fn while_the_store_is_full_new_work_is_refused_without_asking_it_until_a_p
     assert_eq!(app.post("/api/v1/run", r#"{"task":"after"}"#).await.status(), 201);
     assert_eq!(app.sessions.admission().live(), 0);
 }
+
+#[actix_web::test]
+async fn an_intent_is_one_of_those_that_may_be_and_is_answered_as_it_was_judged() {
+    let answer = r#"{"intent":"refund","confidence":0.9,"reasoning":"they want their money"}"#;
+    let app = TestApp::spawn(Script::Answers(answer), 1);
+    let body = r#"{"text":"give me my money back","possible_intents":["refund","greeting"]}"#;
+    let response = app.post("/api/v1/classify_intent", body).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.json::<Value>().await.unwrap(), serde_json::from_str::<Value>(answer).unwrap());
+    // One that is none of them is asked for once more, and then there is no answer.
+    let body = r#"{"text":"give me my money back","possible_intents":["greeting"]}"#;
+    let response = app.post("/api/v1/classify_intent", body).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.json::<Value>().await.unwrap()["code"], "prompt_output_invalid");
+    let entries: Value = app.get("/api/v1/history").await.json().await.unwrap();
+    assert_eq!((&entries[0]["model_calls"], &entries[1]["model_calls"]), (&json!(2), &json!(1)));
+    assert_eq!(app.sessions.admission().live(), 0);
+}
+
+#[actix_web::test]
+async fn entities_are_answered_and_a_text_or_a_choice_that_is_wrong_is_named() {
+    let answer = r#"{"entities":[{"text":"Paris","type":"location","confidence":1.0}],"reasoning":"a city"}"#;
+    let app = TestApp::spawn(Script::Answers(answer), 1);
+    let response = app.post("/api/v1/extract_entities", r#"{"text":"off to Paris","entity_types":["location"]}"#).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.json::<Value>().await.unwrap(), serde_json::from_str::<Value>(answer).unwrap());
+    for (body, field) in [
+        (r#"{"text":"  "}"#, "text"),
+        (r#"{}"#, "text"),
+        (r#"{"text":"x","entity_types":"location"}"#, "entity_types"),
+        (r#"{"text":"x","entity_types":[""]}"#, "entity_types"),
+        (r#"{"text":"x","mode":"auto"}"#, "mode"),
+    ] {
+        let response = app.post("/api/v1/extract_entities", body).await;
+        assert_eq!(response.status(), 422, "{body}");
+        let problem: Value = response.json().await.unwrap();
+        assert_eq!(problem["errors"][0]["field"], field, "{body}");
+    }
+}
+
+#[actix_web::test]
+async fn a_full_house_refuses_an_intent_as_it_refuses_a_run() {
+    let app = TestApp::spawn(Script::Hangs, 1);
+    assert_eq!(app.post("/api/v1/runs", r#"{"task":"stay"}"#).await.status(), 202);
+    let response = app.post("/api/v1/classify_intent", r#"{"text":"hello"}"#).await;
+    assert_eq!(response.status(), 429);
+    assert!(response.headers().contains_key("retry-after"));
+}

@@ -1,0 +1,94 @@
+//! `chat` and `list-agents`, and what `run` says of how an answer came about.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use crate::process::{Place, Said};
+
+/// What `chat` says to these lines.
+fn chat(place: &Place, arguments: &[&str], lines: &str) -> Said {
+    let mut command = place.reach(&[&["chat"], arguments].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[tokio::test]
+async fn a_chat_goes_on_turn_by_turn_and_its_commands_are_no_messages_here_and_through_a_server() {
+    for place in Place::both() {
+        let lines =
+            "/help\n/effort much\n/mode no-such\n/what\nmy first question\n\n/effort minimal\nmy second question\n";
+        let said = chat(&place, &["--conversation", "talk-2"], lines);
+        assert_eq!(said.code, 0, "{said:?}");
+        for told in ["conversation talk-2", "/effort NAME", "one of minimal", "one of auto", "no command /what"] {
+            assert!(said.err.contains(told), "{told}: {said:?}");
+        }
+        let entries = place.cli(&["history", "list", "--json"]).json();
+        let tasks: Vec<_> = entries["executions"].as_array().unwrap().iter().map(|entry| &entry["task"]).collect();
+        assert_eq!(tasks, ["my second question", "my first question"]);
+        for entry in entries["executions"].as_array().unwrap() {
+            assert_eq!(entry["conversation_id"], "talk-2");
+            assert!(said.out.contains(entry["result"].as_str().unwrap().lines().next().unwrap()), "{said:?}");
+        }
+        assert_eq!(entries["executions"][0]["reasoning_effort"], "minimal");
+    }
+}
+
+#[tokio::test]
+async fn an_approval_is_asked_and_answered_in_place_here_and_through_a_server() {
+    let rule = r#"tools: { policy: [{ principal: "*", tool: fetch_page, access: ask }] }
+agents: { assistant: { tools: [fetch_page] } }
+pipeline: { default_agent: assistant }
+"#;
+    for served in [false, true] {
+        let mut place = Place::new();
+        let file = place.dir.path().join("rules.yaml");
+        std::fs::write(&file, rule).unwrap();
+        place.set("FLEET_CONFIG", file.to_str().unwrap());
+        if served {
+            place.serve();
+        }
+        let order = r#"look there [[sim:tool name=fetch_page args={"url":"https://127.0.0.1/"}]]"#;
+        let said = chat(&place, &[], &format!("{order}\nnot that host\n{order}\ny\n"));
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(said.err.matches("wants to call fetch_page").count(), 2, "{said:?}");
+        // The first is refused by the person; the second is allowed, and the guard on addresses has its say.
+        assert!(said.err.contains("fetch_page") && said.err.contains("rejected"), "{said:?}");
+        assert!(said.err.contains("failed after") || said.err.contains("denied after"), "{said:?}");
+        let entries = place.cli(&["history", "list", "--json"]).json();
+        let calls: Vec<_> = entries["executions"].as_array().unwrap().iter().map(|e| e["status"].clone()).collect();
+        assert_eq!(calls, ["completed", "completed"]);
+    }
+}
+
+#[tokio::test]
+async fn the_agents_are_listed_by_name_here_and_through_a_server() {
+    for place in Place::both() {
+        let agents = place.cli(&["list-agents", "--json"]).json();
+        let names: Vec<_> = agents.as_array().unwrap().iter().map(|agent| agent["name"].as_str().unwrap()).collect();
+        for name in ["researcher", "analyst", "writer", "reviewer", "coder", "planner"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        let said = place.cli(&["list-agents"]);
+        assert!(said.out.starts_with("NAME") && said.out.lines().count() == names.len() + 1, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_in_a_mode_tells_of_its_agents_and_its_costs_when_asked_here_and_through_a_server() {
+    for place in Place::both() {
+        let said = place.cli(&["run", "-m", "compare tea and coffee", "--mode", "parallel", "--verbose"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.err.contains("begins") && said.err.contains("completed"), "{said:?}");
+        assert!(said.err.contains("model calls") && said.err.contains("tokens in"), "{said:?}");
+        let entry = &place.cli(&["history", "list", "--json"]).json()["executions"][0];
+        assert_eq!(
+            (&entry["metadata"]["mode"], said.out.trim_end()),
+            (&"parallel".into(), entry["result"].as_str().unwrap())
+        );
+    }
+    let said = Place::new().local(&["run", "-m", "hello", "--mode", "sideways"]);
+    assert_eq!(said.code, 2, "{said:?}");
+}
