@@ -23,7 +23,7 @@ pub fn run(table: &mut Table) {
     let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let server = Process::serve_with(dir.path(), &config, &environment);
     let url = format!("http://{}", server.address);
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = crowd::http();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let warm = crowd::submit(&http, &url, &model_url, WARM).await;

@@ -98,6 +98,11 @@ pub async fn parked(http: &reqwest::Client, url: &str, runs: usize) -> Vec<Value
     open(http, url, "").await
 }
 
+/// A client that keeps no connection for as long as a server may close it.
+pub fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().pool_idle_timeout(Duration::from_secs(1)).build().expect("a client")
+}
+
 /// Allows what these questions ask; gives the runs whose answer was accepted before the server died, if it did.
 pub async fn allow(http: &reqwest::Client, url: &str, questions: &[Value]) -> BTreeSet<String> {
     let next = Rc::new(Cell::new(0));
