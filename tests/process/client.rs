@@ -74,10 +74,13 @@ pub async fn read(http: &reqwest::Client, url: &str, after: Option<u64>, seen: &
     }
     let Ok(mut response) = request.send().await else { return connection };
     connection.status = response.status().as_u16();
-    let mut rest = String::new();
+    // Bytes: a chunk may end within a character.
+    let mut rest = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        rest.push_str(std::str::from_utf8(&chunk).unwrap());
-        while let Some((frame, left)) = rest.split_once("\n\n") {
+        rest.extend_from_slice(&chunk);
+        while let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
+            let frame: Vec<u8> = rest.drain(..end + 2).collect();
+            let frame = std::str::from_utf8(&frame).unwrap();
             let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let id = field("id:").and_then(|id| id.parse().ok());
             let event: Value = serde_json::from_str(field("data:").unwrap()).unwrap();
@@ -87,7 +90,6 @@ pub async fn read(http: &reqwest::Client, url: &str, after: Option<u64>, seen: &
                 (None, "error") => connection.errors.push(event),
                 (None, _) => {}
             }
-            rest = left.to_owned();
         }
         if seen.is_done() {
             break;
