@@ -78,6 +78,8 @@ pub enum OutputStyle {
     Schema,
     /// As fenced JSON, described in the prompt; for providers without structured output.
     Fenced,
+    /// As a schema; a question that the provider refuses is asked again as fenced JSON.
+    Auto,
 }
 
 /// A compiled prompt: what an optimiser found to work better than the default.
@@ -102,12 +104,16 @@ pub struct Demo {
 /// The public code of an answer that could not be used, not even after the repair call.
 pub const PROMPT_OUTPUT_INVALID: &str = "prompt_output_invalid";
 
+/// Codes of failures that a provider without structured output, or with less of it than we ask for, answers a schema with.
+const REFUSALS: [&str; 2] = [crate::llm::code::BAD_REQUEST, crate::llm::code::SCHEMA];
+
 /// At most this many characters of an unusable answer are shown to the model again.
 const SHOWN_CHARS: usize = 4_000;
 
 /// Asks a model: renders, calls, parses, checks. An answer that cannot be used gets one repair call that shows the error.
 ///
-/// The steps are `step` and, if the first answer could not be used, `{step}_repair`. `agent` is on whose behalf it is asked.
+/// The steps are `step`; with [`OutputStyle::Auto`] `{step}_fenced` if the provider refused the schema; and, if the answer
+/// could not be used, `{step}_repair`. `agent` is on whose behalf it is asked.
 ///
 /// # Errors
 /// The call's own failure, or [`PROMPT_OUTPUT_INVALID`] when the second answer could not be used either.
@@ -118,22 +124,16 @@ pub async fn ask<S: Signature>(
     config: &PromptConfig,
     agent: Option<&str>,
 ) -> StepResult<S::Output> {
-    let context = Context::of(render::<S>(inputs, config));
-    let output = match config.form {
-        OutputStyle::Schema => OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs) },
-        OutputStyle::Fenced => OutputForm::Text,
+    let mut request = request::<S>(inputs, config, agent);
+    let reply = match turn.model(step, request.clone()).await {
+        // A wrong name of a model is refused too; then the second call says so as well.
+        Err(failure) if config.form == OutputStyle::Auto && REFUSALS.contains(&&*failure.code) => {
+            let fenced = PromptConfig { form: OutputStyle::Fenced, ..config.clone() };
+            request = self::request::<S>(inputs, &fenced, agent);
+            turn.model(&format!("{step}_fenced"), request.clone()).await?
+        }
+        reply => reply?,
     };
-    let request = ModelRequest {
-        model: config.model.as_str().into(),
-        agent: agent.map(Arc::from),
-        audience: Audience::Workflow,
-        context,
-        tools: Arc::from([]),
-        output,
-        temperature: config.temperature,
-        max_output_tokens: config.output_tokens_max,
-    };
-    let reply = turn.model(step, request.clone()).await?;
     let error = match read::<S>(&reply, inputs) {
         Ok(output) => return Ok(output),
         Err(error) => error,
@@ -142,6 +142,25 @@ pub async fn ask<S: Signature>(
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
     read::<S>(&reply, inputs)
         .map_err(|error| Failure::new("prompt_output_invalid", format!("{} got no usable answer: {error}", S::NAME)))
+}
+
+fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Option<&str>) -> ModelRequest {
+    let output = match config.form {
+        OutputStyle::Schema | OutputStyle::Auto => {
+            OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs) }
+        }
+        OutputStyle::Fenced => OutputForm::Text,
+    };
+    ModelRequest {
+        model: config.model.as_str().into(),
+        agent: agent.map(Arc::from),
+        audience: Audience::Workflow,
+        context: Context::of(render::<S>(inputs, config)),
+        tools: Arc::from([]),
+        output,
+        temperature: config.temperature,
+        max_output_tokens: config.output_tokens_max,
+    }
 }
 
 /// The answer of a reply; one that its provider cut off is read as far as it goes.

@@ -22,11 +22,11 @@ use serde_json::Value;
 
 use crate::agents::Agent;
 use crate::llm::{self, LlmConfig, LlmIdentity, ModelRule};
-use crate::prompts::PromptConfig;
+use crate::prompts::{OutputStyle, PromptConfig};
 use crate::settings::units::Name;
 use crate::settings::{
     Api as ApiChoice, OnExpiry as OnExpiryChoice, PipelineSettings, Provider as ProviderChoice, Settings,
-    StorageSettings, process_environment,
+    StorageSettings, StructuredOutput, process_environment,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::tools;
@@ -205,12 +205,18 @@ pub fn workflow_config(settings: &Settings) -> Result<Value, RuntimeError> {
         timeout_ms: agent.timeout_ms.map_or(pipeline.agent_timeout_ms.get(), |timeout| timeout.get()),
         cache_ttl_s: agent.cache_ttl_s.map(|ttl| ttl.get()),
     });
+    let phase_model = model(pipeline.model.as_ref());
     let config = WorkflowConfig {
         roster: roster.collect(),
         prompts: PromptConfig {
-            model: model(pipeline.model.as_ref()),
             temperature: pipeline.temperature.map(|temperature| temperature.get()),
             output_tokens_max,
+            form: match llm.rules(&phase_model).structured_output.unwrap_or(llm.structured_output) {
+                StructuredOutput::Auto => OutputStyle::Auto,
+                StructuredOutput::Schema => OutputStyle::Schema,
+                StructuredOutput::Fenced => OutputStyle::Fenced,
+            },
+            model: phase_model,
             ..PromptConfig::default()
         },
         pipeline: pipeline_rules(pipeline),

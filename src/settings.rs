@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use agents::{AgentSettings, Roster};
 pub use environment::{Environment, OPERATOR_NAMES, SECRET_NAMES, Secrets, process_environment};
 pub use llm::{
-    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings,
+    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings, StructuredOutput,
     SimulatedSettings,
 };
 pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};

@@ -26,7 +26,7 @@ pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<Ch
     let artifact = config.artifacts.get(S::NAME);
     let instruction = artifact.map_or(S::INSTRUCTION, |artifact| artifact.instruction.as_str());
     let form = match config.form {
-        OutputStyle::Schema => {
+        OutputStyle::Schema | OutputStyle::Auto => {
             "Answer with one JSON object that fits the schema you were given, and nothing else.".to_owned()
         }
         OutputStyle::Fenced => format!(
@@ -38,7 +38,7 @@ pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<Ch
     let mut messages = vec![ChatMessage::new(Role::System, system)];
     for demo in artifact.into_iter().flat_map(|artifact| &artifact.demos) {
         let output = match config.form {
-            OutputStyle::Schema => demo.output.to_string(),
+            OutputStyle::Schema | OutputStyle::Auto => demo.output.to_string(),
             OutputStyle::Fenced => format!("```json\n{}\n```", demo.output),
         };
         messages.push(ChatMessage::new(Role::User, tagged(&demo.inputs.to_string())));

@@ -30,6 +30,18 @@ pub enum Api {
     ChatCompletions,
 }
 
+/// How a phase asks a model for an answer of a certain form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StructuredOutput {
+    /// With a JSON schema; as fenced JSON when the provider refuses it.
+    Auto,
+    /// With a JSON schema.
+    Schema,
+    /// As fenced JSON, the schema in the prompt.
+    Fenced,
+}
+
 /// What model clients need. Keys, units and defaults: `config/workflow_config.yaml`, section `llm`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +70,8 @@ pub struct LlmSettings {
     pub json_depth_max: Count<8, 128>,
     /// Tokens of one answer; none leaves it to the provider.
     pub output_tokens_max: Option<Count<1, 10_000_000>>,
+    /// How phases ask for answers of a certain form.
+    pub structured_output: StructuredOutput,
     /// What the three efforts are called by the provider.
     pub effort: EffortNames,
     /// What models take, by name or by the beginning of a name and `*`.
@@ -137,6 +151,9 @@ pub struct ModelRules {
     /// This model's word for `minimal`, if it is not [`EffortNames::minimal`].
     #[serde(default)]
     pub minimal_effort: Option<Name>,
+    /// How phases ask this model, if not as [`LlmSettings::structured_output`] says.
+    #[serde(default)]
+    pub structured_output: Option<StructuredOutput>,
     /// What its tokens cost; none leaves costs out of what a run reports.
     #[serde(default)]
     pub price: Option<PriceSettings>,

@@ -114,6 +114,35 @@ fn a_call_that_failed_is_not_repaired() {
 }
 
 #[test]
+fn a_schema_that_the_provider_refuses_is_asked_for_in_fenced_form_and_repaired_there() {
+    let ran = Script::new(judge, "q", config(OutputStyle::Auto))
+        .model(|call| match (&call.request.output, call.request.context.messages().len()) {
+            (OutputForm::Json { .. }, _) => Reply::from(Failure::new("provider_bad_request", "no response_format here")),
+            (OutputForm::Text, 2) => Reply::from("an eight"),
+            (OutputForm::Text, _) => Reply::from(format!("```json\n{GOOD}\n```")),
+        })
+        .run();
+    assert_eq!(ran.result().text, "8");
+    assert_eq!(ran.model_steps(), ["quality#0", "quality_fenced#0", "quality_repair#0"]);
+    assert!(ran.model_calls[1].request.context.messages()[0].content.contains("in a ```json fence"));
+    ran.replay();
+}
+
+#[test]
+fn auto_is_one_call_with_a_schema_and_another_failure_is_not_asked_again() {
+    let ran = Script::new(judge, "q", config(OutputStyle::Auto)).model(|_| GOOD).run();
+    assert_eq!(ran.model_steps(), ["quality#0"]);
+    assert!(matches!(ran.model_calls[0].request.output, OutputForm::Json { .. }));
+    let down = |_: &_| Reply::from(Failure::new("provider_unavailable", "down"));
+    let ran = Script::new(judge, "q", config(OutputStyle::Auto)).model(down).run();
+    assert_eq!((ran.model_calls.len(), &*ran.history.error.as_ref().unwrap().code), (1, "provider_unavailable"));
+    let ran = Script::new(judge, "q", config(OutputStyle::Schema))
+        .model(|_| Reply::from(Failure::new("provider_bad_request", "no")))
+        .run();
+    assert_eq!((ran.model_calls.len(), &*ran.history.error.as_ref().unwrap().code), (1, "provider_bad_request"));
+}
+
+#[test]
 fn fenced_form_asks_for_text_and_names_the_signature_in_the_first_line() {
     let ran =
         Script::new(judge, "q", config(OutputStyle::Fenced)).model(|_| format!("Gladly:\n```json\n{GOOD}\n```")).run();
