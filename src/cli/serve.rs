@@ -56,6 +56,8 @@ enum Failure {
 }
 
 async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result<(), Failure> {
+    // Before anything is said: who reads the first line may send a signal, and unhandled it would end the process.
+    let mut hangup = signal(SignalKind::hangup())?;
     let host = settings.server.host.ip();
     let wanted = format!("http://{host}:{}", settings.server.port.as_u16());
     let mut runtime = Runtime::start(&settings, &wanted)?;
@@ -92,6 +94,7 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
     if let Err(error) = runtime.lock.say(&url) {
         tracing::warn!(%error, "the lock file does not name the address");
     }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     banner(&runtime, &url);
     if runtime.model.is_simulated() {
         tracing::warn!("no model provider is configured: the simulated model answers");
@@ -99,8 +102,6 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
     tracing::info!(url, model = %runtime.model, cap = sessions.admission().cap(), unclaimed, "serving");
     let (handle, draining) = (app.handle(), app.draining());
     let mut server = Box::pin(app.run_until_stopped());
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             served = &mut server => return Ok(served?),

@@ -107,8 +107,12 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes a tree, of whose directories some may be closed to their owner.
+/// Removes a file, or a tree, of whose directories some may be closed to their owner.
 fn remove(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir()) {
+        let _ = fs::remove_file(path);
+        return;
+    }
     if fs::remove_dir_all(path).is_ok() {
         return;
     }
@@ -179,4 +183,26 @@ pub(super) fn collect(dir: &Path, bytes_max: u64) -> io::Result<(Vec<Left>, usiz
     }
     left.sort_by(|a, b| a.path.cmp(&b.path));
     Ok((left, passed_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_finds_nothing_of_the_one_before_it_be_it_a_file_a_link_or_a_closed_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = Base::make(dir.path()).unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "stays as it is").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o640)).unwrap();
+        fs::write(base.path.join("seccomp.bpf"), "of a process that is gone").unwrap();
+        std::os::unix::fs::symlink(&outside, base.path.join("link")).unwrap();
+        fs::create_dir_all(base.path.join("run/work/closed")).unwrap();
+        fs::set_permissions(base.path.join("run/work"), Permissions::from_mode(0o000)).unwrap();
+        let base = Base::make(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(&base.path).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
+        fs::remove_dir_all(&base.path).unwrap();
+    }
 }
