@@ -15,11 +15,22 @@ impl Params {
     /// Those of `request`.
     ///
     /// # Errors
-    /// 422 when they cannot be decoded.
+    /// 422 when they cannot be decoded, or one stands there twice.
     pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
-        web::Query::<HashMap<String, String>>::from_query(request.query_string())
-            .map(|query| Self(query.into_inner()))
-            .map_err(|_| ApiError::invalid("query", "cannot be decoded, or has a parameter twice"))
+        Self::read(request.query_string())
+    }
+
+    fn read(query: &str) -> Result<Self, ApiError> {
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(query)
+            .map_err(|_| ApiError::invalid("query", "cannot be decoded"))?;
+        let mut params = HashMap::new();
+        for (name, value) in pairs.into_inner() {
+            if params.contains_key(&name) {
+                return Err(ApiError::invalid(name, "stands there twice"));
+            }
+            params.insert(name, value);
+        }
+        Ok(Self(params))
     }
 
     /// A parameter as it was given.
@@ -47,5 +58,18 @@ impl Params {
         let Some(text) = self.get("offset") else { return Ok(0) };
         let offset = text.parse::<u32>().map(u64::from);
         offset.map_err(|_| ApiError::invalid("offset", "expected a whole number from 0 to 4294967295"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_stands_there_twice_is_refused_and_not_chosen_from() {
+        assert_eq!(Params::read("limit=20&offset=3").unwrap().get("offset"), Some("3"));
+        assert_eq!(Params::read("").unwrap().get("limit"), None);
+        let refused = Params::read("limit=20&x=1&limit=3").unwrap_err();
+        assert!(format!("{refused:?}").contains("limit"), "{refused:?}");
     }
 }

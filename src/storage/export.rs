@@ -147,7 +147,8 @@ impl HistoryFile {
     pub fn begin_rewrite(&mut self, cursor: u64) -> Result<(), ExportError> {
         self.next = None;
         self.make_dir()?;
-        let mut file = BufWriter::new(File::create(self.next_path()).map_err(|e| self.io(e))?);
+        let mut file =
+            BufWriter::new(private().truncate(true).create(true).open(self.next_path()).map_err(|e| self.io(e))?);
         line::write_rewritten(&mut file, cursor).map_err(|e| self.io(e))?;
         self.next = Some(Rewrite { file, cursor });
         Ok(())
@@ -204,7 +205,7 @@ impl HistoryFile {
     fn open(&mut self) -> Result<Tail, ExportError> {
         if !self.path.exists() {
             self.make_dir()?;
-            File::create_new(&self.path).map_err(|e| self.io(e))?;
+            private().create_new(true).open(&self.path).map_err(|e| self.io(e))?;
             self.sync_dir()?;
         }
         self.repair_current()?;
@@ -284,4 +285,13 @@ impl HistoryFile {
     fn unsynced(&self, path: &Path, error: std::io::Error) -> ExportError {
         ExportError::Sync { path: path.into(), error }
     }
+}
+
+/// For a new file that its owner alone reads: like the database, it holds what people asked and were answered.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }

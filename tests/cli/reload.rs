@@ -1,8 +1,9 @@
 //! SIGHUP: the cap and the log level of a running server.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use crate::process::{Place, get, get_until, http};
+use crate::process::{Place, Process, get, get_until, http, until};
 
 /// A server whose settings are a file, with runs that stay.
 struct Reloaded {
@@ -112,6 +113,32 @@ async fn a_log_level_applies_at_once_and_other_changes_are_named() {
     server.end(2).await;
     server.reload(&settings("info"), r#""cap":2"#);
     assert_eq!(debug_lines(&server), before, "none since the level was lowered");
+}
+
+/// Its first lines wait in a full pipe, so the signal comes before they are out, whatever the machine is busy with.
+#[test]
+fn a_signal_before_the_first_line_is_out_is_a_reload_and_not_the_end() {
+    let place = Place::new();
+    let (mut reader, mut full) = std::io::pipe().unwrap();
+    full.write_all(&[b' '; 65_536]).unwrap();
+    let mut command = place.command(&["serve", "--port", "0"]);
+    let child = command.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let pid = child.id();
+    let server = Process::reading(child);
+    let caught = |signal: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (signal - 1)) != 0
+    };
+    for (name, signal) in [("SIGHUP", 1), ("SIGINT", 2), ("SIGTERM", 15)] {
+        until(&format!("{name} has a handler"), || caught(signal));
+    }
+    server.signal("-HUP");
+    let lines = std::thread::spawn(move || std::io::Read::read_to_string(&mut reader, &mut String::new()));
+    server.wait_for("settings were read again", 1);
+    drop(server);
+    assert!(lines.join().unwrap().unwrap() > 65_536);
 }
 
 #[tokio::test]

@@ -152,3 +152,18 @@ fn a_large_file_is_put_aside_and_a_rewrite_makes_one_of_all() {
     assert_eq!(names(), ["history.jsonl"]);
     assert_eq!(lines(&path).len(), 2);
 }
+
+#[test]
+fn nobody_but_its_owner_reads_the_file_new_rotated_or_rewritten() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut file = HistoryFile::new(dir.path().join("logs/execution_history.jsonl"), 1);
+    file.append(&[ran(1, "a")]).expect("appended");
+    file.append(&[ran(2, "b")]).expect("appended");
+    file.append(&[ExportEntry { cursor: 3, workflow: make::id("a"), row: None }]).expect("appended");
+    let files: Vec<_> = std::fs::read_dir(dir.path().join("logs")).expect("a directory").flatten().collect();
+    assert!(files.len() > 1, "{files:?}");
+    for entry in files {
+        assert_eq!(entry.metadata().expect("there").permissions().mode() & 0o777, 0o600, "{entry:?}");
+    }
+}

@@ -19,7 +19,7 @@ const QUEUE: usize = 8;
 const BURST: f64 = 200.0;
 /// Frames a second after that.
 const RATE: f64 = 100.0;
-/// Frames in a row that came too fast, until the socket is closed.
+/// Frames that came too fast since the client last paused, until the socket is closed.
 const PATIENCE: u32 = 200;
 
 /// What a client did.
@@ -53,13 +53,31 @@ async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>
             received = frames.recv() => received,
             () = queue.closed() => return,
         };
-        let mut incoming = judge(received);
+        let incoming = judge(received);
         if pace.keep().await.is_err() {
-            incoming = Incoming::Refused(CloseCode::Policy, "too many frames");
+            let refused = Incoming::Refused(CloseCode::Policy, "too many frames");
+            if queue.send(refused).await.is_ok() {
+                discard(frames, &queue).await;
+            }
+            return;
         }
         let last = matches!(incoming, Incoming::Closed(_) | Incoming::Refused(..) | Incoming::Gone);
         if queue.send(incoming).await.is_err() || last {
             return;
+        }
+    }
+}
+
+/// Reads on without looking, until the client is gone or the socket's task is: a connection that is closed with unread
+/// bytes is reset, and its client would not learn why.
+async fn discard(mut frames: AggregatedMessageStream, queue: &mpsc::Sender<Incoming>) {
+    loop {
+        tokio::select! {
+            received = frames.recv() => match judge(received) {
+                Incoming::Closed(_) | Incoming::Refused(..) | Incoming::Gone => return,
+                Incoming::Text(_) | Incoming::Ping(_) | Incoming::Pong => {}
+            },
+            () = queue.closed() => return,
         }
     }
 }
@@ -105,6 +123,9 @@ fn broken(error: &ProtocolError) -> Incoming {
 }
 
 /// A token bucket over frames.
+///
+/// Only a full bucket forgives, which takes a client that pauses: a server that wakes late finds a token too, and would
+/// otherwise never close the floods that make it late.
 struct Pace {
     tokens: f64,
     at: Instant,
@@ -121,10 +142,13 @@ impl Pace {
     /// Counts a frame and waits until it may pass.
     async fn keep(&mut self) -> Result<(), TooFast> {
         let now = Instant::now();
-        self.tokens = (self.tokens + RATE * (now - self.at).as_secs_f64()).min(BURST) - 1.0;
+        let earned = self.tokens + RATE * (now - self.at).as_secs_f64();
+        if earned >= BURST {
+            self.too_fast = 0;
+        }
+        self.tokens = earned.min(BURST) - 1.0;
         self.at = now;
         if self.tokens >= 0.0 {
-            self.too_fast = 0;
             return Ok(());
         }
         self.too_fast += 1;
@@ -154,5 +178,32 @@ mod tests {
         }
         assert!(start.elapsed() >= Duration::from_millis(1_900), "a flood is");
         assert!(pace.keep().await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn a_flood_is_refused_by_a_server_that_wakes_late() {
+        tokio::time::pause();
+        let mut pace = Pace::new();
+        let mut passed = 0;
+        while pace.keep().await.is_ok() {
+            passed += 1;
+            assert!(passed < 5_000, "nobody is refused");
+            // Busy elsewhere for longer than a frame takes: every other frame finds a token.
+            if passed % 2 == 0 {
+                tokio::time::advance(Duration::from_millis(11)).await;
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_pauses_is_forgiven() {
+        tokio::time::pause();
+        let mut pace = Pace::new();
+        for _ in 0..5 {
+            for _ in 0..BURST as u32 + PATIENCE {
+                assert!(pace.keep().await.is_ok());
+            }
+            tokio::time::advance(Duration::from_millis(2_100)).await;
+        }
     }
 }

@@ -268,4 +268,21 @@ mod tests {
         assert!(!top.exists() && outside.join("kept").exists(), "removed too little or too much");
         assert_eq!(mode(&outside), before, "the mode of something outside was changed");
     }
+
+    #[test]
+    fn a_start_finds_nothing_of_the_one_before_it_be_it_a_file_a_link_or_a_closed_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = Base::make(dir.path()).unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "stays as it is").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o640)).unwrap();
+        fs::write(base.path.join("seccomp.bpf"), "of a process that is gone").unwrap();
+        std::os::unix::fs::symlink(&outside, base.path.join("link")).unwrap();
+        fs::create_dir_all(base.path.join("run/work/closed")).unwrap();
+        fs::set_permissions(base.path.join("run/work"), Permissions::from_mode(0o000)).unwrap();
+        let base = Base::make(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(&base.path).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
+        fs::remove_dir_all(&base.path).unwrap();
+    }
 }
