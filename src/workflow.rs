@@ -17,6 +17,7 @@ mod routing;
 mod rules;
 mod v1;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_actors::event::Failure;
@@ -89,6 +90,9 @@ fn a_day() -> u64 {
     86_400_000
 }
 
+/// The content of a configuration and what it says.
+type Parsed = Arc<(Value, Arc<WorkflowConfig>)>;
+
 impl WorkflowConfig {
     /// A question to a human that stays open as long as the settings say.
     #[must_use]
@@ -113,9 +117,21 @@ impl WorkflowConfig {
         }
     }
 
-    fn pinned(config: &Value) -> StepResult<Self> {
-        Self::deserialize(config)
-            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))
+    /// The configuration that a run is pinned to. Nearly all runs of a process are pinned to the same, so the last one is
+    /// kept beside its content: comparing costs a fraction of parsing, and equal content parses equally.
+    fn pinned(config: &Value) -> StepResult<Arc<Self>> {
+        static LAST: Mutex<Option<Parsed>> = Mutex::new(None);
+        let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(last) = last
+            && last.0 == *config
+        {
+            return Ok(last.1.clone());
+        }
+        let parsed = Self::deserialize(config)
+            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))?;
+        let parsed = Arc::new(parsed);
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new((config.clone(), parsed.clone())));
+        Ok(parsed)
     }
 }
 
