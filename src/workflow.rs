@@ -17,10 +17,8 @@ mod routing;
 mod rules;
 mod v1;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fleet_actors::event::Failure;
 use fleet_actors::ports::{LocalFuture, MessageRow, RunOutput, TaskInput, WorkflowFn, Workflows};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde::{Deserialize, Serialize};
@@ -90,9 +88,6 @@ fn a_day() -> u64 {
     86_400_000
 }
 
-/// The content of a configuration and what it says.
-type Parsed = Arc<(Value, Arc<WorkflowConfig>)>;
-
 impl WorkflowConfig {
     /// A question to a human that stays open as long as the settings say.
     #[must_use]
@@ -116,32 +111,11 @@ impl WorkflowConfig {
             question_expiry_ms: a_day(),
         }
     }
-
-    /// The configuration that a run is pinned to. Nearly all runs of a process are pinned to the same, so the last one is
-    /// kept beside its content: comparing costs a fraction of parsing, and equal content parses equally.
-    fn pinned(config: &Value) -> StepResult<Arc<Self>> {
-        static LAST: Mutex<Option<Parsed>> = Mutex::new(None);
-        let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(last) = last
-            && last.0 == *config
-        {
-            return Ok(last.1.clone());
-        }
-        let parsed = Self::deserialize(config)
-            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))?;
-        let parsed = Arc::new(parsed);
-        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new((config.clone(), parsed.clone())));
-        Ok(parsed)
-    }
 }
 
-fn supervise<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    config: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config = WorkflowConfig::pinned(config)?;
+        let config = turn.pinned::<WorkflowConfig>()?;
         let history = turn.conversation(config.context_messages_max).await;
         turn.emit(&FleetEvent::Status { status: RunStatus::InProgress });
         let fast = match input.mode.as_deref() {

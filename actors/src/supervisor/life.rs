@@ -222,7 +222,7 @@ impl Life {
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
-        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone());
+        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config.clone());
         let root: Arc<str> = Arc::from("");
         run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
