@@ -33,9 +33,8 @@ use std::sync::Arc;
 use actix_cors::Cors;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError as _, web};
-use fleet_actors::ports::{StoreError, StoreWrite, Written};
+use fleet_actors::ports::{Pinned, StoreError, StoreWrite, Written};
 use fleet_actors::sessions::Sessions;
-use serde_json::Value;
 use utoipa_swagger_ui::SwaggerUi;
 
 use self::connections::Connections;
@@ -50,7 +49,7 @@ pub struct Api {
     /// The settings that were validated at start.
     pub settings: Arc<Settings>,
     /// The config slice that workflows can see, as it is pinned into each new run.
-    pub workflow_config: Arc<Value>,
+    pub workflow_config: Pinned,
     /// Places for sockets and streams.
     pub connections: Connections,
 }

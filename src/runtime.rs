@@ -12,7 +12,7 @@ use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{Clock, Store};
+use fleet_actors::ports::{Clock, Pinned, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
@@ -88,7 +88,7 @@ pub struct Runtime {
     /// The door to them.
     pub sessions: Sessions,
     /// The config slice that workflows can see.
-    pub workflow_config: Arc<Value>,
+    pub workflow_config: Pinned,
     /// Which model answers.
     pub model: LlmIdentity,
     /// Held as long as the runtime lives.
@@ -107,7 +107,7 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`]; nothing runs then.
     pub fn start(settings: &Settings, address: &str) -> Result<Self, RuntimeError> {
-        let workflow_config = Arc::new(workflow_config(settings)?);
+        let workflow_config = Pinned::from(workflow_config(settings)?);
         let llm = llm_config(settings);
         let model = LlmIdentity::of(&llm);
         let agents = llm::clients(&llm)?;

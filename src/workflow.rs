@@ -20,7 +20,6 @@ mod v1;
 
 use std::time::Duration;
 
-use fleet_actors::event::Failure;
 use fleet_actors::ports::{LocalFuture, MessageRow, RunOutput, TaskInput, WorkflowFn, Workflows};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde::{Deserialize, Serialize};
@@ -121,20 +120,11 @@ impl WorkflowConfig {
             question_expiry_ms: a_day(),
         }
     }
-
-    fn pinned(config: &Value) -> StepResult<Self> {
-        Self::deserialize(config)
-            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))
-    }
 }
 
-fn supervise<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    config: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config = WorkflowConfig::pinned(config)?;
+        let config = turn.pinned::<WorkflowConfig>()?;
         let history = turn.conversation(config.context_messages_max).await;
         turn.emit(&FleetEvent::Status { status: RunStatus::InProgress });
         let fast = match input.mode.as_deref() {

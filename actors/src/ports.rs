@@ -4,6 +4,7 @@
 //! Absent on purpose: any word of HTTP, of a model vendor, of SQL or of a file.
 
 mod child;
+mod pinned;
 mod question;
 mod tool;
 
@@ -22,6 +23,7 @@ use crate::journal::Context;
 use crate::spend::AgentSpend;
 
 pub use child::{ChildRun, NewChild, Quality};
+pub use pinned::Pinned;
 pub use question::{OpenedQuestion, QuestionFilter, QuestionRow};
 pub use tool::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools};
 

@@ -16,7 +16,7 @@ use crate::ids::{CheckpointId, Position, RequestId, Seq, WorkflowId};
 use crate::journal::{Positioned, Record, decode, events_of};
 use crate::mailbox::{AskError, Mailbox};
 use crate::ports::{
-    Command, MessageRow, NewWorkflow, Posted, ReasoningEffort, Rest, Store, StoreError, StoreWrite, TaskInput,
+    Command, MessageRow, NewWorkflow, Pinned, Posted, ReasoningEffort, Rest, Store, StoreError, StoreWrite, TaskInput,
     WorkflowRow, WorkflowState, Written,
 };
 use crate::session_manager::{
@@ -37,7 +37,7 @@ pub struct StartTurn {
     /// What it is given.
     pub input: TaskInput,
     /// The content of the config slice that workflows can see; pinned.
-    pub config: Value,
+    pub config: Pinned,
     /// The user's message, for the conversation.
     pub message: Option<MessageRow>,
     /// It goes on whether or not anybody watches.

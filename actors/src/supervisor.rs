@@ -33,8 +33,8 @@ use crate::journal::{Past, decode};
 use crate::limits::RunLimits;
 use crate::mailbox::Mailbox;
 use crate::ports::{
-    AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, ReasoningEffort, Rest, Store, StoreError, StoreWrite,
-    TaskInput, Tools, WorkflowRow, Workflows,
+    AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, Pinned, ReasoningEffort, Rest, Store, StoreError,
+    StoreWrite, TaskInput, Tools, WorkflowRow, Workflows,
 };
 use crate::session_manager::{SessionManager, TurnEnded};
 use crate::stream::{Log, Logs, TailState};
@@ -97,7 +97,7 @@ pub(crate) enum JobKind {
 pub(crate) struct New {
     pub made: NewWorkflow,
     pub input: TaskInput,
-    pub config: Value,
+    pub config: Pinned,
     pub message: Option<MessageRow>,
 }
 

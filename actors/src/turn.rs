@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::event::{Answer, Audience, EventBody, Failure, Question, StepKind};
@@ -438,6 +439,15 @@ impl Turn {
             self.run.push(&path, Record::Read { input: input.into() }, Some(json(&value)));
         }
         value
+    }
+
+    /// What the run is pinned to, as a `T`: parsed once for all runs that share it.
+    ///
+    /// # Errors
+    /// `internal`; it is no `T`.
+    pub fn pinned<T: DeserializeOwned + Send + Sync + 'static>(&self) -> StepResult<Arc<T>> {
+        let explain = |error| Failure::new("internal", format!("the pinned configuration does not parse: {error}"));
+        self.run.pinned.parsed().map_err(explain)
     }
 
     /// The newest `limit` messages of the run's conversation, oldest first, those of this run left out; recorded.

@@ -101,7 +101,7 @@ impl Api {
             additional_context: run.additional_context,
             principal: TaskInput::local(),
         };
-        let config = Value::clone(&self.workflow_config);
+        let config = self.workflow_config.clone();
         Ok(StartTurn { workflow, made, input, config, message, detached: run.background })
     }
 }

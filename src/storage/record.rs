@@ -4,6 +4,8 @@
 //! one. A body's BLAKE3 hash is part of it, so a damaged payload is found as well as a damaged row.
 //! Absent on purpose: what a record means. Head and body are bytes here.
 
+use std::cell::RefCell;
+
 use fleet_actors::ids::{Epoch, Position, Seq};
 use fleet_actors::ports::{RecordBody, RecordRow};
 use rusqlite::Row;
@@ -34,9 +36,29 @@ pub(super) enum Scope {
     Everybody = 2,
 }
 
+thread_local! {
+    /// The last large shared body this thread hashed. Nearly every run of a process is pinned to the same one.
+    static LAST_SHARED: RefCell<(Vec<u8>, [u8; 32])> = const { RefCell::new((Vec::new(), [0; 32])) };
+}
+
+/// The hash of a body. That of a large shared one is taken from the last if the bytes are the same: each is compared, so
+/// the hash stands for what is written or read, not for what somebody says it is.
+fn hash_of(body: &RecordBody) -> [u8; 32] {
+    if !body.shared || body.bytes.len() <= INLINE_BYTES {
+        return *blake3::hash(&body.bytes).as_bytes();
+    }
+    LAST_SHARED.with_borrow_mut(|(bytes, hash)| {
+        if *bytes != body.bytes {
+            bytes.clone_from(&body.bytes);
+            *hash = *blake3::hash(&body.bytes).as_bytes();
+        }
+        *hash
+    })
+}
+
 /// The seal of `record` in the journal of `workflow`.
 pub(super) fn seal(workflow: &str, record: &RecordRow) -> Seal {
-    let body_hash = record.body.as_ref().map(|body| *blake3::hash(&body.bytes).as_bytes());
+    let body_hash = record.body.as_ref().map(hash_of);
     let scope = match &record.body {
         None => Scope::Nobody,
         Some(RecordBody { shared: false, .. }) => Scope::Root,

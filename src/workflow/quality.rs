@@ -122,10 +122,10 @@ pub(super) fn in_background(turn: &Turn, fleet: &Fleet<'_>, draft: &Draft) -> Ch
 pub(super) fn assess<'a>(
     turn: &'a mut Turn,
     input: &'a TaskInput,
-    config: &'a Value,
+    _: &'a Value,
 ) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config = WorkflowConfig::pinned(config)?;
+        let config = turn.pinned::<WorkflowConfig>()?;
         let said = |key: &str| {
             let more = input.additional_context.as_ref();
             more.and_then(|more| more.get(key)).and_then(Value::as_str).map(str::to_owned)

@@ -121,7 +121,7 @@ fn asked_under(config: &Value) -> String {
             additional_context: None,
             principal: TaskInput::local(),
         };
-        let (config, message) = (config.clone(), None);
+        let (config, message) = (config.clone().into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
         let began = std::time::Instant::now();
         let mut events = sessions.start(turn, sessions.admit().unwrap()).await.unwrap();

@@ -208,6 +208,6 @@ fn api(settings: Settings, script: Arc<Script>, workflows: Arc<dyn Workflows>) -
         sessions: Sessions::start_on(&arbiter, services, admission),
         connections: Connections::new(settings.server.connections_max.get() as usize),
         settings: Arc::new(settings),
-        workflow_config: Arc::new(serde_json::to_value(config).expect("json")),
+        workflow_config: serde_json::to_value(config).expect("json").into(),
     }
 }

@@ -237,7 +237,7 @@ impl House {
             created_at: Timestamp(1_700_000_000_000),
             child_of: None,
         };
-        let (config, message) = (Value::Null, None);
+        let (config, message) = (Value::Null.into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
         let permit = self.sessions.admit().expect("a permit");
         drop(self.sessions.start(turn, permit).await.expect("started"));

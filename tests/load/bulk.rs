@@ -61,7 +61,7 @@ fn turn(message: &str, config: &Value) -> StartTurn {
         additional_context: None,
         principal: TaskInput::local(),
     };
-    let config = config.clone();
+    let config = config.clone().into();
     StartTurn { workflow: WorkflowId::generate(), made, input, config, message: None, detached: false }
 }
 

@@ -203,7 +203,7 @@ impl Recipe {
         settings.server.workers = serde_json::from_value(self.workers.into()).unwrap();
         let sessions = self.sessions();
         let connections = Connections::new(settings.server.connections_max.as_usize());
-        let workflow_config = Arc::new(workflow_config());
+        let workflow_config = workflow_config().into();
         let api = Api { sessions: sessions.clone(), settings: Arc::new(settings), workflow_config, connections };
         let app = Application::bind(api.clone(), Metrics::default()).unwrap();
         let (address, server) = (SocketAddr::from(([127, 0, 0, 1], app.port())), app.handle());

@@ -106,7 +106,7 @@ impl TestApp {
         let sessions = Sessions::start_on(&arbiter, services, Admission::new(cap));
         let config = serde_json::to_value(workflow_config()).unwrap();
         let connections = agentic_fleet::api::connections::Connections::new(settings.server.connections_max.as_usize());
-        let (settings, workflow_config) = (Arc::new(settings), Arc::new(config));
+        let (settings, workflow_config) = (Arc::new(settings), config.into());
         let api = Api { sessions: sessions.clone(), settings, workflow_config, connections };
         let app = Application::bind(api, Metrics::default()).unwrap();
         let (url, draining) = (format!("http://127.0.0.1:{}", app.port()), app.draining());

@@ -29,7 +29,7 @@ use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
 use crate::ports::{
     Append, ChildRun, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewChild, NewWorkflow, Next, OnDisconnect,
-    Outcome, Posted, Quality, Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
+    Outcome, Pinned, Posted, Quality, Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
 };
 use crate::stream::{Grace, Log};
 use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
@@ -56,7 +56,7 @@ pub(crate) enum Signal {
 /// A run that has no journal yet.
 pub(crate) struct Fresh {
     pub input: TaskInput,
-    pub config: Value,
+    pub config: Pinned,
     pub message: Option<MessageRow>,
 }
 
@@ -132,7 +132,12 @@ pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Si
     let input = inputs.fresh.as_ref().map(|fresh| fresh.input.clone()).or_else(|| inputs.past.input.clone());
     let config = match &inputs.fresh {
         Some(fresh) => Some(fresh.config.clone()),
-        None => inputs.past.config.as_deref().and_then(|config| serde_json::from_str(config).ok()),
+        None => inputs
+            .past
+            .config
+            .as_deref()
+            .and_then(|config| serde_json::from_str::<Value>(config).ok())
+            .map(Pinned::from),
     };
     let (Some(input), Some(config)) = (input, config) else {
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
@@ -141,7 +146,6 @@ pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Si
     // which a new run does not have yet.
     inputs.past.input.get_or_insert_with(|| input.clone());
     let function = inputs.function;
-    let config = Rc::new(config);
     let mut life = Life::begin(inputs, &input, config.clone());
     let run = life.run.clone();
     life.function = Some(Box::pin(
@@ -165,7 +169,7 @@ struct Life {
     writer: Rc<dyn Writer>,
     log: Arc<Log>,
     /// What the run is pinned to; its children are pinned to the same.
-    config: Rc<Value>,
+    config: Pinned,
     bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
     started: WhoStarted,
@@ -211,19 +215,19 @@ enum Wake {
 }
 
 impl Life {
-    fn begin(inputs: LifeInputs, input: &TaskInput, config: Rc<Value>) -> Self {
+    fn begin(inputs: LifeInputs, input: &TaskInput, config: Pinned) -> Self {
         let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
         // A new run's steps look for its conversation here, as those of a run taken over do.
         past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
-        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone());
+        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config.clone());
         let root: Arc<str> = Arc::from("");
         run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
             let pinned = Record::Pinned { workflow: made.name.clone(), version: made.version };
-            run.push(&root, pinned, Some(json(&fresh.config)));
+            run.push(&root, pinned, Some(fresh.config.text()));
             run.push(&root, Record::Input, Some(json(input)));
             if let Some(effort) = made.effort {
                 run.push(&root, Record::Effort { effort: Some(effort) }, None);
@@ -589,7 +593,7 @@ impl Life {
             child_of: Some(self.run.workflow.clone()),
         };
         let pinned = Record::Pinned { workflow: child.name, version: child.version };
-        let bodies = [(pinned, json(&self.config)), (Record::Input, json(&child.input))];
+        let bodies = [(pinned, self.config.text()), (Record::Input, json(&child.input))];
         let records = (1..).zip(bodies).map(|(position, (record, body))| {
             let (position, epoch, body) = (Position(position), Epoch(0), Some(body));
             encode(&Positioned { position, epoch, seq: None, path: Arc::from(""), record, body })

@@ -356,7 +356,11 @@ impl Script {
             epoch: if fresh { Epoch(0) } else { past.next_epoch() },
             past,
             runtime: Duration::ZERO,
-            fresh: fresh.then(|| Fresh { input: self.input.clone(), config: self.config.clone(), message: None }),
+            fresh: fresh.then(|| Fresh {
+                input: self.input.clone(),
+                config: self.config.clone().into(),
+                message: None,
+            }),
             detached: true,
             function: self.function,
             ports: RunPorts {

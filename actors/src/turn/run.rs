@@ -19,7 +19,9 @@ use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
-use crate::ports::{Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Store, ToolOutput, ToolRunner};
+use crate::ports::{
+    Cache, Clock, ModelClient, ModelDelta, ModelReply, OpenedQuestion, Pinned, Store, ToolOutput, ToolRunner,
+};
 use crate::spend::Spend;
 use crate::stream::Log;
 
@@ -83,6 +85,8 @@ pub(crate) struct Run {
     /// For the mutant that shows storage errors to the function.
     append_failed: Cell<bool>,
     open: RefCell<BTreeMap<Arc<str>, OpenStep>>,
+    /// What it is pinned to.
+    pub pinned: Pinned,
     waiting: RefCell<BTreeMap<Arc<str>, Waiting>>,
     answers: RefCell<HashMap<RequestId, Answer>>,
     answer_wakers: RefCell<HashMap<RequestId, Waker>>,
@@ -102,6 +106,7 @@ impl Run {
         limits: RunLimits,
         past: Past,
         log: Arc<Log>,
+        pinned: Pinned,
     ) -> Rc<Self> {
         log.begin(past.last_seq, past.head);
         Rc::new(Self {
@@ -114,6 +119,7 @@ impl Run {
             limits,
             past,
             log,
+            pinned,
             numbers: Cell::new(0),
             text_bytes: Cell::new(0),
             wants_flush: Cell::new(false),

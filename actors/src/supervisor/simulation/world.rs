@@ -312,7 +312,7 @@ impl World {
         };
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
-                let fresh = Fresh { input, config: self.program.clone(), message: None };
+                let fresh = Fresh { input, config: self.program.clone().into(), message: None };
                 (Past::default(), Some(fresh), Epoch(0), made, Duration::ZERO)
             }
             Some(loaded) => {
