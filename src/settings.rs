@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 pub use agents::{AgentSettings, Roster};
 pub use environment::{Environment, OPERATOR_NAMES, SECRET_NAMES, Secrets, process_environment};
 pub use llm::{
-    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings, StructuredOutput,
-    SimulatedSettings,
+    Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings,
+    SimulatedSettings, StructuredOutput,
 };
 pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
 pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};

@@ -4,7 +4,7 @@
 //! `.done` events and the final response repeat what was streamed: they are used only for what was not.
 //! Nothing is stored at the provider (`store: false`): the conversation is ours and is sent whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_actors::event::Channel;
 use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
@@ -95,6 +95,8 @@ fn items(message: &ChatMessage) -> Vec<Item<'_>> {
 pub(super) struct ResponsesDecoder {
     /// Parts of text, by item and part.
     texts: BTreeSet<(u64, u64)>,
+    /// Items of servers that do not number them (llama.cpp), by id, in the order in which they were first seen.
+    unnumbered: BTreeMap<String, u64>,
     /// Whether a tool call came before the final response.
     streamed_calls: bool,
     /// Reasoning comes raw or summarised, sometimes both; the first kind seen is the one taken.
@@ -122,7 +124,7 @@ impl ResponsesDecoder {
         let event = parse(data, depth_max)?;
         let text = |name| event.get(name).and_then(Value::as_str).unwrap_or_default();
         let number = |name| event.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let part = (number("output_index"), number("content_index"));
+        let part = (self.place(&event), number("content_index"));
         match text("type") {
             "response.output_text.delta" | "response.refusal.delta" => {
                 self.texts.insert(part);
@@ -148,6 +150,18 @@ impl ResponsesDecoder {
             _ => {}
         }
         Ok(Flow::More)
+    }
+
+    /// Which item of the answer an event is about: its number, else that of its id.
+    fn place(&mut self, event: &Value) -> u64 {
+        if let Some(index) = event.get("output_index").and_then(Value::as_u64) {
+            return index;
+        }
+        let Some(id) = event.get("item_id").or_else(|| event.pointer("/item/id")).and_then(Value::as_str) else {
+            return 0;
+        };
+        let next = u64::try_from(self.unnumbered.len()).unwrap_or(u64::MAX);
+        *self.unnumbered.entry(id.to_owned()).or_insert(next)
     }
 
     /// Takes the answer of a provider that does not stream.

@@ -117,7 +117,9 @@ fn a_call_that_failed_is_not_repaired() {
 fn a_schema_that_the_provider_refuses_is_asked_for_in_fenced_form_and_repaired_there() {
     let ran = Script::new(judge, "q", config(OutputStyle::Auto))
         .model(|call| match (&call.request.output, call.request.context.messages().len()) {
-            (OutputForm::Json { .. }, _) => Reply::from(Failure::new("provider_bad_request", "no response_format here")),
+            (OutputForm::Json { .. }, _) => {
+                Reply::from(Failure::new("provider_bad_request", "no response_format here"))
+            }
             (OutputForm::Text, 2) => Reply::from("an eight"),
             (OutputForm::Text, _) => Reply::from(format!("```json\n{GOOD}\n```")),
         })

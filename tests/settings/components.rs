@@ -1,5 +1,6 @@
 //! What components read from their settings.
 
+use agentic_fleet::runtime::workflow_config;
 use agentic_fleet::settings::{Changes, EVENT_TYPES, Flags};
 
 use crate::start;
