@@ -64,7 +64,7 @@ fn a_model_has_the_price_of_its_rule_and_others_have_none() {
 
 #[test]
 fn phases_ask_in_the_form_that_the_rule_of_their_model_names_else_in_that_of_all() {
-    let form = |yaml: &str| workflow_config(start().file(yaml).settings()).expect("agents")["prompts"]["form"].clone();
+    let form = |yaml: &str| workflow_config(&start().file(yaml).settings()).expect("agents")["prompts"]["form"].clone();
     let small = "models: { small*: { temperature: true, reasoning_effort: false, structured_output: fenced } }";
     assert_eq!(form(""), "auto");
     assert_eq!(form("llm: { structured_output: schema }"), "schema");
