@@ -81,8 +81,12 @@ fn items(message: &ChatMessage) -> Vec<Item<'_>> {
     if let (Role::Tool, Some(id)) = (message.role, &message.tool_call_id) {
         return vec![Item::Other(json!({ "type": "function_call_output", "call_id": id, "output": message.content }))];
     }
-    let text = (!message.content.is_empty() || message.tool_calls.is_empty())
-        .then(|| Item::Message { role: role(message.role), content: &message.content });
+    let text = (!message.content.is_empty() || message.tool_calls.is_empty()).then(|| match message.role {
+        // As it was given: OpenAI takes a plain text here too, llama.cpp only this.
+        Role::Assistant => Item::Other(json!({ "type": "message", "role": "assistant",
+            "content": [{ "type": "output_text", "text": message.content }] })),
+        Role::System | Role::User | Role::Tool => Item::Message { role: role(message.role), content: &message.content },
+    });
     let calls = message.tool_calls.iter().map(|call| {
         Item::Other(json!({ "type": "function_call", "call_id": call.id, "name": call.name,
             "arguments": arguments_text(&call.arguments) }))

@@ -3,10 +3,10 @@
 
 use agentic_fleet::llm::Api;
 use fleet_actors::event::Usage;
-use fleet_actors::ports::FinishReason;
+use fleet_actors::ports::{FinishReason, Role};
 use serde_json::json;
 
-use super::support::{answer, ask, event_stream};
+use super::support::{Scripted, answer, ask, call, config, event_stream, make, run};
 
 /// It opens with a `content` of null, and the usage follows the end in a chunk of its own.
 const CHAT: &str = concat!(
@@ -73,4 +73,21 @@ async fn a_prompt_beyond_the_context_is_refused_with_the_servers_own_words() {
     let failure = ask(Api::ChatCompletions, refused).await.expect_err("refused").failure;
     assert_eq!(&*failure.code, "provider_bad_request");
     assert!(failure.message.contains("exceeds the available context size (8192 tokens)"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn what_an_assistant_said_is_sent_as_llama_cpp_and_openai_both_take_it() {
+    let server = Scripted::start(|_| event_stream(RESPONSES.as_bytes())).await;
+    let client = make(&config(Api::Responses, &server.base_url)).client(None);
+    run(&*client, &call(&[(Role::User, "hi"), (Role::Assistant, "Hello."), (Role::User, "again")]))
+        .await
+        .expect("whole");
+    // With a plain text as content it said 400 "Cannot determine type of 'item'".
+    assert_eq!(
+        server.request().body["input"],
+        json!([
+            {"role": "user", "content": "hi"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]},
+            {"role": "user", "content": "again"}])
+    );
 }
