@@ -138,7 +138,10 @@ pub async fn ask<S: Signature>(
         Ok(output) => return Ok(output),
         Err(error) => error,
     };
-    let context = request.context.with(shown(&reply)).with(render::repair(&error));
+    // Some servers take a schema and ignore it; then the model has not seen one yet.
+    let unseen = config.form == OutputStyle::Auto && request.output != OutputForm::Text;
+    let unseen = unseen.then(|| schema::<S>(inputs));
+    let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_ref()));
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
     read::<S>(&reply, inputs)
         .map_err(|error| Failure::new("prompt_output_invalid", format!("{} got no usable answer: {error}", S::NAME)))

@@ -6,6 +6,8 @@ mod conversions;
 mod failures;
 #[path = "llm/hostile.rs"]
 mod hostile;
+#[path = "llm/llama_cpp.rs"]
+mod llama_cpp;
 #[path = "llm/simulation.rs"]
 mod simulation;
 #[path = "llm/simulator.rs"]

@@ -4,7 +4,7 @@
 //! `.done` events and the final response repeat what was streamed: they are used only for what was not.
 //! Nothing is stored at the provider (`store: false`): the conversation is ours and is sent whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_actors::event::Channel;
 use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
@@ -81,8 +81,12 @@ fn items(message: &ChatMessage) -> Vec<Item<'_>> {
     if let (Role::Tool, Some(id)) = (message.role, &message.tool_call_id) {
         return vec![Item::Other(json!({ "type": "function_call_output", "call_id": id, "output": message.content }))];
     }
-    let text = (!message.content.is_empty() || message.tool_calls.is_empty())
-        .then(|| Item::Message { role: role(message.role), content: &message.content });
+    let text = (!message.content.is_empty() || message.tool_calls.is_empty()).then(|| match message.role {
+        // As it was given: OpenAI takes a plain text here too, llama.cpp only this.
+        Role::Assistant => Item::Other(json!({ "type": "message", "role": "assistant",
+            "content": [{ "type": "output_text", "text": message.content }] })),
+        Role::System | Role::User | Role::Tool => Item::Message { role: role(message.role), content: &message.content },
+    });
     let calls = message.tool_calls.iter().map(|call| {
         Item::Other(json!({ "type": "function_call", "call_id": call.id, "name": call.name,
             "arguments": arguments_text(&call.arguments) }))
@@ -95,6 +99,8 @@ fn items(message: &ChatMessage) -> Vec<Item<'_>> {
 pub(super) struct ResponsesDecoder {
     /// Parts of text, by item and part.
     texts: BTreeSet<(u64, u64)>,
+    /// Items of servers that do not number them (llama.cpp), by id, in the order in which they were first seen.
+    unnumbered: BTreeMap<String, u64>,
     /// Whether a tool call came before the final response.
     streamed_calls: bool,
     /// Reasoning comes raw or summarised, sometimes both; the first kind seen is the one taken.
@@ -122,7 +128,7 @@ impl ResponsesDecoder {
         let event = parse(data, depth_max)?;
         let text = |name| event.get(name).and_then(Value::as_str).unwrap_or_default();
         let number = |name| event.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let part = (number("output_index"), number("content_index"));
+        let part = (self.place(&event), number("content_index"));
         match text("type") {
             "response.output_text.delta" | "response.refusal.delta" => {
                 self.texts.insert(part);
@@ -148,6 +154,18 @@ impl ResponsesDecoder {
             _ => {}
         }
         Ok(Flow::More)
+    }
+
+    /// Which item of the answer an event is about: its number, else that of its id.
+    fn place(&mut self, event: &Value) -> u64 {
+        if let Some(index) = event.get("output_index").and_then(Value::as_u64) {
+            return index;
+        }
+        let Some(id) = event.get("item_id").or_else(|| event.pointer("/item/id")).and_then(Value::as_str) else {
+            return 0;
+        };
+        let next = u64::try_from(self.unnumbered.len()).unwrap_or(u64::MAX);
+        *self.unnumbered.entry(id.to_owned()).or_insert(next)
     }
 
     /// Takes the answer of a provider that does not stream.

@@ -49,12 +49,15 @@ pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<Ch
     messages
 }
 
-/// The message of the repair call.
-pub(super) fn repair(error: &ParseError) -> ChatMessage {
-    let text = format!(
+/// The message of the repair call, with the schema if the model may not have seen it.
+pub(super) fn repair(error: &ParseError, unseen: Option<&Value>) -> ChatMessage {
+    let mut text = format!(
         "That answer cannot be used: {error}. Answer again, with one whole JSON object in the form you were asked for \
          and nothing else."
     );
+    if let Some(schema) = unseen {
+        text.push_str(&format!(" It must fit this JSON schema:\n{schema}"));
+    }
     ChatMessage::new(Role::User, text)
 }
 

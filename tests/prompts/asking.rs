@@ -3,7 +3,9 @@
 use agentic_fleet::prompts::signatures::{QualityAssessment, QualityAssessmentInputs};
 use agentic_fleet::prompts::{OutputStyle, PromptConfig, ask};
 use fleet_actors::event::{Failure, RunOutcome};
-use fleet_actors::ports::{FinishReason, LocalFuture, ModelReply, OutputForm, Role, RunOutput, TaskInput};
+use fleet_actors::ports::{
+    ChatMessage, FinishReason, LocalFuture, ModelCall, ModelReply, OutputForm, Role, RunOutput, TaskInput,
+};
 use fleet_actors::testing::script::{Reply, Script};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
@@ -30,6 +32,10 @@ fn config(form: OutputStyle) -> Value {
         ..PromptConfig::default()
     };
     serde_json::to_value(config).unwrap()
+}
+
+fn messages(call: &ModelCall) -> Vec<ChatMessage> {
+    call.request.context.messages().into_iter().cloned().collect()
 }
 
 fn script() -> Script {
@@ -128,6 +134,23 @@ fn a_schema_that_the_provider_refuses_is_asked_for_in_fenced_form_and_repaired_t
     assert_eq!(ran.model_steps(), ["quality#0", "quality_fenced#0", "quality_repair#0"]);
     assert!(ran.model_calls[1].request.context.messages()[0].content.contains("in a ```json fence"));
     ran.replay();
+}
+
+#[test]
+fn a_server_that_takes_a_schema_and_ignores_it_gets_the_schema_in_words_with_the_repair() {
+    let asked = |form| {
+        let good = |call: &_| if messages(call).len() == 2 { "The sea is a beautiful place." } else { GOOD };
+        let ran = Script::new(judge, "q", config(form)).model(good).run();
+        assert_eq!((ran.result().text.as_str(), ran.model_calls.len()), ("8", 2));
+        ran.replay();
+        messages(&ran.model_calls[1])[3].content.clone()
+    };
+    let auto = asked(OutputStyle::Auto);
+    assert!(auto.contains("fit this JSON schema:\n{") && auto.contains("required_improvements"), "{auto}");
+    // Who says that the schema is enforced, or has it in the prompt, pays for no second copy.
+    for form in [OutputStyle::Schema, OutputStyle::Fenced] {
+        assert!(!asked(form).contains("schema:"), "{form:?}");
+    }
 }
 
 #[test]
