@@ -24,23 +24,23 @@ struct Choice {
 pub(super) fn classify_intent<'a>(
     turn: &'a mut Turn,
     input: &'a TaskInput,
-    config: &'a Value,
+    _: &'a Value,
 ) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs =
             IntentClassificationInputs { text: input.message.clone(), possible_intents: choice(input)?.choose_from };
-        Box::pin(asked::<IntentClassification>(turn, input, config, "intent", &inputs)).await
+        Box::pin(asked::<IntentClassification>(turn, input, "intent", &inputs)).await
     })
 }
 
 pub(super) fn extract_entities<'a>(
     turn: &'a mut Turn,
     input: &'a TaskInput,
-    config: &'a Value,
+    _: &'a Value,
 ) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs = EntityExtractionInputs { text: input.message.clone(), entity_types: choice(input)?.choose_from };
-        Box::pin(asked::<EntityExtraction>(turn, input, config, "entities", &inputs)).await
+        Box::pin(asked::<EntityExtraction>(turn, input, "entities", &inputs)).await
     })
 }
 
@@ -52,14 +52,13 @@ fn choice(input: &TaskInput) -> StepResult<Choice> {
 async fn asked<S: Signature>(
     turn: &mut Turn,
     input: &TaskInput,
-    config: &Value,
     step: &str,
     inputs: &S::Inputs,
 ) -> StepResult<RunOutput>
 where
     S::Inputs: Sync,
 {
-    let config = WorkflowConfig::pinned(config)?;
+    let config = turn.pinned::<WorkflowConfig>()?;
     let fleet = Fleet { config: &config, input, history: &[], offers: Vec::new() };
     let answer = json!(fleet.phase::<S>(turn, step, inputs).await?);
     let spend = turn.spent();
