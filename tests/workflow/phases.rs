@@ -285,7 +285,7 @@ fn the_final_event_tells_by_agent_what_was_spent_and_dollars_only_where_a_price_
         let script = script(&config).input(move |input| input.mode = fast.then(|| "fast_path".to_owned()));
         let script = script.model(move |_| {
             let usage = Usage { input_tokens: 10, output_tokens: 5, cost_nanousd: price, ..Usage::default() };
-            ModelReply { text: "so it is".to_owned(), usage: Some(usage), ..ModelReply::default() }.into()
+            Reply::from(ModelReply { text: "so it is".to_owned(), usage: Some(usage), ..ModelReply::default() })
         });
         let ran = script.run();
         ran.replay();
