@@ -8,12 +8,13 @@ use std::sync::Arc;
 use fleet_actors::event::Audience;
 use fleet_actors::journal::Context;
 use fleet_actors::ports::{ChatMessage, MessageRow, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
+use fleet_actors::spend::Spend;
 use fleet_actors::turn::{StepResult, Turn};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::FleetEvent;
+use super::events::{FleetEvent, told_spend};
 use super::fleet::asked;
 
 /// Which messages need no agent. Phrases are lower case.
@@ -87,6 +88,8 @@ pub(super) async fn answer(
     };
     let reply = turn.model("answer", request).await?;
     let usage = reply.usage.unwrap_or_default();
+    let mut spend = Spend::default();
+    spend.add_model(None, usage);
     turn.emit(&FleetEvent::Answer {
         message: reply.text.clone(),
         author: None,
@@ -95,7 +98,7 @@ pub(super) async fn answer(
         quality_pending: false,
         quality_score: None,
         quality_flag: None,
-        spent: Some(json!({ "model_calls": 1, "tool_calls": 0, "usage": usage })),
+        spent: Some(told_spend(&spend)),
     });
     let metadata = json!({
         "mode": "fast_path",

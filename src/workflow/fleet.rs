@@ -44,6 +44,16 @@ pub(super) struct Draft {
     pub artifacts: Vec<String>,
 }
 
+impl Draft {
+    /// With the files of the draft that it replaces: its text may still speak of them.
+    pub fn after(mut self, before: &Self) -> Self {
+        let mut artifacts = before.artifacts.clone();
+        artifacts.extend(self.artifacts.into_iter().filter(|name| !before.artifacts.contains(name)));
+        self.artifacts = artifacts;
+        self
+    }
+}
+
 /// A round of work: what came of the one before it and what it must do about that.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Round<'a> {

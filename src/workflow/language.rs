@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::WorkflowConfig;
-use super::events::FleetEvent;
+use super::events::{FleetEvent, told_spend};
 use super::fleet::Fleet;
 use crate::prompts::Signature;
 use crate::prompts::signatures::{
@@ -63,7 +63,6 @@ where
     let answer = json!(fleet.phase::<S>(turn, step, inputs).await?);
     let spend = turn.spent();
     let text = answer.to_string();
-    let spent = json!({ "model_calls": spend.model_calls, "tool_calls": 0, "usage": spend.usage });
     turn.emit(&FleetEvent::Answer {
         message: text.clone(),
         author: None,
@@ -72,7 +71,7 @@ where
         quality_pending: false,
         quality_score: None,
         quality_flag: None,
-        spent: Some(spent),
+        spent: Some(told_spend(&spend)),
     });
     let metadata = json!({ "answer": answer, "model_calls": spend.model_calls, "usage": spend.usage });
     Ok(RunOutput { text, metadata, ..RunOutput::default() })

@@ -51,7 +51,7 @@ pub(super) async fn judged(turn: &mut Turn, fleet: &Fleet<'_>, draft: Draft) -> 
             fleet.warn(turn, "refinement_dropped", "the new answer is no better, so the earlier one stays", data);
             break;
         }
-        (best, quality) = better;
+        (best, quality) = (better.0.after(&best), better.1);
         refined = true;
     }
     let flag =

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use agentic_fleet::workflow::{FleetWorkflows, QUALITY_VERSION, QUALITY_WORKFLOW};
 use fleet_actors::cache::MemoryCache;
-use fleet_actors::event::RunOutcome;
-use fleet_actors::ports::{OutputForm, Role, Workflows as _};
+use fleet_actors::event::{RunOutcome, Usage};
+use fleet_actors::ports::{ModelReply, OutputForm, Role, Workflows as _};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::script::{Reply, Script};
 use serde_json::{Value, json};
@@ -335,4 +335,30 @@ fn however_many_agents_a_routing_makes_up_one_warning_names_a_few_of_them() {
     let message = warning["message"].as_str().unwrap();
     assert!(message.contains("wizard-004") && message.ends_with("and 295 more"), "{message}");
     assert!(warning.to_string().len() < 1_000, "{} bytes", warning.to_string().len());
+}
+
+#[test]
+fn the_final_event_tells_by_agent_what_was_spent_and_dollars_only_where_a_price_is_known() {
+    for (fast, price, cost) in [(false, Some(1_500_000), json!(0.001_5)), (true, None, Value::Null)] {
+        let mut config = config();
+        let rules = &mut config.pipeline;
+        (rules.analysis, rules.routing, rules.progress, rules.quality) = (false, false, false, false);
+        let agent = if fast { "orchestrator".to_owned() } else { rules.default_agent.clone() };
+        let script = script(&config).input(move |input| input.mode = fast.then(|| "fast_path".to_owned()));
+        let script = script.model(move |_| {
+            let usage = Usage { input_tokens: 10, output_tokens: 5, cost_nanousd: price, ..Usage::default() };
+            Reply::from(ModelReply { text: "so it is".to_owned(), usage: Some(usage), ..ModelReply::default() })
+        });
+        let ran = script.run();
+        ran.replay();
+        let answer = ran.emitted().find(|event| event["event"] == "answer").unwrap();
+        let spent = &answer["spent"];
+        let parts = spent["by_agent"].as_object().unwrap();
+        assert_eq!(parts.keys().collect::<Vec<_>>(), [&agent]);
+        for part in [spent, &parts[&agent]] {
+            assert_eq!((&part["model_calls"], &part["tool_calls"]), (&json!(1), &json!(0)));
+            assert_eq!((&part["usage"]["input_tokens"], &part["usage"]["output_tokens"]), (&json!(10), &json!(5)));
+            assert_eq!((part.get("cost").unwrap_or(&Value::Null), part["usage"].get("cost_nanousd")), (&cost, None));
+        }
+    }
 }
