@@ -122,7 +122,7 @@ impl WorkflowConfig {
     }
 }
 
-fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config = turn.pinned::<WorkflowConfig>()?;
         let history = turn.conversation(config.context_messages_max).await;

@@ -330,11 +330,8 @@ pub struct RunOutput {
 }
 
 /// A workflow: an async function over a [`Turn`](crate::turn::Turn).
-pub type WorkflowFn = for<'a> fn(
-    &'a mut crate::turn::Turn,
-    &'a TaskInput,
-    &'a Value,
-) -> LocalFuture<'a, crate::turn::StepResult<RunOutput>>;
+pub type WorkflowFn =
+    for<'a> fn(&'a mut crate::turn::Turn, &'a TaskInput) -> LocalFuture<'a, crate::turn::StepResult<RunOutput>>;
 
 /// The workflows this binary knows. A version stays for as long as runs of it rest.
 pub trait Workflows: Send + Sync {

@@ -21,7 +21,6 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, WrapFuture as _,
 };
 use futures_util::FutureExt as _;
-use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -391,7 +390,6 @@ async fn set_aside(services: &Services, workflow: &WorkflowId) {
 fn never<'a>(
     _: &'a mut crate::turn::Turn,
     _: &'a TaskInput,
-    _: &'a Value,
 ) -> crate::ports::LocalFuture<'a, crate::turn::StepResult<crate::ports::RunOutput>> {
     Box::pin(std::future::pending())
 }

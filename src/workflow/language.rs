@@ -4,7 +4,7 @@ use fleet_actors::event::Failure;
 use fleet_actors::ports::{FinishReason, LocalFuture, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::WorkflowConfig;
 use super::events::{FleetEvent, told_spend};
@@ -21,11 +21,7 @@ struct Choice {
     choose_from: Vec<String>,
 }
 
-pub(super) fn classify_intent<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn classify_intent<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs =
             IntentClassificationInputs { text: input.message.clone(), possible_intents: choice(input)?.choose_from };
@@ -33,11 +29,7 @@ pub(super) fn classify_intent<'a>(
     })
 }
 
-pub(super) fn extract_entities<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn extract_entities<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs = EntityExtractionInputs { text: input.message.clone(), entity_types: choice(input)?.choose_from };
         Box::pin(asked::<EntityExtraction>(turn, input, "entities", &inputs)).await

@@ -119,11 +119,7 @@ pub(super) fn in_background(turn: &Turn, fleet: &Fleet<'_>, draft: &Draft) -> Ch
 }
 
 /// Scores the answer of another run. Its result's metadata holds `quality` and the `workflow_id` that it belongs to.
-pub(super) fn assess<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn assess<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config = turn.pinned::<WorkflowConfig>()?;
         let said = |key: &str| {

@@ -70,9 +70,9 @@ impl Workflows for Asks {
     }
 }
 
-fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config: WorkflowConfig = serde_json::from_value(config.clone()).unwrap();
+        let config = turn.pinned::<WorkflowConfig>()?;
         let text = match turn.ask_human("plan", config.question("approval", json!({ "plan": "buy" }))).await.answer {
             Answer::Given(answer) => answer.to_string(),
             Answer::Expired => "nobody answered in time".to_owned(),

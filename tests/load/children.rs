@@ -18,7 +18,6 @@ use fleet_actors::ports::{
 use fleet_actors::recovery;
 use fleet_actors::testing::{CommitFault, MemoryStore};
 use fleet_actors::turn::{StepResult, Turn};
-use serde_json::Value;
 
 use crate::client::ask;
 use crate::world::{Recipe, until};
@@ -39,13 +38,13 @@ impl Workflows for Family {
     }
 }
 
-fn parent<'a>(_: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn parent<'a>(_: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     let child = ChildRun { name: CHILD.into(), version: 1, input: input.clone() };
     Box::pin(async move { Ok(RunOutput { text: "done".to_owned(), children: vec![child], ..RunOutput::default() }) })
 }
 
 /// Asks a model once.
-fn child<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn child<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let request = ModelRequest {
             model: "test".into(),

@@ -17,7 +17,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -128,29 +127,20 @@ pub(crate) enum LifeEnd {
 type Function = Pin<Box<dyn Future<Output = std::thread::Result<StepResult<RunOutput>>>>>;
 
 /// Drives one life to its end. Dropping the future drops the workflow's future and everything it does.
-pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
     let input = inputs.fresh.as_ref().map(|fresh| fresh.input.clone()).or_else(|| inputs.past.input.clone());
     let config = match &inputs.fresh {
         Some(fresh) => Some(fresh.config.clone()),
-        None => inputs
-            .past
-            .config
-            .as_deref()
-            .and_then(|config| serde_json::from_str::<Value>(config).ok())
-            .map(Pinned::from),
+        None => inputs.past.config.as_deref().and_then(|config| config.parse().ok()),
     };
     let (Some(input), Some(config)) = (input, config) else {
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
     };
-    // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
-    // which a new run does not have yet.
-    inputs.past.input.get_or_insert_with(|| input.clone());
     let function = inputs.function;
-    let mut life = Life::begin(inputs, &input, config.clone());
+    let mut life = Life::begin(inputs, &input, config);
     let run = life.run.clone();
-    life.function = Some(Box::pin(
-        AssertUnwindSafe(async move { function(&mut Turn::root(run), &input, &config).await }).catch_unwind(),
-    ));
+    life.function =
+        Some(Box::pin(AssertUnwindSafe(async move { function(&mut Turn::root(run), &input).await }).catch_unwind()));
     life.drive(signals).await
 }
 
@@ -168,8 +158,6 @@ struct Life {
     made: NewWorkflow,
     writer: Rc<dyn Writer>,
     log: Arc<Log>,
-    /// What the run is pinned to; its children are pinned to the same.
-    config: Pinned,
     bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
     started: WhoStarted,
@@ -217,12 +205,13 @@ enum Wake {
 impl Life {
     fn begin(inputs: LifeInputs, input: &TaskInput, config: Pinned) -> Self {
         let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
-        // A new run's steps look for its conversation here, as those of a run taken over do.
+        // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
+        // which a new run does not have yet.
         past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
-        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config.clone());
+        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config);
         let root: Arc<str> = Arc::from("");
         run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
@@ -248,7 +237,6 @@ impl Life {
             made,
             writer: inputs.writer,
             log: inputs.log,
-            config,
             bore: inputs.bore,
             release: inputs.release,
             started: inputs.started,
@@ -593,7 +581,8 @@ impl Life {
             child_of: Some(self.run.workflow.clone()),
         };
         let pinned = Record::Pinned { workflow: child.name, version: child.version };
-        let bodies = [(pinned, self.config.text()), (Record::Input, json(&child.input))];
+        // It is pinned to what its parent is.
+        let bodies = [(pinned, self.run.pinned.text()), (Record::Input, json(&child.input))];
         let records = (1..).zip(bodies).map(|(position, (record, body))| {
             let (position, epoch, body) = (Position(position), Epoch(0), Some(body));
             encode(&Positioned { position, epoch, seq: None, path: Arc::from(""), record, body })
