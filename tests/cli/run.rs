@@ -154,3 +154,20 @@ async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_c
         assert_eq!(place.counted("completed").await, 1);
     }
 }
+
+#[test]
+fn code_can_be_run_whatever_the_umask_of_the_process_is() {
+    let place = Place::new();
+    let wanted = place.command(&["run", "-m", "please work"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(wanted.get_program()).args(wanted.get_args());
+    for (name, value) in wanted.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let said = shell.current_dir(place.dir.path()).output().unwrap();
+    let errors = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && !errors.contains("Permission denied"), "{errors}");
+}
