@@ -8,7 +8,7 @@ use super::crowd;
 use super::figure::{Bar, Table};
 use super::process::Process;
 
-const RUNS: usize = 2_000;
+const RUNS: usize = 10_000;
 /// Before anything is compared: workers, connections and the store's page caches have their size then.
 const WARM: usize = 300;
 
