@@ -294,6 +294,9 @@ pub struct TaskInput {
     /// On whose behalf it runs; the rules for tools are by principal.
     #[serde(default = "TaskInput::local")]
     pub principal: String,
+    /// Whether its positions are listed as checkpoints. They are there either way; journals that say nothing are listed.
+    #[serde(default = "TaskInput::listed", skip_serializing_if = "Clone::clone")]
+    pub checkpoints_listed: bool,
 }
 
 impl TaskInput {
@@ -301,6 +304,10 @@ impl TaskInput {
     #[must_use]
     pub fn local() -> String {
         "local".to_owned()
+    }
+
+    fn listed() -> bool {
+        true
     }
 }
 
@@ -957,4 +964,20 @@ pub trait HistoryExport: Send + Sync {
     fn rows(&self, rows: Vec<HistoryRow>) -> SendFuture<'_, Result<(), StoreError>>;
     /// Makes the new file durable and puts it in the place of everything before it.
     fn finish(&self) -> SendFuture<'_, Result<(), StoreError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_of_a_journal_from_before_checkpoints_could_be_declined_is_listed_and_written_as_it_was() {
+        let before = r#"{"message":"hello","conversation":null,"principal":"local"}"#;
+        let input: TaskInput = serde_json::from_str(before).expect("an input");
+        assert!(input.checkpoints_listed);
+        assert_eq!(serde_json::to_string(&input).expect("json"), before);
+        let declined = TaskInput { checkpoints_listed: false, ..input };
+        let read: TaskInput = serde_json::from_value(serde_json::to_value(&declined).expect("json")).expect("an input");
+        assert_eq!(read, declined);
+    }
 }

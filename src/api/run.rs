@@ -95,9 +95,20 @@ async fn submitted(
         }
     });
     let effort = fields.optional_text("reasoning_effort").map(|name| effort(&name));
+    let checkpointing = fields.optional_flag("enable_checkpointing");
     fields.finish()?;
     let effort = effort.transpose().map_err(ApiError::in_a_body)?;
-    let run = NewRun { message, mode, additional_context, conversation, effort, key, background, ..NewRun::default() };
+    let run = NewRun {
+        message,
+        mode,
+        additional_context,
+        conversation,
+        effort,
+        key,
+        checkpointing,
+        background,
+        ..NewRun::default()
+    };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
     match (known, &turn.made.request) {
         (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {

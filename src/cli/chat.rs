@@ -40,6 +40,9 @@ pub(super) struct Chat {
     /// How much the model thinks.
     #[arg(long, value_enum)]
     reasoning_effort: Option<Effort>,
+    /// Whether `checkpoints list` shows the checkpoints of its runs; else the settings say.
+    #[arg(long, value_name = "BOOL")]
+    enable_checkpointing: Option<bool>,
     #[command(flatten)]
     reach: Reach,
 }
@@ -57,6 +60,7 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
         conversation: options.conversation.clone().unwrap_or_else(ConversationId::generate),
         mode: options.mode.clone(),
         effort: options.reasoning_effort.map(Into::into),
+        checkpointing: options.enable_checkpointing,
         lines: Lines::read(),
         failed: false,
     };
@@ -90,6 +94,7 @@ struct Talk {
     conversation: ConversationId,
     mode: Option<String>,
     effort: Option<ReasoningEffort>,
+    checkpointing: Option<bool>,
     lines: Lines,
     /// The last turn had no answer; what a pipe's end answers with.
     failed: bool,
@@ -121,6 +126,7 @@ impl Talk {
             conversation: Some(self.conversation.clone()),
             mode: self.mode.clone(),
             effort: self.effort,
+            checkpointing: self.checkpointing,
             ..NewRun::default()
         };
         let mut run = self.fleet.start(new, Form::Verbose.deltas()).await?;

@@ -21,7 +21,8 @@ pub(super) enum Checkpoints {
   agentic-fleet checkpoints list 0198c0de-0000-7000-8000-000000000000 --limit 5
   agentic-fleet checkpoints list 0198c0de-0000-7000-8000-000000000000 --json | jq -r '.checkpoints[0].checkpoint_id'
 
-Works beside a running server. A checkpoint is written WORKFLOW:POSITION; the workflow alone means its newest one.")]
+Works beside a running server. A checkpoint is written WORKFLOW:POSITION; the workflow alone means its newest one.
+A run that was started with --enable-checkpointing false lists none; the other commands take it all the same.")]
     List(List),
     /// Show a checkpoint with the steps up to it.
     #[command(after_help = "Examples:

@@ -213,6 +213,7 @@ impl Fleet {
                     "mode": new.mode,
                     "conversation_id": conversation,
                     "reasoning_effort": new.effort,
+                    "enable_checkpointing": new.checkpointing,
                 });
                 Run::there(client, &client.post("/api/v1/runs", &body).await?, conversation, deltas).await
             }

@@ -114,6 +114,7 @@ pub(super) fn in_background(turn: &Turn, fleet: &Fleet<'_>, draft: &Draft) -> Ch
         mode: None,
         additional_context: Some(more),
         principal: fleet.input.principal.clone(),
+        checkpoints_listed: fleet.input.checkpoints_listed,
     };
     ChildRun { name: QUALITY_WORKFLOW.into(), version: QUALITY_VERSION, input }
 }

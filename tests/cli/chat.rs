@@ -33,6 +33,14 @@ async fn a_chat_goes_on_turn_by_turn_and_its_commands_are_no_messages_here_and_t
             assert!(said.out.contains(entry["result"].as_str().unwrap().lines().next().unwrap()), "{said:?}");
         }
         assert_eq!(entries["executions"][0]["reasoning_effort"], "minimal");
+        let said = chat(&place, &["--enable-checkpointing", "false"], "my third question\n");
+        assert_eq!(said.code, 0, "{said:?}");
+        let entries = place.cli(&["history", "list", "--json"]).json();
+        let listed = |n: usize| {
+            let id = entries["executions"][n]["workflow_id"].as_str().unwrap();
+            place.cli(&["checkpoints", "list", id, "--json"]).json()["checkpoints"].as_array().unwrap().len()
+        };
+        assert_eq!((listed(0), listed(1) > 0), (0, true), "a chat may decline checkpoints");
     }
 }
 

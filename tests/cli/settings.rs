@@ -120,6 +120,7 @@ fn asked_under(config: &Value) -> String {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let (config, message) = (config.clone().into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };

@@ -221,6 +221,7 @@ impl House {
             mode: mode.map(str::to_owned),
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let made = NewWorkflow {
             name: "long".into(),

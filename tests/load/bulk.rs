@@ -60,6 +60,7 @@ fn turn(message: &str, config: &Value) -> StartTurn {
         mode: None,
         additional_context: None,
         principal: TaskInput::local(),
+        checkpoints_listed: true,
     };
     let config = config.clone().into();
     StartTurn { workflow: WorkflowId::generate(), made, input, config, message: None, detached: false }

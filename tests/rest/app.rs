@@ -76,10 +76,16 @@ pub struct TestApp {
 impl TestApp {
     /// A server for `cap` runs at once.
     pub fn spawn(script: Script, cap: u32) -> Self {
+        Self::spawn_with(script, cap, |_| {})
+    }
+
+    /// The same with settings of its own.
+    pub fn spawn_with(script: Script, cap: u32, change: impl FnOnce(&mut Settings)) -> Self {
         let flags = Flags { profile: Some("test".to_owned()), ..Flags::default() };
         let mut settings = Settings::load(&Sources { flags, ..Sources::default() }).unwrap().settings;
         settings.server.workers = serde_json::from_value(1.into()).unwrap();
         settings.server.body_timeout_ms = serde_json::from_value(200.into()).unwrap();
+        change(&mut settings);
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let memory = MemoryStore::new(clock.clone());
         let store = Arc::new(memory.clone());

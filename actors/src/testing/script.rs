@@ -115,6 +115,7 @@ impl Script {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let ports = Ports {
             model: Rc::new(move |_| unavailable().into()),

@@ -149,6 +149,12 @@ pub struct Task {
     /// More to consider: any JSON.
     #[schema(value_type = Value, required = false)]
     pub additional_context: Option<Value>,
+    /// Whose messages it belongs to; made when nobody has seen it.
+    pub conversation_id: Option<String>,
+    /// minimal, medium or maximal, for this run alone.
+    pub reasoning_effort: Option<String>,
+    /// Whether its positions are listed as checkpoints; `sessions.enable_checkpointing` when left out.
+    pub enable_checkpointing: Option<bool>,
 }
 
 /// A result.

@@ -309,6 +309,7 @@ impl World {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
