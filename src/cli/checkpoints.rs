@@ -164,8 +164,10 @@ async fn show(options: &Show) -> Result<i32, CommandError> {
 async fn resume(options: &Resume) -> Result<i32, CommandError> {
     let fleet = Fleet::of(&options.reach, "agentic-fleet checkpoints resume")?;
     let form = Form::of(options.json);
-    let run = fleet.resume(&options.id, options.reasoning_effort.map(Into::into), form.deltas()).await;
-    follow(run.map_err(|error| error.about(&options.id))?, form).await
+    let effort = options.reasoning_effort.map(Into::into);
+    let run =
+        async { fleet.resume(&options.id, effort, form.deltas()).await.map_err(|error| error.about(&options.id)) };
+    follow(run, form).await
 }
 
 async fn fork(options: &Fork) -> Result<i32, CommandError> {

@@ -56,5 +56,5 @@ pub(super) async fn run(options: &Run) -> Result<i32, CommandError> {
     let mode = options.mode.clone();
     let checkpointing = options.enable_checkpointing;
     let new = NewRun { message, conversation, effort, mode, checkpointing, ..NewRun::default() };
-    follow(fleet.start(new, form.deltas()).await?, form).await
+    follow(fleet.start(new, form.deltas()), form).await
 }
