@@ -31,6 +31,7 @@ use crate::ids::{Epoch, Position, WorkflowId};
 use crate::journal::{Past, decode};
 use crate::limits::RunLimits;
 use crate::mailbox::Mailbox;
+use crate::meter::Meter;
 use crate::ports::{
     AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, Pinned, ReasoningEffort, Rest, Store, StoreError,
     StoreWrite, TaskInput, Tools, WorkflowRow, Workflows,
@@ -56,6 +57,8 @@ pub struct Services {
     pub tools: Arc<dyn Tools>,
     /// What runs share for a while.
     pub cache: Arc<dyn Cache>,
+    /// What all runs have used.
+    pub meter: Arc<Meter>,
     /// The workflows this binary knows.
     pub workflows: Arc<dyn Workflows>,
     /// The live tails.
@@ -224,6 +227,7 @@ async fn supervise(
             tools: services.tools.runner(&principal),
             store: services.store.clone(),
             cache: services.cache.clone(),
+            meter: services.meter.clone(),
         };
         let inputs = LifeInputs {
             workflow: workflow.clone(),

@@ -88,6 +88,7 @@ fn asked_under(config: &Value) -> String {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
         let arbiter = actix::Arbiter::current();
         let services = Services {
+            meter: Arc::default(),
             checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
             store: store.clone(),
             clock: clock.clone(),

@@ -195,6 +195,7 @@ impl House {
         });
         let on_failed = Arc::new(|reason: &str| panic!("{reason}"));
         let services = Services {
+            meter: Arc::default(),
             store: store.clone(),
             checkpoints: CheckpointActor::start_on(&arbiter.handle(), store, on_failed),
             clock,

@@ -26,6 +26,7 @@ use crate::event::{Answer, Channel, EventBody, Failure, Question};
 use crate::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
 use crate::journal::{Past, Positioned, Record, StepState, encode};
 use crate::limits::RunLimits;
+use crate::meter::Meter;
 use crate::ports::{
     Append, Cache, ChildRun, Claim, Clock, Command, EffectPolicy, LocalFuture, MessageRow, ModelCall, ModelClient,
     ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, Store, StoreError,
@@ -105,6 +106,7 @@ struct Ports {
     cache: Arc<dyn Cache>,
     model_calls: Rc<RefCell<Vec<ModelCall>>>,
     tool_calls: Rc<RefCell<Vec<ToolCall>>>,
+    meter: Arc<Meter>,
 }
 
 impl Script {
@@ -127,6 +129,7 @@ impl Script {
             offers: Vec::new(),
             human: Rc::new(|_| None),
             human_after: Duration::ZERO,
+            meter: Arc::default(),
             cache: Arc::new(MemoryCache::new(Arc::new(super::ManualClock::default()), 64)),
             model_calls: Rc::default(),
             tool_calls: Rc::default(),
@@ -374,6 +377,7 @@ impl Script {
                 tools: Rc::new(self.ports.clone()),
                 store: Arc::new(store.clone()),
                 cache: self.ports.cache.clone(),
+                meter: self.ports.meter.clone(),
             },
             limits: self.limits.clone(),
             log,
@@ -402,7 +406,8 @@ impl Script {
             let input = past.input.unwrap_or_else(|| panic!("a child was given nothing"));
             children.push(ChildRun { name: row.made.name, version: row.made.version, input });
         }
-        Ran { events, history, records, children, model_calls, tool_calls, took, script: self }
+        let used = self.ports.meter.totals();
+        Ran { events, history, records, children, model_calls, tool_calls, used, took, script: self }
     }
 }
 

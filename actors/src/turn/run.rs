@@ -21,6 +21,7 @@ use crate::event::{Answer, Audience, EventBody, Failure, LogEvent, StepKind};
 use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::journal::{DeltaMark, Divergence, Past, Positioned, Record};
 use crate::limits::RunLimits;
+use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::ports::{Cache, Clock, ModelClient, OpenedQuestion, Pinned, Store, ToolRunner};
 use crate::spend::Spend;
@@ -33,6 +34,7 @@ pub(crate) struct RunPorts {
     pub tools: Rc<dyn ToolRunner>,
     pub store: Arc<dyn Store>,
     pub cache: Arc<dyn Cache>,
+    pub meter: Arc<Meter>,
 }
 
 /// Why the driver must stop the function; never shown to it.

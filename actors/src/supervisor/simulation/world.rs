@@ -338,6 +338,7 @@ impl World {
             detached: true,
             function: workflow,
             ports: RunPorts {
+                meter: Arc::default(),
                 clock: self.clock.clone(),
                 model: Rc::new(SimModel(self.outside.clone())),
                 tools: Rc::new(SimTools(self.outside.clone())),

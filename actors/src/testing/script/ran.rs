@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{PausedClock, Ports, Script, paused, run_id};
 use crate::event::{EventBody, LogEvent, RunOutcome};
 use crate::journal::{Positioned, Record};
+use crate::meter::Totals;
 use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, ToolCall};
 use crate::testing::MemoryStore;
 
@@ -28,6 +29,8 @@ pub struct Ran {
     pub model_calls: Vec<ModelCall>,
     /// Every call of a tool, in order.
     pub tool_calls: Vec<ToolCall>,
+    /// What it added to the meter of its process.
+    pub used: Totals,
     /// How long it took, in paused time.
     pub took: Duration,
     pub(super) script: Script,
@@ -92,10 +95,16 @@ impl Ran {
         let kept: Vec<_> =
             self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
         let script = Script {
-            ports: Ports { model_calls: Rc::default(), tool_calls: Rc::default(), ..self.script.ports.clone() },
+            ports: Ports {
+                model_calls: Rc::default(),
+                tool_calls: Rc::default(),
+                meter: Arc::default(),
+                ..self.script.ports.clone()
+            },
             ..self.script.clone()
         };
         let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
+        let meter = script.ports.meter.clone();
         let history = paused(async move {
             let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
             let store = MemoryStore::new(clock.clone());
@@ -107,7 +116,7 @@ impl Ran {
             let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
             history.unwrap_or_else(|| panic!("the lives left no history"))
         });
-        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take() }
+        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
     }
 }
 
@@ -119,4 +128,6 @@ pub struct Continued {
     pub model_calls: Vec<ModelCall>,
     /// The calls of tools it made.
     pub tool_calls: Vec<ToolCall>,
+    /// What it added to the meter of its process.
+    pub used: Totals,
 }
