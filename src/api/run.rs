@@ -171,7 +171,11 @@ async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiE
 }
 
 async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
-    let output = output_of(api, workflow).await?;
+    let mut output = output_of(api, workflow).await?;
+    // True of this moment alone, so it stands in no entry.
+    if output.quality.as_ref().is_some_and(|quality| quality.pending) {
+        output.metadata["quality_pending"] = true.into();
+    }
     Ok(HttpResponse::Created().json(json!({
         "result": output.text,
         "status": RunOutcome::Completed.as_str(),

@@ -67,7 +67,6 @@ pub(super) async fn run(
         "by_agent": spend.by_agent,
         "finish_reason": draft.finish_reason,
         "truncated": draft.finish_reason.truncates(),
-        "quality_pending": quality_pending,
     });
     if let Some(quality) = &quality {
         metadata["quality"] = json!(quality);
