@@ -12,6 +12,7 @@ use clap::builder::PossibleValuesParser;
 use fleet_actors::ids::ConversationId;
 use fleet_actors::ports::ReasoningEffort;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::failure::CommandError;
@@ -61,7 +62,7 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
         mode: options.mode.clone(),
         effort: options.reasoning_effort.map(Into::into),
         checkpointing: options.enable_checkpointing,
-        lines: Lines::read(),
+        lines: Lines::read().map_err(|error| CommandError::Failed(format!("interrupts cannot be taken: {error}")))?,
         failed: false,
     };
     complain(&format!("conversation {}; /help says what else there is", talk.conversation));
@@ -136,7 +137,7 @@ impl Talk {
         loop {
             let seen = tokio::select! {
                 seen = run.next() => seen?,
-                _ = tokio::signal::ctrl_c() => {
+                _ = self.lines.interrupts.recv() => {
                     if stopping {
                         return Err(left(run.workflow(), "left while it was being stopped"));
                     }
@@ -230,10 +231,13 @@ enum Line {
 struct Lines {
     from: mpsc::Receiver<String>,
     prompts: bool,
+    /// One listener for the whole conversation: none that comes while something is shown is lost.
+    interrupts: Signal,
 }
 
 impl Lines {
-    fn read() -> Self {
+    fn read() -> std::io::Result<Self> {
+        let interrupts = signal(SignalKind::interrupt())?;
         let (to, from) = mpsc::channel(1);
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines() {
@@ -243,7 +247,7 @@ impl Lines {
                 }
             }
         });
-        Self { from, prompts: std::io::stdin().is_terminal() }
+        Ok(Self { from, prompts: std::io::stdin().is_terminal(), interrupts })
     }
 
     async fn next(&mut self, prompt: &str) -> Line {
@@ -252,7 +256,7 @@ impl Lines {
         }
         tokio::select! {
             line = self.from.recv() => line.map_or(Line::End, Line::Text),
-            _ = tokio::signal::ctrl_c() => {
+            _ = self.interrupts.recv() => {
                 say("");
                 Line::Interrupt
             }
