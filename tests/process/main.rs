@@ -11,6 +11,7 @@ mod client;
 mod crash;
 mod crowd;
 mod hostile;
+mod interrupted;
 mod matrix;
 mod mcp;
 mod model;
