@@ -16,7 +16,7 @@ use crate::event::RunOutcome;
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::{Timestamp, WorkflowId};
 use crate::mailbox::Mailbox;
-use crate::ports::{Clock, ReasoningEffort, Rest, WorkflowState};
+use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
 use crate::watch::{Alive, Watch};
 
@@ -73,9 +73,9 @@ struct Owner {
 pub struct SessionManager {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
-    /// Runs that rest because the store took no more, which it could not be told; until they go on.
-    unwritten: HashMap<WorkflowId, SessionInfo>,
-    /// At most this many ended sessions are remembered, and as many of those that the store does not know to rest.
+    /// Runs that came to rest here, until they go on: a store that took no more could not be told.
+    resting: HashMap<WorkflowId, SessionInfo>,
+    /// At most this many ended sessions are remembered, and as many that rest.
     recent_max: usize,
     clock: Arc<dyn Clock>,
     /// Wakes the queues of runs and of children that wait to go on.
@@ -93,8 +93,8 @@ impl SessionManager {
         watch: &Watch,
     ) -> Mailbox<Self> {
         let (recent, alive) = (VecDeque::new(), watch.alive("SessionManager"));
-        let (live, unwritten) = (HashMap::new(), HashMap::new());
-        let manager = Self { live, recent, unwritten, recent_max, clock, wake, draining: false, _alive: alive };
+        let (live, resting) = (HashMap::new(), HashMap::new());
+        let manager = Self { live, recent, resting, recent_max, clock, wake, draining: false, _alive: alive };
         Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
     }
 }
@@ -136,7 +136,7 @@ impl Handler<RegisterTurn> for SessionManager {
         if self.live.get(&info.workflow).is_some_and(|owner| owner.supervisor.is_open()) {
             return Registered::Owned;
         }
-        self.unwritten.remove(&info.workflow);
+        self.resting.remove(&info.workflow);
         self.live.insert(info.workflow.clone(), Owner { info, supervisor });
         Registered::Done
     }
@@ -176,8 +176,8 @@ impl Handler<TurnEnded> for SessionManager {
             info.completed_at = Some(self.clock.now());
             self.recent.push_front(info);
             self.recent.truncate(self.recent_max);
-        } else if state == WorkflowState::Resting(Rest::StorageUnavailable) && self.unwritten.len() < self.recent_max {
-            self.unwritten.insert(workflow, info);
+        } else if matches!(state, WorkflowState::Resting(_)) && self.resting.len() < self.recent_max {
+            self.resting.insert(workflow, info);
         }
         // A command may have been committed while the turn was on its way to rest. A run that is over has nothing to wake
         // for, and a look at the store for each of them was a quarter of the processor's time under load.
@@ -247,7 +247,7 @@ impl Handler<ListSessions> for SessionManager {
     fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
         // A claim whose asker gave up before the answer has no owner.
         self.live.retain(|_, owner| owner.supervisor.is_open());
-        let listed = self.live.values().map(|owner| &owner.info).chain(self.unwritten.values());
+        let listed = self.live.values().map(|owner| &owner.info).chain(self.resting.values());
         let mut live: Vec<_> = listed.filter(|info| !info.child).cloned().collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
         live.extend(self.recent.iter().cloned());
@@ -265,7 +265,7 @@ impl Handler<FindSession> for SessionManager {
 
     fn handle(&mut self, FindSession(workflow): FindSession, _: &mut Self::Context) -> Self::Result {
         let live = self.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
-        let live = live.or_else(|| self.unwritten.get(&workflow).cloned());
+        let live = live.or_else(|| self.resting.get(&workflow).cloned());
         live.or_else(|| self.recent.iter().find(|info| info.workflow == workflow).cloned())
     }
 }

@@ -186,9 +186,9 @@ async fn made(
         approval,
         ..ToolAsk::new(tool.as_str(), arguments.clone())
     };
-    let began = turn.now();
+    let began = turn.lived();
     let result = turn.timeout("deadline", left, async |turn| turn.tool("tool", ask.clone()).await).await;
-    let took = turn.now().since(began);
+    let took = turn.lived().since(began);
     match result {
         Ok(output) => {
             let ttl = serves.filter(|_| output.degraded.is_none() && output.artifacts.is_empty());

@@ -150,14 +150,14 @@ impl Life {
     pub(super) fn park(&mut self) {
         let wake_at = self.run.first_wake();
         self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
+        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now(), drained: false }, None);
         self.closing = Some(Closing::plain(Next::Parked { wake_at }, LifeEnd::Parked));
     }
 
     /// Rests for the next process: the record says that this life ended on purpose, so it counts as no failed start.
     pub(super) fn drain(&mut self) {
         self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
+        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now(), drained: true }, None);
         self.closing = Some(Closing::plain(Next::Running, LifeEnd::Drained));
     }
 }
