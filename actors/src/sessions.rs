@@ -314,7 +314,10 @@ impl Sessions {
         if state == WorkflowState::Running && !watcher.is_live() {
             // A store that took no more does not know that the run rests.
             let known = self.manager.ask(FindSession(workflow.clone())).await?;
-            state = known.map(|session| session.state).filter(|state| matches!(state, WorkflowState::Resting(_))).unwrap_or(state);
+            state = known
+                .map(|session| session.state)
+                .filter(|state| matches!(state, WorkflowState::Resting(_)))
+                .unwrap_or(state);
         }
         Ok(EventStream::of(watcher, self.services.store.clone(), state))
     }

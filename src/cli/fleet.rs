@@ -1,8 +1,8 @@
 //! Where a command reads, writes and runs: in the data directory, or through a running server. Both give the JSON of the
 //! HTTP API, so that a command does not know which it is.
 //!
-//! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock and the
-//! whole runtime: a run is the same run as under `serve`, without the doors.
+//! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock; running takes
+//! the whole runtime: a run is the same run as under `serve`, without the doors.
 
 mod run;
 
@@ -27,7 +27,7 @@ use crate::api::connections::Connections;
 use crate::api::start::NewRun;
 use crate::api::wire::Deltas;
 use crate::api::{Api, checkpoints, history, sessions, types};
-use crate::runtime::Runtime;
+use crate::runtime::{Purpose, Runtime};
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
 
@@ -55,11 +55,21 @@ pub(super) struct Local {
 }
 
 impl Local {
+    /// To change what is stored.
     fn writer(&self) -> Result<Rc<Writer>, CommandError> {
+        self.open(Purpose::Store)
+    }
+
+    /// To run. A command that runs does so before it changes anything else.
+    fn runner(&self) -> Result<Rc<Writer>, CommandError> {
+        self.open(Purpose::Runs)
+    }
+
+    fn open(&self, purpose: Purpose) -> Result<Rc<Writer>, CommandError> {
         if let Some(writer) = self.writer.get() {
             return Ok(writer.clone());
         }
-        let writer = Rc::new(Writer::open(&self.settings, self.command)?);
+        let writer = Rc::new(Writer::open(&self.settings, self.command, purpose)?);
         if self.stays {
             writer.serve_what_waits();
         }
@@ -203,7 +213,7 @@ impl Fleet {
         let conversation = new.conversation.clone();
         match self {
             Self::Here(local) => {
-                let writer = local.writer()?;
+                let writer = local.runner()?;
                 writer.say_who_answers();
                 let turn = writer.api.prepare(new)?;
                 let started = writer.api.begin(turn).await?;
@@ -231,7 +241,7 @@ impl Fleet {
     ) -> Result<Run, CommandError> {
         match self {
             Self::Here(local) => {
-                let writer = local.writer()?;
+                let writer = local.runner()?;
                 writer.say_who_answers();
                 let workflow = checkpoints::go_on(&writer.api, id, effort).await?;
                 let watched = writer.api.sessions.watch(&workflow, Seq(0)).await;
@@ -265,15 +275,15 @@ fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()))
 }
 
-/// The runtime, to write and to run. Holds the directory's lock.
+/// The runtime, to write or to run. Holds the directory's lock.
 struct Writer {
     api: Api,
     runtime: Runtime,
 }
 
 impl Writer {
-    fn open(settings: &Arc<Settings>, command: &str) -> Result<Self, CommandError> {
-        let runtime = Runtime::start(settings, command)?;
+    fn open(settings: &Arc<Settings>, command: &str, purpose: Purpose) -> Result<Self, CommandError> {
+        let runtime = Runtime::start(settings, command, purpose)?;
         let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
         let api = Api { sessions, settings: settings.clone(), workflow_config, connections: Connections::new(1) };
         Ok(Self { api, runtime })

@@ -82,7 +82,8 @@ fn a_process_that_was_down_for_longer_than_anything_may_take_takes_no_time_from_
             assert_eq!(moments(&again.emitted().collect::<Vec<_>>()), told, "{mode}: down after {records} records");
             boundaries += 1;
             // A deadline was set and what it bounds was not over.
-            let open = |is: fn(&Record) -> bool| ran.records[..records].iter().filter(|entry| is(&entry.record)).count();
+            let open =
+                |is: fn(&Record) -> bool| ran.records[..records].iter().filter(|entry| is(&entry.record)).count();
             let deadlines = open(|record| matches!(record, Record::TimerSet { .. }));
             within += usize::from(deadlines > open(|record| matches!(record, Record::RaceDecided { .. })));
         }
