@@ -35,6 +35,7 @@ use crate::tools::FleetTools;
 use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
 use crate::tools::policy::Policy;
+use crate::tools::sandbox::SandboxGuard;
 use crate::workflow::{ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig};
 
 /// Exit code when a service panicked (`EX_SOFTWARE` of sysexits.h): the next process takes the runs up.
@@ -107,10 +108,19 @@ pub struct Runtime {
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
-    /// Held as long as the runtime lives: with it the processes of MCP servers end.
-    pub mcp: McpGuard,
+    /// Held as long as the runtime lives.
+    pub guards: ToolGuards,
     /// Ends the process when a service panics.
     pub watch: Watch,
+}
+
+/// What tools have outside of this process ends with this.
+#[derive(Debug)]
+pub struct ToolGuards {
+    /// The processes of MCP servers.
+    pub mcp: McpGuard,
+    /// The directory of programs, where it is not in the data directory.
+    pub sandbox: SandboxGuard,
 }
 
 impl Runtime {
@@ -144,7 +154,7 @@ impl Runtime {
         let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, limits, &watch);
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
-        let (tools, mcp) = tools_for(purpose, settings)?;
+        let (tools, guards) = tools_for(purpose, settings)?;
         let services = Services {
             store,
             checkpoints,
@@ -162,23 +172,25 @@ impl Runtime {
             Purpose::Store => 0,
         });
         let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp: mcp.guard(), watch })
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, guards, watch })
     }
 }
 
-fn tools_for(purpose: Purpose, settings: &Settings) -> Result<(FleetTools, McpServers), RuntimeError> {
+/// The tools, and what ends with the process.
+fn tools_for(purpose: Purpose, settings: &Settings) -> Result<(FleetTools, ToolGuards), RuntimeError> {
     let data_dir = &settings.storage.data_dir;
     let start = |servers| McpServers::start(&settings.mcp, servers, &process_environment(), data_dir);
     if purpose == Purpose::Store {
         let policy = Policy::new(&settings.tools.policy);
         let tools = FleetTools::new(Vec::new(), policy, settings.tools.arguments_bytes_max.as_usize());
-        return Ok((tools, start(&BTreeMap::new())?));
+        return Ok((tools, ToolGuards { mcp: start(&BTreeMap::new())?.guard(), sandbox: SandboxGuard::default() }));
     }
     // In the background: neither this start nor readiness waits for one of them.
     let mcp = start(&settings.mcp_servers)?;
     let artifacts = Artifacts::in_data_dir(data_dir);
-    let tools = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]).map_err(RuntimeError::Tools)?;
-    Ok((tools, mcp))
+    let started = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]);
+    let (tools, sandbox) = started.map_err(RuntimeError::Tools)?;
+    Ok((tools, ToolGuards { mcp: mcp.guard(), sandbox }))
 }
 
 /// What bounds the writer.
