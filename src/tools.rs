@@ -8,7 +8,6 @@
 //! Invariant: no provider is called before all of that held. What a model says is data; it cannot change a rule.
 //! Absent on purpose: a tool that no setting names, and rules that a prompt, an agent or a tool's own words could relax.
 
-pub mod arguments;
 pub mod artifacts;
 pub mod builtin;
 pub mod fetch_page;
@@ -16,7 +15,6 @@ pub mod mcp;
 pub mod policy;
 pub mod runner;
 pub mod sandbox;
-pub mod security;
 pub mod tavily;
 
 use std::sync::Arc;

@@ -461,7 +461,7 @@ impl Turn {
         value
     }
 
-    /// What the run is pinned to, as a `T`: parsed once for all runs that share it.
+    /// What the run is pinned to, as a `T`: parsed once for all runs that share it, if they ask for the same type.
     ///
     /// # Errors
     /// `internal`; it is no `T`.

@@ -16,7 +16,7 @@ use super::Api;
 use super::error::ApiError;
 use super::query::Params;
 use super::rejoin::answered;
-use crate::tools::arguments;
+use crate::arguments;
 
 /// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_type`, `limit`, `offset`.
 ///

@@ -161,7 +161,7 @@ impl Sandbox {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = super::security::encoded(said.trim().lines().next().unwrap_or_default());
+        let said = crate::security::encoded(said.trim().lines().next().unwrap_or_default());
         Err(format!("{} does not run in the sandbox: {}, {said}", program.interpreter.display(), output.status))
     }
 

@@ -207,7 +207,7 @@ async fn no_process_leaves_a_directory_of_programs_behind_in_the_temporary_one()
     let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::create_dir(&data_dir).unwrap();
     std::fs::set_permissions(&data_dir, closed).unwrap();
-    let mut serve = |place: &mut Place| {
+    let serve = |place: &mut Place| {
         place.serve();
         until("a place for programs", || !left().is_empty() || data_dir.join("scratch").exists());
         !left().is_empty()
@@ -219,7 +219,7 @@ async fn no_process_leaves_a_directory_of_programs_behind_in_the_temporary_one()
     assert_eq!(left().len(), 1, "what is killed cannot tidy up");
     let stale = place.dir.path().join("tmp/agentic-fleet-scratch-of-another");
     std::fs::create_dir(&stale).unwrap();
-    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3_600);
+    let hour_ago = stale.metadata().unwrap().modified().unwrap() - Duration::from_secs(3_600);
     std::fs::File::open(&stale).unwrap().set_modified(hour_ago).unwrap();
     serve(&mut place);
     assert!(!stale.exists(), "what nobody holds goes at the next start");

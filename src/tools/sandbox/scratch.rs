@@ -333,7 +333,7 @@ mod tests {
         let place = |name: &str, age: u64| {
             let path = dir.path().join(name);
             fs::create_dir_all(path.join("run/work")).unwrap();
-            let at = std::time::SystemTime::now() - Duration::from_secs(age);
+            let at = fs::metadata(&path).unwrap().modified().unwrap() - Duration::from_secs(age);
             File::open(&path).unwrap().set_modified(at).unwrap();
             path
         };

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::kit::Kit;
 use super::people::{self, Word};
 use crate::agents::Agent;
-use crate::tools::{arguments, security};
 use crate::workflow::events::{AgentMoment, FleetEvent};
 use crate::workflow::fleet::{Budget, Fleet, clip};
+use crate::{arguments, security};
 
 /// Characters of the arguments that an event shows.
 const PREVIEW_CHARS: usize = 200;
