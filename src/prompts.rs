@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use catalog::{FieldInfo, SignatureInfo, catalog};
 pub use parse::{ParseError, parse};
-pub use render::{SIGNATURE_MARK, render, schema};
+pub use render::{SIGNATURE_MARK, render, render_spoken, render_tool, schema};
 
 /// A question that a model can be asked, and the shape of its answer.
 pub trait Signature: 'static {
@@ -50,6 +50,14 @@ pub trait Signature: 'static {
     fn check(_output: &Self::Output, _inputs: &Self::Inputs) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// A question whose answer is a text for people.
+pub trait Spoken: Signature {
+    /// The input that holds what is to be answered.
+    const SAID: &'static str;
+    /// The field of the output that holds the answer.
+    const ANSWER: &'static str;
 }
 
 /// How prompts are asked; part of the pinned configuration of a run.
@@ -144,7 +152,7 @@ pub async fn ask<S: Signature>(
     let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_ref()));
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
     read::<S>(&reply, inputs)
-        .map_err(|error| Failure::new("prompt_output_invalid", format!("{} got no usable answer: {error}", S::NAME)))
+        .map_err(|error| Failure::new(PROMPT_OUTPUT_INVALID, format!("{} got no usable answer: {error}", S::NAME)))
 }
 
 fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Option<&str>) -> ModelRequest {

@@ -7,13 +7,12 @@ use fleet_actors::event::Audience;
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::json;
 
-use super::{crew, lost, synthesis};
-use crate::agents::Agent;
+use super::{Member, crew, lost, synthesis};
 use crate::prompts::signatures::{GroupChatSpeakerSelection, GroupChatSpeakerSelectionInputs, TERMINATE, Utterance};
 use crate::workflow::agent::{Job, answer};
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run, nobody};
-use crate::workflow::routing::Plan;
+use crate::workflow::plan::Plan;
 
 pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
     let crew = crew(fleet, plan)?;
@@ -34,7 +33,7 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
                 spoken as usize % crew.len()
             }
         };
-        let (agent, task) = crew[next];
+        let Member { agent, task, .. } = &crew[next];
         let mut heard: Vec<(String, &str)> =
             said.iter().map(|one| (format!("{} said", one.speaker), one.text.as_str())).collect();
         if heard.is_empty() {
@@ -44,7 +43,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
             "{task}\n\nYou take part in a discussion. Add what is missing or wrong so far, briefly; do not repeat \
                             what was said. If the task is settled, say so and end with the word {TERMINATE}."
         );
-        let job = Job::new(fleet, agent, Audience::Workflow, fleet.part(Some(&part), &heard, round));
+        let part = fleet.part(Some(&part), &crew[next].given(heard), round);
+        let job = Job::new(fleet, agent, Audience::Workflow, part);
         match turn.scope("speech", async |turn| answer(turn, fleet, job).await).await {
             Ok(draft) => {
                 artifacts.extend(draft.artifacts.iter().cloned());
@@ -98,13 +98,13 @@ enum Choice {
 async fn choose(
     turn: &mut Turn,
     fleet: &Fleet<'_>,
-    crew: &[(&Agent, &str)],
+    crew: &[Member<'_>],
     said: &[Utterance],
     rounds_left: u32,
 ) -> StepResult<Choice> {
     let inputs = GroupChatSpeakerSelectionInputs {
         task: fleet.input.message.clone(),
-        agents: fleet.agent_cards(crew.iter().map(|(agent, _)| *agent)),
+        agents: fleet.agent_cards(crew.iter().map(|member| member.agent)),
         discussion: said.to_vec(),
         rounds_left,
     };
@@ -122,7 +122,7 @@ async fn choose(
             if speaker.terminates() {
                 return Ok(Choice::Over);
             }
-            let at = crew.iter().position(|(agent, _)| agent.name == speaker.next_speaker);
+            let at = crew.iter().position(|member| member.agent.name == speaker.next_speaker);
             Ok(at.map_or(Choice::Nobody, Choice::Speaker))
         }
         Err(failure) => {
