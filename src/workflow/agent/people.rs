@@ -124,7 +124,7 @@ pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
         "then": {
             "type": "object",
             "required": [edit],
-            "description": format!("an edit is {{\"decision\": \"edit\", \"{edit}\": ...}}, with all that is to hold instead")
+            "description": format!("an edit is {{\"decision\": \"edit\", \"{edit}\": ...}}, with what is to hold instead")
         }
     })
 }
