@@ -112,4 +112,11 @@ agent itself has to do. success_criteria can be tested by reading the result. ch
 not general advice. Nothing goes in that the work and the task do not say.";
     type Inputs = HandoffProtocolInputs;
     type Output = HandoffPackage;
+
+    fn check(output: &Self::Output, _inputs: &Self::Inputs) -> Result<(), String> {
+        if output.work_completed.trim().is_empty() {
+            return Err("work_completed is empty, so the work would be lost".to_owned());
+        }
+        Ok(())
+    }
 }
