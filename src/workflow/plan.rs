@@ -17,6 +17,8 @@ use crate::prompts::signatures::{ExecutionMode, Level, Routing, Subtask};
 const UNKNOWN_SHOWN: usize = 5;
 /// Characters of such a name.
 const NAME_CHARS: usize = 60;
+/// Characters of what a routing says about tools, and about handing on.
+const ADVICE_CHARS: usize = 500;
 
 /// Who does a task, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +48,15 @@ pub(super) struct Repair {
     pub message: String,
 }
 
+#[derive(Default)]
+struct Repairs(Vec<Repair>);
+
+impl Repairs {
+    fn add(&mut self, warning: &'static str, message: String) {
+        self.0.push(Repair { warning, message });
+    }
+}
+
 impl Plan {
     /// One agent with the whole task.
     pub fn alone(agent: &str, task: &str) -> Self {
@@ -59,78 +70,33 @@ impl Plan {
 
     /// What a routing comes to in this fleet.
     pub fn of(routing: &Routing, fleet: &Fleet<'_>, demanded: Option<ExecutionMode>) -> (Self, Vec<Repair>) {
-        let (roster, default_agent) = (&fleet.config.roster, fleet.rules().default_agent.as_str());
-        let mut repairs = Vec::new();
-        let mut repair = |warning, message: String| repairs.push(Repair { warning, message });
-        let mut agents: Vec<&str> = Vec::new();
-        let mut unknown = BTreeSet::new();
-        for name in &routing.assigned_to {
-            match roster.meant(name) {
-                Some(agent) if agents.contains(&agent.name.as_str()) => {}
-                Some(agent) => agents.push(&agent.name),
-                None => drop(unknown.insert(name.as_str())),
-            }
-        }
-        if !unknown.is_empty() {
-            repair("unknown_agent", format!("routing named who does not exist: {}", some_of(&unknown)));
-        }
-        if agents.is_empty() {
-            repair("empty_assignment", format!("routing named nobody, so {default_agent} does it"));
-            agents.push(default_agent);
-        }
-        let mut mode = demanded.unwrap_or(routing.execution_mode);
-        match mode {
-            ExecutionMode::Parallel if agents.len() == 1 => {
-                repair("one_agent_in_parallel", format!("{} works alone, so the task is delegated", agents[0]));
-                mode = ExecutionMode::Delegated;
-            }
-            ExecutionMode::Sequential if agents.len() == 1 => {
-                repair("one_agent_in_sequence", format!("nobody follows {}, so the task is delegated", agents[0]));
-                mode = ExecutionMode::Delegated;
-            }
-            ExecutionMode::Discussion if agents.len() == 1 => {
-                let others = std::iter::once(default_agent).chain(roster.iter().map(|agent| agent.name.as_str()));
-                match others.into_iter().find(|name| *name != agents[0]) {
-                    Some(other) => {
-                        repair("one_agent_in_discussion", format!("{other} joins, nobody discusses alone"));
-                        agents.push(other);
-                    }
-                    None => {
-                        repair("one_agent_in_discussion", "there is nobody to discuss with, so it is delegated".into());
-                        mode = ExecutionMode::Delegated;
-                    }
-                }
-            }
-            ExecutionMode::Delegated if agents.len() > 1 => {
-                let rest = agents.split_off(1).join(", ");
-                repair("one_agent_in_delegated", format!("{} does it alone, without {rest}", agents[0]));
-            }
-            ExecutionMode::Delegated
-            | ExecutionMode::Sequential
-            | ExecutionMode::Parallel
-            | ExecutionMode::Handoff
-            | ExecutionMode::Discussion => {}
-        }
-        let (parts, missing) = parts(&agents, &routing.subtasks, roster, &fleet.input.message);
+        let mut repairs = Repairs::default();
+        let agents = existing(routing, fleet, &mut repairs);
+        let (mode, agents) = fitting(demanded.unwrap_or(routing.execution_mode), agents, fleet, &mut repairs);
+        let (parts, missing) = parts(&agents, &routing.subtasks, &fleet.config.roster, &fleet.input.message);
         if mode == ExecutionMode::Parallel && !missing.is_empty() {
-            repair("subtasks_repaired", format!("routing had no subtask for {}", missing.join(", ")));
+            repairs.add("subtasks_repaired", format!("routing had no subtask for {}", missing.join(", ")));
         }
         let tools = at_hand(fleet, mode, &agents);
-        let out_of_reach: BTreeSet<&str> =
-            routing.tool_requirements.iter().map(String::as_str).filter(|tool| !tools.contains(tool)).collect();
+        let required = routing.tool_requirements.iter().map(String::as_str);
+        let out_of_reach: BTreeSet<&str> = required.filter(|tool| !tools.contains(tool)).collect();
         if !out_of_reach.is_empty() {
-            repair("tool_out_of_reach", format!("nobody who works can use {}", some_of(&out_of_reach)));
+            repairs.add("tool_out_of_reach", format!("nobody who works can use {}", some_of(&out_of_reach)));
         }
+        let mut planned = BTreeSet::new();
+        let tool_plan = routing.tool_plan.iter().filter(|tool| tools.contains(tool.as_str()) && planned.insert(*tool));
+        let tool_plan: Vec<String> = tool_plan.cloned().collect();
+        let said = |text: &str, applies: bool| if applies { clip(text.trim(), ADVICE_CHARS) } else { String::new() };
         let plan = Self {
+            tool_goals: said(&routing.tool_goals, !tool_plan.is_empty()),
+            handoff_strategy: said(&routing.handoff_strategy, parts.len() > 1 || mode == ExecutionMode::Handoff),
             mode,
             parts,
             reasoning: routing.reasoning.clone(),
-            tool_plan: routing.tool_plan.iter().filter(|tool| tools.contains(tool.as_str())).cloned().collect(),
-            tool_goals: routing.tool_goals.trim().to_owned(),
-            handoff_strategy: routing.handoff_strategy.trim().to_owned(),
+            tool_plan,
             latency_budget: routing.latency_budget,
         };
-        (plan, repairs)
+        (plan, repairs.0)
     }
 
     /// What the plan says about how an agent is to go about its part.
@@ -144,7 +110,7 @@ impl Plan {
                 lines.push(format!("What the tools are to bring: {}", self.tool_goals));
             }
         }
-        if self.parts.len() > 1 && !self.handoff_strategy.is_empty() {
+        if !self.handoff_strategy.is_empty() {
             lines.push(format!("How the work is handed on: {}", self.handoff_strategy));
         }
         if self.latency_budget == Level::Low {
@@ -163,7 +129,7 @@ impl Plan {
         if !self.tool_plan.is_empty() {
             (data["tool_plan"], data["tool_goals"]) = (json!(self.tool_plan), self.tool_goals.as_str().into());
         }
-        if self.parts.len() > 1 && !self.handoff_strategy.is_empty() {
+        if !self.handoff_strategy.is_empty() {
             data["handoff_strategy"] = self.handoff_strategy.as_str().into();
         }
         if self.latency_budget != Level::Medium {
@@ -176,6 +142,68 @@ impl Plan {
         let message = format!("{} ({mode})", self.agents().join(", "));
         FleetEvent::Thought { message, kind: "routing".to_owned(), data }
     }
+}
+
+/// The agents that were named and exist, each once; the default agent, if there are none.
+fn existing<'a>(routing: &Routing, fleet: &Fleet<'a>, repairs: &mut Repairs) -> Vec<&'a str> {
+    let mut agents: Vec<&str> = Vec::new();
+    let mut unknown = BTreeSet::new();
+    for name in &routing.assigned_to {
+        match fleet.config.roster.meant(name) {
+            Some(agent) if agents.contains(&agent.name.as_str()) => {}
+            Some(agent) => agents.push(&agent.name),
+            None => drop(unknown.insert(name.as_str())),
+        }
+    }
+    if !unknown.is_empty() {
+        repairs.add("unknown_agent", format!("routing named who does not exist: {}", some_of(&unknown)));
+    }
+    if agents.is_empty() {
+        let default = fleet.rules().default_agent.as_str();
+        repairs.add("empty_assignment", format!("routing named nobody, so {default} does it"));
+        agents.push(default);
+    }
+    agents
+}
+
+/// A mode for so many agents, or so many agents for the mode.
+fn fitting<'a>(
+    mode: ExecutionMode,
+    mut agents: Vec<&'a str>,
+    fleet: &Fleet<'a>,
+    repairs: &mut Repairs,
+) -> (ExecutionMode, Vec<&'a str>) {
+    let first = agents[0];
+    match mode {
+        ExecutionMode::Parallel if agents.len() == 1 => {
+            repairs.add("one_agent_in_parallel", format!("{first} works alone, so the task is delegated"));
+            return (ExecutionMode::Delegated, agents);
+        }
+        ExecutionMode::Sequential if agents.len() == 1 => {
+            repairs.add("one_agent_in_sequence", format!("nobody follows {first}, so the task is delegated"));
+            return (ExecutionMode::Delegated, agents);
+        }
+        ExecutionMode::Discussion if agents.len() == 1 => {
+            let all = fleet.config.roster.iter().map(|agent| agent.name.as_str());
+            let other = std::iter::once(fleet.rules().default_agent.as_str()).chain(all).find(|name| *name != first);
+            let Some(other) = other else {
+                repairs.add("one_agent_in_discussion", format!("{first} is all there is, so the task is delegated"));
+                return (ExecutionMode::Delegated, agents);
+            };
+            repairs.add("one_agent_in_discussion", format!("{other} joins, nobody discusses alone"));
+            agents.push(other);
+        }
+        ExecutionMode::Delegated if agents.len() > 1 => {
+            let rest = agents.split_off(1).join(", ");
+            repairs.add("one_agent_in_delegated", format!("{first} does it alone, without {rest}"));
+        }
+        ExecutionMode::Delegated
+        | ExecutionMode::Sequential
+        | ExecutionMode::Parallel
+        | ExecutionMode::Handoff
+        | ExecutionMode::Discussion => {}
+    }
+    (mode, agents)
 }
 
 /// The tools that those who work may call; of a handoff that names one agent, everybody may come to work.
