@@ -1,8 +1,9 @@
 //! Typed prompts: what a workflow asks a model, as Rust types.
 //!
 //! A [`Signature`] is named inputs, a typed output and an instruction. [`render`] makes messages of it, [`parse`] reads the
-//! answer, and [`ask`] does both over a [`Turn`], with one repair call that shows the model what was wrong.
-//! [`signatures`] has all of them, [`catalog`] lists them.
+//! answer, and [`ask`] does both over a [`Turn`], with one repair call that shows the model what was wrong. Two are asked in
+//! another way: one whose answer the user reads as it is written ([`render_spoken`]), and one that an agent answers by calling
+//! a tool ([`render_tool`]). An [`Artifact`] replaces the words of all. [`signatures`] has them, [`catalog`] lists them.
 //!
 //! Invariant: what is rendered depends on the signature, its inputs and the pinned [`PromptConfig`] alone, so a replay asks
 //! with the same words.

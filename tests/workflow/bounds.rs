@@ -310,3 +310,14 @@ fn a_refinement_that_fails_or_that_nobody_can_judge_leaves_the_answer_as_it_was(
         assert_eq!(told(&ran, "phase"), [if unjudged { "quality" } else { "refinement" }]);
     }
 }
+
+#[test]
+fn a_discussion_in_which_everybody_only_wants_to_end_it_stalls_and_says_who_said_nothing() {
+    let ran = run(&config(), |asked| match asked.name {
+        "" => "**TERMINATE**".into(),
+        _ => asked.sensible(&plan("discussion")),
+    });
+    let error = ran.history.error.as_ref().unwrap();
+    assert_eq!((&*error.code, told(&ran, "warning")), ("no_agent_answered", vec!["discussion_stalled"]));
+    assert!(error.message.contains("analyst said nothing"), "{}", error.message);
+}
