@@ -11,4 +11,5 @@ mod fast_path;
 mod golden;
 mod phases;
 mod plans;
+mod roster;
 mod support;
