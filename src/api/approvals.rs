@@ -9,7 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
-use fleet_actors::ports::{QuestionFilter, QuestionRow};
+use fleet_actors::ports::{QuestionFilter, QuestionRow, Store};
 use serde_json::{Value, json};
 
 use super::Api;
@@ -18,7 +18,7 @@ use super::query::Params;
 use super::rejoin::answered;
 use crate::tools::arguments;
 
-/// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_type`, `limit`, `offset`.
+/// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_id`, `request_type`, `limit`, `offset`.
 ///
 /// # Errors
 /// [`ApiError`].
@@ -29,13 +29,17 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     let filter = QuestionFilter {
         workflow: id("workflow_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
         conversation: id("conversation_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
-        request: None,
+        request: id("request_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
         request_type: id("request_type").map(|(_, name)| Arc::from(name)),
         offset: params.offset()?,
         limit: params.limit(&api.settings.server)?,
     };
-    let rows = api.sessions.store().questions(filter).await?;
-    Ok(HttpResponse::Ok().json(rows.iter().map(shown).collect::<Vec<_>>()))
+    Ok(HttpResponse::Ok().json(page(api.sessions.store().as_ref(), filter).await?))
+}
+
+/// Open questions as `GET /approvals` shows them.
+pub(crate) async fn page(store: &dyn Store, filter: QuestionFilter) -> Result<Vec<Value>, ApiError> {
+    Ok(store.questions(filter).await?.iter().map(shown).collect())
 }
 
 impl Api {
