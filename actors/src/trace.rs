@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::event::Failure;
 use crate::ids::{Timestamp, WorkflowId};
 use crate::journal::digest;
-use crate::ports::Clock;
+use crate::ports::{Clock, Role};
 
 /// Characters of a text that a span holds, where it may hold texts at all.
 const TEXT_CHARS_MAX: usize = 16_384;
@@ -207,13 +207,9 @@ impl OpenSpan {
     }
 
     /// Says a text, where texts may be told.
-    pub fn set_text<T: Into<Value>>(&self, key: &'static str, text: impl FnOnce() -> T) {
+    pub fn set_text(&self, key: &'static str, text: impl FnOnce() -> String) {
         if self.trace.tracer.tells_texts() {
-            let text = match text().into() {
-                Value::String(text) => text,
-                other => other.to_string(),
-            };
-            self.set(key, text.chars().take(TEXT_CHARS_MAX).collect::<String>());
+            self.set(key, text().chars().take(TEXT_CHARS_MAX).collect::<String>());
         }
     }
 
@@ -268,7 +264,8 @@ impl Drop for OpenSpan {
     }
 }
 
-/// One message as the conventions write it.
-pub(crate) fn message(role: &str, text: &str) -> Value {
-    json!([{ "role": role, "parts": [{ "type": "text", "content": text }] }])
+/// Messages, each of a role and a text, as the conventions write them.
+pub(crate) fn messages<'a>(messages: impl IntoIterator<Item = (Role, &'a str)>) -> String {
+    let one = |(role, text): (Role, &str)| json!({ "role": role, "parts": [{ "type": "text", "content": text }] });
+    Value::Array(messages.into_iter().map(one).collect()).to_string()
 }

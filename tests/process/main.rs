@@ -8,6 +8,7 @@
 
 mod answers;
 mod client;
+mod collector;
 mod crash;
 mod crowd;
 mod hostile;
@@ -20,3 +21,4 @@ mod process;
 mod score;
 mod storage;
 mod teams;
+mod traces;

@@ -10,3 +10,4 @@ mod fast_path;
 mod golden;
 mod phases;
 mod support;
+mod traces;

@@ -204,6 +204,13 @@ impl Script {
         self
     }
 
+    /// Who takes the spans of its lives.
+    #[must_use]
+    pub fn tracer(mut self, tracer: Arc<dyn Tracer>) -> Self {
+        self.ports.tracer = Some(tracer);
+        self
+    }
+
     /// Runs it to its end, on a runtime of its own whose time is paused.
     ///
     /// # Panics

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{StepResult, Turn};
 use crate::event::Failure;
 use crate::meter::CallEnd;
-use crate::ports::{ModelCall, ModelReply, OutputForm, ToolOutput, ToolRequest};
-use crate::trace::{OpenSpan, message};
+use crate::ports::{ModelCall, ModelReply, OutputForm, Role, ToolOutput, ToolRequest};
+use crate::trace::{OpenSpan, messages};
 
 impl Turn {
     /// Runs `body` in a scope of its own, in which an agent works: what is in it is below a span of the agent's.
@@ -67,8 +67,7 @@ impl Turn {
             span.set("fleet.attempt", call.attempt);
         }
         span.set_text("gen_ai.input.messages", || {
-            let said = request.context.messages();
-            said.iter().flat_map(|said| one(message(role(said.role), &said.content))).collect::<Vec<Value>>()
+            messages(request.context.messages().iter().map(|said| (said.role, said.content.as_str())))
         });
         Some(span)
     }
@@ -81,22 +80,6 @@ impl Turn {
         arguments: &Value,
     ) -> Option<OpenSpan> {
         self.span.as_ref().map(|above| tool(above, name, id, agent, arguments))
-    }
-}
-
-fn role(role: crate::ports::Role) -> &'static str {
-    match role {
-        crate::ports::Role::System => "system",
-        crate::ports::Role::User => "user",
-        crate::ports::Role::Assistant => "assistant",
-        crate::ports::Role::Tool => "tool",
-    }
-}
-
-fn one(messages: Value) -> Vec<Value> {
-    match messages {
-        Value::Array(messages) => messages,
-        other => vec![other],
     }
 }
 
@@ -127,7 +110,7 @@ pub(super) fn model_ended(span: Option<OpenSpan>, end: CallEnd, result: Result<&
             span.set("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens);
             span.set("fleet.usage.cost_usd", usage.cost_usd());
         }
-        span.set_text("gen_ai.output.messages", || message("assistant", &reply.text));
+        span.set_text("gen_ai.output.messages", || messages([(Role::Assistant, reply.text.as_str())]));
     }
     span.end(end.as_str(), result.err());
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use super::{Life, LifeEnd};
 use crate::event::{Failure, RunOutcome};
 use crate::ids::{Epoch, WorkflowId};
-use crate::ports::{NewWorkflow, Next, RunOutput, TaskInput};
-use crate::trace::{OpenSpan, message};
+use crate::ports::{NewWorkflow, Next, Role, RunOutput, TaskInput};
+use crate::trace::{OpenSpan, messages};
 use crate::turn::RunPorts;
 
 /// Begins the span of a life.
@@ -29,7 +29,7 @@ pub(super) fn begin(
     span.set("fleet.workflow.version", made.version);
     span.set("fleet.life", epoch.0);
     span.set("gen_ai.conversation.id", made.conversation.as_ref().map(|id| id.as_str()));
-    span.set_text("gen_ai.input.messages", || message("user", &input.message));
+    span.set_text("gen_ai.input.messages", || messages([(Role::User, input.message.as_str())]));
     Some(span)
 }
 
@@ -50,7 +50,7 @@ impl Life {
         let Some(span) = &self.span else { return };
         if let Some(output) = output {
             span.set("fleet.mode", output.metadata.get("mode").cloned().unwrap_or_default());
-            span.set_text("gen_ai.output.messages", || message("assistant", &output.text));
+            span.set_text("gen_ai.output.messages", || messages([(Role::Assistant, output.text.as_str())]));
         }
     }
 }
