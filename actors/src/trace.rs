@@ -47,8 +47,8 @@ pub struct Span {
     pub name: String,
     /// It calls something outside of this process.
     pub calls_out: bool,
-    /// When it began.
-    pub started_at: Timestamp,
+    /// When it began, since 1970. Within a life as exact as `took`, so that no span reaches beyond the one above it.
+    pub started: Duration,
     /// How long it took.
     pub took: Duration,
     /// What else there is to say, by names of the OpenTelemetry conventions for generative AI where these have one.
@@ -138,6 +138,8 @@ struct Trace {
     tracer: Arc<dyn Tracer>,
     clock: Arc<dyn Clock>,
     id: u128,
+    /// When the life began.
+    epoch: (Timestamp, Instant),
     /// What is said of a span that is dropped, and whether that is a failure.
     interrupted: Cell<(&'static str, bool)>,
 }
@@ -150,7 +152,7 @@ pub(crate) struct OpenSpan {
     id: u64,
     name: String,
     calls_out: bool,
-    since: Cell<Option<(Timestamp, Instant)>>,
+    since: Cell<Option<Instant>>,
     attributes: RefCell<Vec<(&'static str, Value)>>,
     told: Cell<bool>,
 }
@@ -166,7 +168,8 @@ impl OpenSpan {
     ) -> Option<Rc<Self>> {
         let tracer = tracer.filter(|_| parent.is_none_or(|parent| parent.sampled))?.clone();
         let interrupted = Cell::new(("cancelled", true));
-        let trace = Rc::new(Trace { tracer, clock: clock.clone(), id: trace_of(workflow, parent), interrupted });
+        let (id, epoch) = (trace_of(workflow, parent), (clock.now(), Instant::now()));
+        let trace = Rc::new(Trace { tracer, clock: clock.clone(), id, epoch, interrupted });
         let mut span = Self::new(trace, None, name, false);
         span.remote = parent.map(|parent| parent.span);
         span.begin();
@@ -195,7 +198,7 @@ impl OpenSpan {
     fn begin(&self) {
         if self.since.get().is_none() {
             self.above.iter().for_each(|above| above.begin());
-            self.since.set(Some((self.trace.clock.now(), Instant::now())));
+            self.since.set(Some(Instant::now()));
         }
     }
 
@@ -225,7 +228,9 @@ impl OpenSpan {
 
     /// Ends it, if it has begun and not ended.
     pub fn end(&self, outcome: &str, error: Option<&Failure>) {
-        let Some((started_at, since)) = self.since.get().filter(|_| !self.told.replace(true)) else { return };
+        let Some(since) = self.since.get().filter(|_| !self.told.replace(true)) else { return };
+        let (at, epoch) = self.trace.epoch;
+        let started = Duration::from_millis(u64::try_from(at.0).unwrap_or_default()) + (since - epoch);
         let mut attributes = self.attributes.take();
         attributes.push((OUTCOME, outcome.into()));
         if let Some(error) = error {
@@ -240,7 +245,7 @@ impl OpenSpan {
             parent_is_remote: self.remote.is_some(),
             name: self.name.clone(),
             calls_out: self.calls_out,
-            started_at,
+            started,
             took: since.elapsed(),
             attributes,
             error: error.map(|error| (error.code.clone(), text(error))),

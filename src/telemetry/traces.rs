@@ -86,7 +86,7 @@ impl Traces {
             SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::default())
         };
         let span_context = context(span.id);
-        let start_time = UNIX_EPOCH + Duration::from_millis(u64::try_from(span.started_at.0).unwrap_or_default());
+        let start_time = UNIX_EPOCH + span.started;
         let mut attributes: Vec<_> = span.attributes.into_iter().filter_map(attribute).collect();
         // Tools and workflows are ours.
         if span.calls_out {
@@ -204,5 +204,55 @@ impl Export for Watched {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use std::net::TcpListener;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn span(id: u64) -> Span {
+        Span {
+            trace: 1,
+            id,
+            parent: None,
+            parent_is_remote: false,
+            name: "chat m".to_owned(),
+            calls_out: true,
+            started: Duration::from_secs(1_700_000_000),
+            took: Duration::from_millis(5),
+            attributes: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// The listener's queue takes the connection, and nobody ever answers.
+    #[test]
+    fn spans_beyond_the_queue_are_lost_and_counted_and_whoever_ends_one_does_not_wait() {
+        const SPANS: u64 = 50_000;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let settings: TracingSettings = serde_json::from_value(json!({
+            "enabled": true, "otlp_endpoint": endpoint, "service_name": "test", "capture_sensitive": false
+        }))
+        .unwrap();
+        let traces = Traces::start(&settings, "openai").unwrap().unwrap();
+        let began = Instant::now();
+        (1..=SPANS).for_each(|id| traces.ended(span(id)));
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let (lost, waiting) =
+            (traces.backlog.lost.load(Ordering::Relaxed), traces.backlog.waiting.load(Ordering::Relaxed));
+        assert!(waiting <= QUEUE_MAX, "{waiting} wait");
+        // At most one batch is on its way beside the queue.
+        assert!((SPANS - QUEUE_MAX as u64 - 512..SPANS).contains(&lost), "{lost} lost, {waiting} wait");
+        let began = Instant::now();
+        traces.flush();
+        assert!(began.elapsed() < FLUSH_TIMEOUT + Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }

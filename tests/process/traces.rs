@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::{Value, json};
 
 use crate::collector::{Collector, attribute};
-use crate::process::{ONE_AGENT, client, log, simulate, spawn};
+use crate::process::{ONE_AGENT, client, log, simulate, spawn, until};
 
 /// The assistant and the writer work at the same time, and then the writer puts it together. The assistant may read pages.
 const SETTINGS: &str = "agents: { assistant: { tools: [fetch_page] } }\n";
@@ -138,8 +138,42 @@ async fn a_team_of_two_at_once_with_a_tool_is_one_tree_at_the_collector_that_say
             assert_eq!(head[0], "POST /v1/traces HTTP/1.1");
             assert!(head.iter().any(|line| line.eq_ignore_ascii_case("authorization: Bearer canary-key")), "{head:?}");
         }
-        assert!(!log(dir.path()).contains("canary-key"));
+        let log = log(dir.path());
+        assert!(!log.contains("canary-key"));
+        assert!(log.contains("0af7651916cd43dd8448eb211c80319c"), "a line of the run has its trace: {log}");
     }
+}
+
+#[tokio::test]
+async fn every_door_goes_on_in_the_trace_of_its_client_and_a_header_that_is_none_changes_nothing() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start());
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let tracing = [("FLEET_TRACING__ENABLED", "true"), ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str())];
+    let command = command(dir.path(), &model, &["serve", "--port", "0"], &tracing);
+    let (server, docs) = spawn(command, dir.path(), "browser:");
+    let url = docs.unwrap_or_else(|| panic!("{}", log(dir.path()))).trim_end_matches("/docs").to_owned();
+    let parent = |n: u8| format!("00-{:032x}-00000000000000{n:02x}-01", u128::from(n));
+    let http = client();
+    ask(&url, Some(&parent(1))).await;
+    let body = json!({ "task": "please work" });
+    let submitted = http.post(format!("{url}/api/v1/runs")).json(&body).header("traceparent", parent(2)).send().await;
+    let submitted: Value = submitted.unwrap().json().await.unwrap();
+    let history = format!("{url}/api/v1/history/{}", submitted["workflow_id"].as_str().unwrap());
+    until(&http, history, |entry| entry["status"] == "completed").await;
+    let chat = format!("{url}/api/chat/talk/stream?message=please%20work");
+    let events = http.get(chat).header("traceparent", parent(3)).send().await.unwrap().text().await.unwrap();
+    assert!(events.contains("\"done\""), "{events}");
+    let own = ask(&url, Some("00-zero-one-01")).await;
+    server.stop().await;
+
+    let roots = collector.take().spans().into_iter().map(|(_, span)| span);
+    let roots: Vec<Span> = roots.filter(|span| span.name.starts_with("invoke_workflow ")).collect();
+    let mut traces: Vec<u128> =
+        roots.iter().map(|root| u128::from_be_bytes(root.trace_id.clone().try_into().unwrap())).collect();
+    traces.sort_unstable();
+    let own = own["execution_id"].as_str().unwrap().replace('-', "");
+    assert_eq!(traces, [1, 2, 3, u128::from_str_radix(&own, 16).unwrap()]);
+    assert_eq!(roots.iter().filter(|root| root.parent_span_id.is_empty()).count(), 1);
 }
 
 /// Runs one message as a command that ends.

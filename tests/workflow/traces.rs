@@ -139,7 +139,10 @@ fn what_was_said_is_told_when_the_settings_want_it() {
     let spans = kept.take();
     let of = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
     assert_eq!(said(of("execute_tool search"), "gen_ai.tool.call.arguments"), r#"{"query":"canary"}"#);
-    assert_eq!(said(of("execute_tool search"), "gen_ai.tool.call.result").as_str().unwrap().len(), 40);
+    assert_eq!(
+        said(of("execute_tool search"), "gen_ai.tool.call.result"),
+        r#"search gave a result for {"query":"canary"}"#
+    );
     let root = of("invoke_workflow scripted");
     assert!(said(root, "gen_ai.input.messages").as_str().unwrap().contains("one-page brief"));
     let text = &ran.result().text;
