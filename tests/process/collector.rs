@@ -99,9 +99,16 @@ impl Taken {
 /// The value of an attribute, as text.
 pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    Some(match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        other => format!("{other:?}"),
-    })
+    let value = found.value.as_ref()?.value.as_ref()?;
+    let plain = match value {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        Value::BoolValue(_)
+        | Value::DoubleValue(_)
+        | Value::ArrayValue(_)
+        | Value::KvlistValue(_)
+        | Value::BytesValue(_)
+        | Value::StringValueStrindex(_) => None,
+    };
+    Some(plain.unwrap_or_else(|| format!("{value:?}")))
 }
