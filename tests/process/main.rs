@@ -11,6 +11,7 @@ mod client;
 mod collector;
 mod crash;
 mod crowd;
+mod forgotten;
 mod hostile;
 mod matrix;
 mod mcp;

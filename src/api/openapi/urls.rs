@@ -218,6 +218,7 @@ pub const URLS: &[Url] = &[
         .takes(&[
             Param::query("workflow_id", "only of this run"),
             Param::query("conversation_id", "only of this conversation's runs"),
+            Param::query("request_id", "only this one"),
             Param::query("request_type", "only of this type, as tool_approval"),
             LIMIT,
             OFFSET,
