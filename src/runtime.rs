@@ -17,6 +17,7 @@ use fleet_actors::ports::{Clock, Pinned, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
+use fleet_actors::trace::Tracer;
 use fleet_actors::watch::Watch;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -30,6 +31,7 @@ use crate::settings::{
     StorageSettings, StructuredOutput, process_environment,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::telemetry::traces::{FlushOnDrop, Traces};
 use crate::tools;
 use crate::tools::FleetTools;
 use crate::tools::artifacts::Artifacts;
@@ -66,6 +68,9 @@ pub enum RuntimeError {
     /// A tool's HTTP client cannot be made.
     #[error("the tools cannot be started: {0}")]
     Tools(reqwest::Error),
+    /// Traces cannot be exported as the environment says.
+    #[error("traces cannot be exported: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     /// The settings name no agent.
     #[error("the settings name no agent: `agents` needs at least one")]
     NoAgent,
@@ -112,6 +117,8 @@ pub struct Runtime {
     pub guards: ToolGuards,
     /// Ends the process when a service panics.
     pub watch: Watch,
+    /// Held as long as the runtime lives: with it the last spans are exported.
+    pub traces: FlushOnDrop,
 }
 
 /// What tools have outside of this process ends with this.
@@ -155,11 +162,18 @@ impl Runtime {
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
         let (tools, guards) = tools_for(purpose, settings)?;
+        // Without runs there are no spans.
+        let provider = if model.is_simulated() { "simulated" } else { "openai" };
+        let traces = match purpose {
+            Purpose::Runs => Traces::start(&settings.tracing, provider)?,
+            Purpose::Store => None,
+        };
         let services = Services {
             store,
             checkpoints,
             cache: Arc::new(MemoryCache::new(clock.clone(), CACHE_ENTRIES_MAX)),
             meter: Arc::default(),
+            tracer: traces.clone().map(|traces| traces as Arc<dyn Tracer>),
             clock,
             agents,
             tools: Arc::new(tools),
@@ -172,7 +186,8 @@ impl Runtime {
             Purpose::Store => 0,
         });
         let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, guards, watch })
+        let traces = FlushOnDrop(traces);
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, guards, watch, traces })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod answers;
 mod client;
+mod collector;
 mod crash;
 mod crowd;
 mod forgotten;
@@ -22,3 +23,4 @@ mod process;
 mod score;
 mod storage;
 mod teams;
+mod traces;
