@@ -456,6 +456,8 @@ mod tests {
             while door.shared.waiting.load(Ordering::SeqCst) < asked.min(limits.queue_max) {
                 tokio::task::yield_now().await;
             }
+            // In the mailbox is not yet behind it: the actor, awake since the first ask, has its turn before this goes on.
+            tokio::task::yield_now().await;
             drop(held);
         };
         let (answers, ()) = futures_util::future::join(asks, make_room).await;
