@@ -138,6 +138,7 @@ impl Runtime {
             store,
             checkpoints,
             cache: Arc::new(MemoryCache::new(clock.clone(), CACHE_ENTRIES_MAX)),
+            meter: Arc::default(),
             clock,
             agents,
             tools: Arc::new(tools),

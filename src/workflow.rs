@@ -122,7 +122,7 @@ impl WorkflowConfig {
     }
 }
 
-fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config = turn.pinned::<WorkflowConfig>()?;
         let history = turn.conversation(config.context_messages_max).await;
@@ -132,10 +132,11 @@ fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> Loca
             None | Some("auto") => history.is_empty() && config.fast_path.fits(&input.message),
             Some(_) => false,
         };
+        let history = within(&history, config.context_chars_max);
         let result = if fast {
-            fast_path::answer(turn, input, &config).await
+            fast_path::answer(turn, input, &config, history).await
         } else {
-            Box::pin(pipeline::run(turn, input, &config, within(&history, config.context_chars_max))).await
+            Box::pin(pipeline::run(turn, input, &config, history)).await
         };
         let status = if result.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
         turn.emit(&FleetEvent::Status { status });

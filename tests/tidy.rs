@@ -105,7 +105,7 @@ fn modules_have_an_opening_line_and_none_is_called_utils() {
             assert!(!name.ends_with(&format!("/{word}.rs")) && !name.ends_with(word), "{name}");
         }
         let lines = text.lines().count();
-        assert!(lines <= 1_000, "{name} has {lines} lines");
+        assert!(lines <= 600, "{name} has {lines} lines");
     }
 }
 

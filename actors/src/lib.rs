@@ -21,6 +21,7 @@ pub mod ids;
 pub mod journal;
 pub mod limits;
 pub mod mailbox;
+pub mod meter;
 mod mutant;
 pub mod ports;
 pub mod recovery;

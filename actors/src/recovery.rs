@@ -4,7 +4,10 @@
 //! rests as `interrupted`, resumable. Parked runs that are due wait as rows in the store, oldest first, ahead of new
 //! work, and are taken one permit at a time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
@@ -16,6 +19,8 @@ use crate::supervisor::Place;
 const PAGE: u32 = 1_024;
 /// The queue looks again after this long when nothing wakes it: another process may have committed a command.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// At most this many children that did not go on are left alone while others are tried.
+const FAILED_MAX: usize = 64;
 
 /// Takes up what ran when the last process died. Call it once, before new work is admitted; then run [`wake_queue`].
 ///
@@ -87,36 +92,54 @@ pub async fn wake_queue(sessions: &Sessions) {
 
 /// Serves the children of ended runs, at most [`children_max`](crate::limits::RunLimits::children_max) at a time, for
 /// ever. They hold no permit of the house, so they keep nobody out.
+///
+/// One that does not go on waits before it is tried again, and keeps none of the others waiting.
 pub async fn child_queue(sessions: &Sessions) {
+    let mut failed = Failed::default();
     loop {
         let Ok(place) = sessions.children.clone().acquire_owned().await else { return };
-        match next_child(sessions).await {
-            Some(workflow) => {
-                let started = sessions.resume_with(&workflow, None, Some(Place::Child(place)), true).await;
-                if matches!(started, Err(StartError::Draining)) {
-                    return;
-                }
-                if let Err(error) = started {
+        failed.forget_past();
+        match next_child(sessions, &failed).await {
+            Some(workflow) => match sessions.resume_with(&workflow, None, Some(Place::Child(place)), true).await {
+                Ok(()) => {}
+                Err(StartError::Draining) => return,
+                Err(error) => {
                     tracing::warn!(%workflow, %error, "a child did not go on");
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    failed.0.insert(workflow, Instant::now() + LOOK_AGAIN);
                 }
-            }
+            },
             None => {
                 drop(place);
+                let again = failed.0.values().min().copied().unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
                 tokio::select! {
                     () = sessions.wake.children.notified() => {}
-                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    () = tokio::time::sleep_until(again) => {}
                 }
             }
         }
     }
 }
 
-async fn next_child(sessions: &Sessions) -> Option<WorkflowId> {
+/// Children that did not go on, and until when each of them is left alone.
+#[derive(Default)]
+struct Failed(BTreeMap<WorkflowId, Instant>);
+
+impl Failed {
+    fn forget_past(&mut self) {
+        let now = Instant::now();
+        self.0.retain(|_, until| *until > now);
+    }
+}
+
+async fn next_child(sessions: &Sessions, failed: &Failed) -> Option<WorkflowId> {
+    // So many do not fail by themselves: the store does, and none is tried before the first of them is due again.
+    if failed.0.len() >= FAILED_MAX {
+        return None;
+    }
     let now = sessions.services().clock.now();
-    let few = u32::try_from(sessions.services().limits.children_max * 2).unwrap_or(PAGE);
+    let few = u32::try_from(sessions.services().limits.children_max * 2 + failed.0.len()).unwrap_or(PAGE);
     for row in sessions.store().adopt_children(now, few).await.ok()? {
-        if !sessions.is_live(&row.workflow).await.unwrap_or(true) {
+        if !failed.0.contains_key(&row.workflow) && !sessions.is_live(&row.workflow).await.unwrap_or(true) {
             return Some(row.workflow);
         }
     }

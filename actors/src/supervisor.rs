@@ -21,7 +21,6 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, WrapFuture as _,
 };
 use futures_util::FutureExt as _;
-use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -32,6 +31,7 @@ use crate::ids::{Epoch, Position, WorkflowId};
 use crate::journal::{Past, decode};
 use crate::limits::RunLimits;
 use crate::mailbox::Mailbox;
+use crate::meter::Meter;
 use crate::ports::{
     AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, Pinned, ReasoningEffort, Rest, Store, StoreError,
     StoreWrite, TaskInput, Tools, WorkflowRow, Workflows,
@@ -57,6 +57,8 @@ pub struct Services {
     pub tools: Arc<dyn Tools>,
     /// What runs share for a while.
     pub cache: Arc<dyn Cache>,
+    /// What all runs have used.
+    pub meter: Arc<Meter>,
     /// The workflows this binary knows.
     pub workflows: Arc<dyn Workflows>,
     /// The live tails.
@@ -223,6 +225,7 @@ async fn supervise(
             tools: services.tools.runner(&principal),
             store: services.store.clone(),
             cache: services.cache.clone(),
+            meter: services.meter.clone(),
         };
         let inputs = LifeInputs {
             workflow: workflow.clone(),
@@ -389,7 +392,6 @@ async fn set_aside(services: &Services, workflow: &WorkflowId) {
 fn never<'a>(
     _: &'a mut crate::turn::Turn,
     _: &'a TaskInput,
-    _: &'a Value,
 ) -> crate::ports::LocalFuture<'a, crate::turn::StepResult<crate::ports::RunOutput>> {
     Box::pin(std::future::pending())
 }

@@ -26,6 +26,7 @@ use crate::event::{Answer, Audience, EventBody, Failure, Question, StepKind};
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::{RequestId, Timestamp, WorkflowId};
 use crate::journal::{PastStep, Record, StepState, digest};
+use crate::meter::CallEnd;
 use crate::mutant::{self, Mutant};
 use crate::ports::{
     Approval, EffectPolicy, MessageRow, ModelCall, ModelReply, ModelRequest, ToolCall, ToolOffer, ToolOutput,
@@ -215,9 +216,13 @@ impl Turn {
             let reply = tokio::time::timeout_at(deadline, run.ports.model.call(&call, &mut deltas)).await;
             reach(FailPoint::AfterDispatch);
             let failure = match reply {
-                Ok(Ok(reply)) => return Ok(run.complete_model(&path, reply)),
+                Ok(Ok(reply)) => {
+                    run.ports.meter.model(CallEnd::Completed, reply.usage);
+                    return Ok(run.complete_model(&path, reply));
+                }
                 Ok(Err(error)) => match error.retry_in {
                     Some(wait) if tokio::time::Instant::now() + wait < deadline => {
+                        run.ports.meter.model(CallEnd::Retried, None);
                         run.void_to_retry(&path);
                         tokio::time::sleep(wait).await;
                         attempt += 1;
@@ -228,6 +233,7 @@ impl Turn {
                 },
                 Err(_) => timed_out("model", run.limits.model_timeout),
             };
+            run.ports.meter.model(CallEnd::Failed, None);
             run.fail(&path, &failure);
             return Err(failure);
         }
@@ -326,12 +332,14 @@ impl Turn {
         reach(FailPoint::AfterDispatch);
         let failure = match result {
             Ok(Ok(output)) => {
+                run.ports.meter.tool(&call.name, CallEnd::Completed);
                 run.complete_tool(&path, &output);
                 return Ok(output);
             }
             Ok(Err(failure)) => failure,
             Err(_) => timed_out("tool", run.limits.tool_timeout),
         };
+        run.ports.meter.tool(&call.name, CallEnd::Failed);
         run.fail(&path, &failure);
         Err(failure)
     }

@@ -16,6 +16,7 @@ use super::Api;
 use super::error::ApiError;
 use super::query::Params;
 use super::rejoin::answered;
+use crate::tools::arguments;
 
 /// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_type`, `limit`, `offset`.
 ///
@@ -61,7 +62,8 @@ impl Api {
 }
 
 fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
-    let Ok(validator) = jsonschema::validator_for(schema) else {
+    // A tool's schema may stand in it, so it is as little trusted as that.
+    let Some(validator) = arguments::validator(schema) else {
         tracing::error!("a question's answer schema is no JSON schema, its answer is taken as it is");
         return Ok(());
     };
@@ -70,7 +72,7 @@ fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
         Err(error) => {
             let place = error.instance_path().to_string();
             let field = if place.is_empty() { "response".to_owned() } else { format!("response{place}") };
-            let mut refusal = ApiError::invalid(field, error.to_string());
+            let mut refusal = ApiError::invalid(field, arguments::mistake(&error.to_string()));
             refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
             refusal.code = "answer_invalid".into();
             Err(refusal)

@@ -142,6 +142,15 @@ impl Fields {
         }
     }
 
+    /// True or false, left out or null.
+    pub fn optional_flag(&mut self, field: &'static str) -> Option<bool> {
+        let value = self.value(field)?;
+        if !value.is_boolean() {
+            self.wrong(field, "must be true or false");
+        }
+        value.as_bool()
+    }
+
     /// Any JSON that may be left out or null.
     pub fn value(&mut self, field: &'static str) -> Option<Value> {
         self.fields.remove(field).filter(|value| !value.is_null())

@@ -42,9 +42,7 @@ async fn stream(
     let place = api.connections.take()?;
     let conversation = conversation_id(&path)?;
     let run = new_run(&api, conversation.clone(), &query)?;
-    let checkpointing = flag(&query, "enable_checkpointing")?.unwrap_or(api.settings.sessions.enable_checkpointing);
     let mut wish = wish(&query)?;
-    wish.checkpointing = checkpointing;
     if let Some(after) = last_event_id(&request)? {
         wish.after = after;
         let row = api.asked_before(&conversation, run.key.as_deref(), &run.message).await?;
@@ -96,7 +94,8 @@ fn new_run(api: &Api, conversation: ConversationId, query: &Fields) -> Result<Ne
     let effort = query.get("reasoning_effort").filter(|name| !name.is_empty()).map(|name| effort(name)).transpose();
     let effort = effort.map_err(ApiError::in_a_body)?;
     let key = query.get("client_message_id").cloned();
-    Ok(NewRun { message, conversation: Some(conversation), effort, key, ..NewRun::default() })
+    let checkpointing = flag(query, "enable_checkpointing")?;
+    Ok(NewRun { message, conversation: Some(conversation), effort, key, checkpointing, ..NewRun::default() })
 }
 
 /// The wishes that every stream's query may hold: `version`, `stream`.

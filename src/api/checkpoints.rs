@@ -1,10 +1,13 @@
 //! Checkpoints: the positions of a journal behind which a step's result stands. Derived, stored nowhere.
+//!
+//! A run whose client declined them (`enable_checkpointing: false`) has them all the same; only its list is empty. Whoever
+//! knows a position, or names the run alone, can look at it, go on from it and fork it.
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::{CheckpointId, Position, Timestamp, WorkflowId};
 use fleet_actors::journal::{Positioned, Record};
-use fleet_actors::ports::{ReasoningEffort, Store, WorkflowRow, WorkflowState};
+use fleet_actors::ports::{ReasoningEffort, Store, StoreError, TaskInput, WorkflowRow, WorkflowState};
 use fleet_actors::sessions::StartError;
 use fleet_actors::supervisor::read_records;
 use serde_json::{Value, json};
@@ -45,7 +48,10 @@ pub(crate) async fn page(
     before: Option<Position>,
     limit: Option<u32>,
 ) -> Result<(Vec<Value>, Option<Position>), ApiError> {
-    let (row, results) = load(store, id).await?;
+    let (row, listed, results) = load(store, id).await?;
+    if !listed {
+        return Ok((Vec::new(), None));
+    }
     let newest = results.last().map(|entry| entry.position);
     let (older, next) = older(&results, |entry| entry.position, before, limit);
     Ok((older.into_iter().map(|entry| shown(&row, entry, newest)).collect(), next))
@@ -78,7 +84,7 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
 
 /// One checkpoint as clients see it, with its steps.
 pub(crate) async fn checkpoint(store: &dyn Store, id: &CheckpointId) -> Result<Value, ApiError> {
-    let (row, results) = load(store, &id.workflow).await?;
+    let (row, _, results) = load(store, &id.workflow).await?;
     let newest = results.last().map(|entry| entry.position);
     let at = id.position.or(newest);
     let found = results.iter().position(|entry| Some(entry.position) == at);
@@ -142,11 +148,32 @@ pub(crate) async fn go_on(
     Ok(workflow)
 }
 
-async fn load(store: &dyn Store, id: &WorkflowId) -> Result<(WorkflowRow, Vec<Positioned>), ApiError> {
+/// A run, whether its positions are listed, and its results.
+async fn load(store: &dyn Store, id: &WorkflowId) -> Result<(WorkflowRow, bool, Vec<Positioned>), ApiError> {
     let row = store.workflow(id).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
     let mut records = read_records(store, id).await?;
+    let input = records.iter().find(|entry| entry.record == Record::Input);
+    let listed = is_listed(input.and_then(|entry| entry.body.as_deref()).unwrap_or_default().as_bytes());
     records.retain(|entry| entry.record.is_result());
-    Ok((row, records))
+    Ok((row, listed, records))
+}
+
+/// Whether a run's positions are listed. Reads no further than to what the run was given, which stands at the beginning.
+pub(super) async fn are_listed(store: &dyn Store, id: &WorkflowId) -> Result<bool, StoreError> {
+    const PAGE_BYTES: usize = 4 << 10;
+    let mut after = Position(0);
+    loop {
+        let rows = store.read(id, after, PAGE_BYTES).await?;
+        let Some(last) = rows.last() else { return Ok(true) };
+        after = last.position;
+        if let Some(input) = rows.iter().find(|row| *row.kind == *Record::Input.kind()) {
+            return Ok(is_listed(input.body.as_ref().map(|body| &*body.bytes).unwrap_or_default()));
+        }
+    }
+}
+
+fn is_listed(input: &[u8]) -> bool {
+    serde_json::from_slice::<TaskInput>(input).map_or(true, |input| input.checkpoints_listed)
 }
 
 fn shown(row: &WorkflowRow, entry: &Positioned, newest: Option<Position>) -> Value {

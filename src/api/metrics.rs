@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use actix_web::web::Data;
 use actix_web::{HttpResponse, ResponseError as _};
+use fleet_actors::meter::{CallEnd, Totals};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,12 +21,27 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ToolLabels {
+    tool: String,
+    outcome: &'static str,
+}
+
 /// The counters and gauges. One per process; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
     admissions: Family<OutcomeLabel, Counter>,
     runs: Family<OutcomeLabel, Counter>,
+    model_calls: Family<OutcomeLabel, Counter>,
+    model_tokens: Family<KindLabel, Counter>,
+    model_cost: Counter<f64, AtomicU64>,
+    tool_calls: Family<ToolLabels, Counter>,
     sessions_live: Gauge,
     sessions_cap: Gauge,
     connections: Gauge,
@@ -41,6 +57,10 @@ impl Default for Metrics {
             registry: Arc::default(),
             admissions: Family::default(),
             runs: Family::default(),
+            model_calls: Family::default(),
+            model_tokens: Family::default(),
+            model_cost: Counter::default(),
+            tool_calls: Family::default(),
             sessions_live: Gauge::default(),
             sessions_cap: Gauge::default(),
             connections: Gauge::default(),
@@ -56,6 +76,18 @@ impl Default for Metrics {
             metrics.admissions.clone(),
         );
         registry.register("fleet_runs", "Runs that a client waited for over HTTP, by their end", metrics.runs.clone());
+        registry.register("fleet_model_calls", "Calls of models, by their end", metrics.model_calls.clone());
+        registry.register(
+            "fleet_model_tokens",
+            "Tokens of completed calls; each counts under one kind: input, cached_input, output, reasoning",
+            metrics.model_tokens.clone(),
+        );
+        registry.register(
+            "fleet_model_cost_dollars",
+            "US dollars of completed calls whose model has a price",
+            metrics.model_cost.clone(),
+        );
+        registry.register("fleet_tool_calls", "Calls of tools, by tool and end", metrics.tool_calls.clone());
         registry.register("fleet_sessions_live", "Runs that hold a place", metrics.sessions_live.clone());
         registry.register("fleet_sessions_cap", "Places", metrics.sessions_cap.clone());
         registry.register("fleet_connections", "Open connections", metrics.connections.clone());
@@ -94,8 +126,9 @@ impl Metrics {
         self.sessions_cap.set(i64::from(admission.cap()));
         let (admitted, refused) = admission.totals();
         for (outcome, total) in [("admitted", admitted), ("refused", refused)] {
-            self.admissions.get_or_create(&OutcomeLabel { outcome }).inner().store(total, Ordering::Relaxed);
+            set(&self.admissions.get_or_create(&OutcomeLabel { outcome }), total);
         }
+        self.used(&api.sessions.services().meter.totals());
         self.uptime.set(self.started.elapsed().as_secs_f64());
         // Absent on systems without /proc; the gauges then stay 0.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -105,6 +138,33 @@ impl Metrics {
         let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         self.fds.set(i64::try_from(fds).unwrap_or(i64::MAX));
     }
+}
+
+impl Metrics {
+    fn used(&self, totals: &Totals) {
+        for end in [CallEnd::Completed, CallEnd::Failed, CallEnd::Retried] {
+            let count = totals.model_calls.get(&end).copied().unwrap_or_default();
+            set(&self.model_calls.get_or_create(&OutcomeLabel { outcome: end.as_str() }), count);
+        }
+        let usage = &totals.usage;
+        for (kind, tokens) in [
+            ("input", usage.input_tokens.saturating_sub(usage.cached_tokens)),
+            ("cached_input", usage.cached_tokens),
+            ("output", usage.output_tokens.saturating_sub(usage.reasoning_tokens)),
+            ("reasoning", usage.reasoning_tokens),
+        ] {
+            set(&self.model_tokens.get_or_create(&KindLabel { kind }), tokens);
+        }
+        self.model_cost.inner().store(usage.cost_usd().unwrap_or_default().to_bits(), Ordering::Relaxed);
+        for ((tool, end), count) in &totals.tool_calls {
+            let labels = ToolLabels { tool: tool.to_string(), outcome: end.as_str() };
+            set(&self.tool_calls.get_or_create(&labels), *count);
+        }
+    }
+}
+
+fn set(counter: &Counter, total: u64) {
+    counter.inner().store(total, Ordering::Relaxed);
 }
 
 /// One open connection.

@@ -25,10 +25,9 @@ impl Params {
             .map_err(|_| ApiError::invalid("query", "cannot be decoded"))?;
         let mut params = HashMap::new();
         for (name, value) in pairs.into_inner() {
-            if params.contains_key(&name) {
+            if params.insert(name.clone(), value).is_some() {
                 return Err(ApiError::invalid(name, "stands there twice"));
             }
-            params.insert(name, value);
         }
         Ok(Self(params))
     }

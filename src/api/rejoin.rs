@@ -10,6 +10,7 @@ use fleet_actors::ports::{ReasoningEffort, WorkflowFilter, WorkflowRow, Workflow
 use fleet_actors::sessions::{EventStream, StartError, StartTurn};
 
 use super::Api;
+use super::checkpoints::are_listed;
 use super::error::ApiError;
 use super::wire::frames::ResumeFrame;
 
@@ -25,6 +26,8 @@ pub struct Opened {
     pub conversation: Option<ConversationId>,
     /// How the client came to it.
     pub how: How,
+    /// Whether its positions are listed as checkpoints.
+    pub listed: bool,
 }
 
 /// How a client came to a run.
@@ -78,10 +81,10 @@ impl Api {
     /// # Cancel safety
     /// The run goes on without a watcher, and its grace begins.
     pub async fn begin(&self, turn: StartTurn) -> Result<Opened, ApiError> {
-        let conversation = turn.made.conversation.clone();
+        let (conversation, listed) = (turn.made.conversation.clone(), turn.input.checkpoints_listed);
         let permit = self.sessions.admit().map_err(|full| self.refusal(full.into()))?;
         let stream = self.sessions.start(turn, permit).await.map_err(|error| self.refusal(error))?;
-        Ok(Opened { stream, conversation, how: How::Started })
+        Ok(Opened { stream, conversation, how: How::Started, listed })
     }
 
     /// Follows a run that is there.
@@ -97,7 +100,9 @@ impl Api {
                 if live { How::Joined } else { How::Resting }
             }
         };
-        Ok(Opened { stream, conversation: row.made.conversation, how })
+        // A journal that cannot be read is told by the stream.
+        let listed = are_listed(self.sessions.store().as_ref(), &row.workflow).await.unwrap_or(true);
+        Ok(Opened { stream, conversation: row.made.conversation, how, listed })
     }
 
     /// The run that a resume frame means, or a fork of it.

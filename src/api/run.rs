@@ -95,9 +95,20 @@ async fn submitted(
         }
     });
     let effort = fields.optional_text("reasoning_effort").map(|name| effort(&name));
+    let checkpointing = fields.optional_flag("enable_checkpointing");
     fields.finish()?;
     let effort = effort.transpose().map_err(ApiError::in_a_body)?;
-    let run = NewRun { message, mode, additional_context, conversation, effort, key, background, ..NewRun::default() };
+    let run = NewRun {
+        message,
+        mode,
+        additional_context,
+        conversation,
+        effort,
+        key,
+        checkpointing,
+        background,
+        ..NewRun::default()
+    };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
     match (known, &turn.made.request) {
         (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {
@@ -159,7 +170,11 @@ async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiE
     }
 }
 
-fn answer(output: RunOutput, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
+fn answer(mut output: RunOutput, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
+    // True of this moment alone, so it stands in no entry.
+    if output.quality.as_ref().is_some_and(|quality| quality.pending) {
+        output.metadata["quality_pending"] = true.into();
+    }
     Ok(HttpResponse::Created().json(json!({
         "result": output.text,
         "status": RunOutcome::Completed.as_str(),

@@ -29,8 +29,6 @@ pub struct Wish {
     pub version: Version,
     /// Whether text is shown as it comes.
     pub deltas: Deltas,
-    /// Whether positions are listed.
-    pub checkpointing: bool,
     /// Events up to here were seen.
     pub after: Seq,
 }
@@ -67,14 +65,14 @@ pub fn respond(api: &Api, opened: Opened, wish: Wish, place: Connection) -> Http
 
 impl Feed {
     fn new(api: &Api, opened: Opened, wish: Wish, place: Connection) -> Self {
-        let Opened { stream, conversation, how } = opened;
+        let Opened { stream, conversation, how, listed } = opened;
         let workflow = stream.workflow().clone();
         let waking = (how == How::Resting).then(|| {
             let (api, workflow) = (api.clone(), workflow.clone());
             actix_web::rt::spawn(async move { api.wake(&workflow, None, wish.after).await })
         });
         let heartbeat = api.settings.server.heartbeat_interval_ms.duration();
-        let first = connected(api, &workflow, conversation, how, wish.checkpointing);
+        let first = connected(api, &workflow, conversation, how, listed);
         Self {
             api: api.clone(),
             renderer: Renderer::new(wish.version, &workflow, wish.deltas),

@@ -28,6 +28,8 @@ pub struct NewRun {
     pub key: Option<String>,
     /// What becomes of it when nobody watches; `None` is what the config says.
     pub on_disconnect: Option<OnDisconnect>,
+    /// Whether its positions are listed as checkpoints; `None` is what the config says.
+    pub checkpointing: Option<bool>,
     /// A background run: nobody needs to watch it.
     pub background: bool,
     /// Another workflow than the one that messages start: its name and version.
@@ -100,6 +102,7 @@ impl Api {
             mode: run.mode,
             additional_context: run.additional_context,
             principal: TaskInput::local(),
+            checkpoints_listed: run.checkpointing.unwrap_or(sessions.enable_checkpointing),
         };
         let config = self.workflow_config.clone();
         Ok(StartTurn { workflow, made, input, config, message, detached: run.background })

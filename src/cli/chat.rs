@@ -12,6 +12,7 @@ use clap::builder::PossibleValuesParser;
 use fleet_actors::ids::ConversationId;
 use fleet_actors::ports::ReasoningEffort;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::failure::CommandError;
@@ -40,6 +41,9 @@ pub(super) struct Chat {
     /// How much the model thinks.
     #[arg(long, value_enum)]
     reasoning_effort: Option<Effort>,
+    /// Whether `checkpoints list` shows the checkpoints of its runs; else the settings say.
+    #[arg(long, value_name = "BOOL")]
+    enable_checkpointing: Option<bool>,
     #[command(flatten)]
     reach: Reach,
 }
@@ -57,7 +61,8 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
         conversation: options.conversation.clone().unwrap_or_else(ConversationId::generate),
         mode: options.mode.clone(),
         effort: options.reasoning_effort.map(Into::into),
-        lines: Lines::read(),
+        checkpointing: options.enable_checkpointing,
+        lines: Lines::read().map_err(|error| CommandError::Failed(format!("interrupts cannot be taken: {error}")))?,
         failed: false,
     };
     complain(&format!("conversation {}; /help says what else there is", talk.conversation));
@@ -90,6 +95,7 @@ struct Talk {
     conversation: ConversationId,
     mode: Option<String>,
     effort: Option<ReasoningEffort>,
+    checkpointing: Option<bool>,
     lines: Lines,
     /// The last turn had no answer; what a pipe's end answers with.
     failed: bool,
@@ -121,6 +127,7 @@ impl Talk {
             conversation: Some(self.conversation.clone()),
             mode: self.mode.clone(),
             effort: self.effort,
+            checkpointing: self.checkpointing,
             ..NewRun::default()
         };
         let mut run = self.fleet.start(new, Form::Verbose.deltas()).await?;
@@ -130,7 +137,7 @@ impl Talk {
         loop {
             let seen = tokio::select! {
                 seen = run.next() => seen?,
-                _ = tokio::signal::ctrl_c() => {
+                _ = self.lines.interrupts.recv() => {
                     if stopping {
                         return Err(left(run.workflow(), "left while it was being stopped"));
                     }
@@ -224,10 +231,13 @@ enum Line {
 struct Lines {
     from: mpsc::Receiver<String>,
     prompts: bool,
+    /// One listener for the whole conversation: none that comes while something is shown is lost.
+    interrupts: Signal,
 }
 
 impl Lines {
-    fn read() -> Self {
+    fn read() -> std::io::Result<Self> {
+        let interrupts = signal(SignalKind::interrupt())?;
         let (to, from) = mpsc::channel(1);
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines() {
@@ -237,7 +247,7 @@ impl Lines {
                 }
             }
         });
-        Self { from, prompts: std::io::stdin().is_terminal() }
+        Ok(Self { from, prompts: std::io::stdin().is_terminal(), interrupts })
     }
 
     async fn next(&mut self, prompt: &str) -> Line {
@@ -246,7 +256,7 @@ impl Lines {
         }
         tokio::select! {
             line = self.from.recv() => line.map_or(Line::End, Line::Text),
-            _ = tokio::signal::ctrl_c() => {
+            _ = self.interrupts.recv() => {
                 say("");
                 Line::Interrupt
             }

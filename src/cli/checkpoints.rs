@@ -21,7 +21,8 @@ pub(super) enum Checkpoints {
   agentic-fleet checkpoints list 0198c0de-0000-7000-8000-000000000000 --limit 5
   agentic-fleet checkpoints list 0198c0de-0000-7000-8000-000000000000 --json | jq -r '.checkpoints[0].checkpoint_id'
 
-Works beside a running server. A checkpoint is written WORKFLOW:POSITION; the workflow alone means its newest one.")]
+Works beside a running server. A checkpoint is written WORKFLOW:POSITION; the workflow alone means its newest one.
+A run that was started with --enable-checkpointing false lists none; the other commands take it all the same.")]
     List(List),
     /// Show a checkpoint with the steps up to it.
     #[command(after_help = "Examples:
@@ -163,8 +164,10 @@ async fn show(options: &Show) -> Result<i32, CommandError> {
 async fn resume(options: &Resume) -> Result<i32, CommandError> {
     let fleet = Fleet::of(&options.reach, "agentic-fleet checkpoints resume")?;
     let form = Form::of(options.json);
-    let run = fleet.resume(&options.id, options.reasoning_effort.map(Into::into), form.deltas()).await;
-    follow(run.map_err(|error| error.about(&options.id))?, form).await
+    let effort = options.reasoning_effort.map(Into::into);
+    let run =
+        async { fleet.resume(&options.id, effort, form.deltas()).await.map_err(|error| error.about(&options.id)) };
+    follow(run, form).await
 }
 
 async fn fork(options: &Fork) -> Result<i32, CommandError> {

@@ -37,6 +37,9 @@ pub(super) struct Run {
     /// Who works, and how: auto, standard, delegated, sequential, parallel, handoff, discussion or fast_path.
     #[arg(long, value_parser = PossibleValuesParser::new(MODES))]
     mode: Option<String>,
+    /// Whether `checkpoints list` shows the run's checkpoints; else the settings say.
+    #[arg(long, value_name = "BOOL")]
+    enable_checkpointing: Option<bool>,
     /// Also tell, on standard error, of phases, routing, agents, tool calls, and what it cost.
     #[arg(short, long, conflicts_with = "json")]
     verbose: bool,
@@ -51,6 +54,7 @@ pub(super) async fn run(options: &Run) -> Result<i32, CommandError> {
     let message = options.message.clone();
     let form = if options.verbose { Form::Verbose } else { Form::of(options.json) };
     let mode = options.mode.clone();
-    let new = NewRun { message, conversation, effort, mode, ..NewRun::default() };
-    follow(fleet.start(new, form.deltas()).await?, form).await
+    let checkpointing = options.enable_checkpointing;
+    let new = NewRun { message, conversation, effort, mode, checkpointing, ..NewRun::default() };
+    follow(fleet.start(new, form.deltas()), form).await
 }

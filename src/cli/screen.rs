@@ -2,8 +2,10 @@
 //! of version 2, whether its events come from this process or from a server.
 
 use std::io::IsTerminal as _;
+use std::pin::pin;
 
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::CommandError;
 use super::fleet::{Run, Seen, left};
@@ -35,14 +37,36 @@ impl Form {
     }
 }
 
-/// Follows a run to its end; the exit code is 0 if it completed. An interrupt cancels it, a second one leaves it.
-pub(super) async fn follow(mut run: Run, form: Form) -> Result<i32, CommandError> {
-    let mut screen = Screen::new(form);
+/// Starts a run and follows it to its end; the exit code is 0 if it completed. An interrupt cancels it, a second one leaves
+/// it.
+pub(super) async fn follow(
+    start: impl Future<Output = Result<Run, CommandError>>,
+    form: Form,
+) -> Result<i32, CommandError> {
+    // Before there is a run: an interrupt while it begins would otherwise end this process and leave the run.
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|error| CommandError::Failed(format!("interrupts cannot be taken: {error}")))?;
     let mut interrupted = false;
+    let mut start = pin!(start);
+    let mut run = loop {
+        tokio::select! {
+            run = &mut start => break run?,
+            _ = interrupts.recv() => {
+                if interrupted {
+                    return Err(CommandError::Failed("left while the run was being started".to_owned()));
+                }
+                interrupted = true;
+            }
+        }
+    };
+    if interrupted {
+        run.cancel();
+    }
+    let mut screen = Screen::new(form);
     loop {
         let seen = tokio::select! {
             seen = run.next() => seen?,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 if interrupted {
                     return Err(CommandError::Failed(format!("{}: left while it was being cancelled", run.workflow())));
                 }

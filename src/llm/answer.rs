@@ -3,7 +3,7 @@
 //! Invariants: the reply's text is exactly its text deltas in order, and its reasoning likewise, because both are written
 //! by the same line. There is no reply before the protocol's terminator was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_actors::event::{Channel, Usage};
 use fleet_actors::ports::{FinishReason, ModelDelta, ModelReply, ToolRequest};
@@ -102,17 +102,45 @@ impl<'a> Answer<'a> {
         let Some(finish) = finish else {
             return Err(Fault::incomplete("the provider's answer ended without its terminator"));
         };
+        let mut ids = Ids::of(calls.values());
         for (index, call) in calls {
             if call.name.is_empty() {
                 return Err(Fault::malformed("the provider asked for a tool without naming it"));
             }
             let arguments = arguments(call.arguments, json_depth_max)?;
-            let id = if call.id.is_empty() { format!("call_{index}") } else { call.id };
+            let id = ids.distinct(index, call.id);
             reply.tool_calls.push(ToolRequest { id, name: call.name, arguments });
         }
         let wants_tools = finish == FinishReason::Stop && !reply.tool_calls.is_empty();
         reply.finish_reason = if wants_tools { FinishReason::ToolCalls } else { finish };
         Ok(reply)
+    }
+}
+
+/// The ids of a reply's tool calls. Results are told apart by them, so no two are alike: the first call with an id keeps it,
+/// and one that has none, or another's, gets one by its place, the same in every reading of the same answer.
+struct Ids {
+    given: BTreeSet<String>,
+    taken: BTreeSet<String>,
+}
+
+impl Ids {
+    fn of<'a>(calls: impl Iterator<Item = &'a PartialCall>) -> Self {
+        Self { given: calls.map(|call| call.id.clone()).collect(), taken: BTreeSet::new() }
+    }
+
+    fn distinct(&mut self, index: u64, given: String) -> String {
+        if !given.is_empty() && self.taken.insert(given.clone()) {
+            return given;
+        }
+        let mut id = format!("call_{index}");
+        for n in 2_u64.. {
+            if !self.given.contains(&id) && self.taken.insert(id.clone()) {
+                break;
+            }
+            id = format!("call_{index}_{n}");
+        }
+        id
     }
 }
 
@@ -184,6 +212,26 @@ mod tests {
     fn depth_counts_brackets_outside_of_strings() {
         assert!(check_depth(br#"{"a": "[[[[\"[[[[", "b": [[]]}"#, 3).is_ok());
         assert!(check_depth(br#"{"a": [[[]]]}"#, 3).is_err());
+    }
+
+    #[test]
+    fn calls_with_one_id_or_none_get_distinct_ones_by_their_place() {
+        let ids = |given: &[&str]| {
+            let mut ignored = |_| {};
+            let mut answer = Answer::new("m", &mut ignored);
+            for (index, id) in (0..).zip(given) {
+                answer.call(index, Some(id), Some("tool"), "");
+            }
+            answer.finish(FinishReason::ToolCalls);
+            let reply = answer.into_reply(8).expect("whole");
+            reply.tool_calls.into_iter().map(|call| call.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&["a", "b"]), ["a", "b"]);
+        assert_eq!(ids(&["a", "a", "a"]), ["a", "call_1", "call_2"]);
+        assert_eq!(ids(&["", "", "a"]), ["call_0", "call_1", "a"]);
+        // What a provider gave is nobody else's, even if it comes later.
+        assert_eq!(ids(&["call_1", "call_1", "call_1_2"]), ["call_1", "call_1_3", "call_1_2"]);
+        assert_eq!(ids(&["", "call_0"]), ["call_0_2", "call_0"]);
     }
 
     #[test]

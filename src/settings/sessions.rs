@@ -50,7 +50,7 @@ pub struct SessionSettings {
     pub rebuild_window_ms: Millis<10, 86_400_000>,
     /// Starts without progress; one more quarantines.
     pub attempts_max: Count<1, 100>,
-    /// Whether positions of a run are listed as checkpoints when the client does not say.
+    /// Whether a run's positions are listed as checkpoints when its client does not say.
     pub enable_checkpointing: bool,
 }
 

@@ -11,6 +11,18 @@ const MISTAKES_MAX: usize = 5;
 /// Characters of one mistake.
 const MISTAKE_CHARS_MAX: usize = 300;
 
+/// What judges by a schema that somebody else wrote, if it is one.
+#[must_use]
+pub fn validator(schema: &Value) -> Option<jsonschema::Validator> {
+    jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex()).offline().build(schema).ok()
+}
+
+/// A mistake, as long as it may be: it quotes what was given.
+#[must_use]
+pub fn mistake(text: &str) -> String {
+    text.chars().take(MISTAKE_CHARS_MAX).collect()
+}
+
 /// Checks `arguments` against `schema`.
 ///
 /// # Errors
@@ -21,20 +33,38 @@ pub fn check(tool: &str, schema: &Value, arguments: &Value, bytes_max: usize) ->
         let text = format!("the arguments of `{tool}` have {bytes} bytes, at most {bytes_max} are taken");
         return Err(Failure::new("tool_arguments_invalid", text));
     }
-    let validator = jsonschema::options()
-        .with_pattern_options(jsonschema::PatternOptions::regex())
-        .build(schema)
-        .map_err(|_| Failure::new("tool_failed", format!("the schema of `{tool}` is not a valid JSON schema")))?;
+    let validator = validator(schema)
+        .ok_or_else(|| Failure::new("tool_failed", format!("the schema of `{tool}` is not a valid JSON schema")))?;
     let mut mistakes = Vec::new();
     for error in validator.iter_errors(arguments).take(MISTAKES_MAX) {
         let place = error.instance_path().to_string();
         let place = if place.is_empty() { "arguments".to_owned() } else { place };
-        let mistake: String = format!("{place}: {error}").chars().take(MISTAKE_CHARS_MAX).collect();
-        mistakes.push(mistake);
+        mistakes.push(mistake(&format!("{place}: {error}")));
     }
     if mistakes.is_empty() {
         return Ok(());
     }
     let text = format!("the arguments of `{tool}` do not fit its schema: {}", mistakes.join("; "));
     Err(Failure::new("tool_arguments_invalid", text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_that_reaches_out_or_that_cannot_be_judged_in_linear_time_is_none() {
+        for schema in [
+            json!({ "$ref": "http://127.0.0.1:9/schema.json" }),
+            json!({ "$ref": "file:///etc/hostname" }),
+            json!({ "pattern": "(?=a)b" }),
+            json!({ "pattern": r"(a+)\1" }),
+        ] {
+            assert!(validator(&schema).is_none(), "{schema}");
+        }
+        let hard = validator(&json!({ "pattern": "^(a|aa|a+)+$" })).expect("it is a schema");
+        assert!(!hard.is_valid(&format!("{}!", "a".repeat(100_000)).into()));
+    }
 }

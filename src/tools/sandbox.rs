@@ -14,6 +14,8 @@ mod scratch;
 mod seccomp;
 mod tree;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -104,7 +106,10 @@ impl Sandbox {
         }
         let filter = seccomp::filter().map_err(|error| format!("no filter of system calls: {error}"))?;
         let path = base.path.join("seccomp.bpf");
-        std::fs::write(&path, filter).map_err(|error| format!("no filter of system calls: {error}"))?;
+        // Whatever the umask: programs run as somebody else where this process is root, and it is no secret.
+        std::fs::write(&path, filter)
+            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o644)))
+            .map_err(|error| format!("no filter of system calls: {error}"))?;
         let places = Semaphore::new(settings.concurrent_max.as_usize());
         Ok(Self(Arc::new(Inner { settings, base, filter: path, places })))
     }

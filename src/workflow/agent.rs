@@ -42,14 +42,15 @@ impl<'a> Job<'a> {
 /// How an agent's turn ended.
 pub(super) enum Outcome {
     Answered(Draft),
-    Passed(Pass),
+    /// To somebody else, with the names of files that were made before.
+    Passed(Pass, Vec<String>),
 }
 
 /// Lets an agent that may not pass control work, and gives its answer.
 pub(super) async fn answer(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> StepResult<Draft> {
     match work(turn, fleet, job).await? {
         Outcome::Answered(draft) => Ok(draft),
-        Outcome::Passed(pass) => Err(Failure::new("internal", format!("control was passed to {}", pass.to))),
+        Outcome::Passed(pass, _) => Err(Failure::new("internal", format!("control was passed to {}", pass.to))),
     }
 }
 
@@ -64,7 +65,7 @@ pub(super) async fn work(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> St
             tell(turn, agent, AgentMoment::Output, &draft.text, files);
             tell(turn, agent, AgentMoment::Complete, "completed", None);
         }
-        Ok(Outcome::Passed(pass)) => {
+        Ok(Outcome::Passed(pass, _)) => {
             let data = json!({ "outcome": "handed_off", "to_agent": pass.to });
             tell(turn, agent, AgentMoment::Complete, "handed off", Some(data));
         }
@@ -110,7 +111,7 @@ async fn converse(turn: &mut Turn, fleet: &Fleet<'_>, job: &Job<'_>) -> StepResu
             return answered(agent, reply, artifacts).map(Outcome::Answered);
         }
         if let Some(pass) = kit.pass(&reply.tool_calls) {
-            return Ok(Outcome::Passed(pass));
+            return Ok(Outcome::Passed(pass, artifacts));
         }
         context = context.with(wanted(&reply));
         let ends = calls::round(turn, fleet, agent, &kit, &reply.tool_calls, &mut budget).await?;

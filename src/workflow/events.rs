@@ -1,8 +1,10 @@
 //! What a workflow tells of itself, in its own terms; each protocol renders it.
 
+use fleet_actors::event::Usage;
 use fleet_actors::ports::FinishReason;
+use fleet_actors::spend::Spend;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// An event that a workflow publishes with [`Turn::emit`](fleet_actors::turn::Turn::emit).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,4 +100,23 @@ pub enum AgentMoment {
     Output,
     /// It is done.
     Complete,
+}
+
+/// What a run spent, as its final event tells it: calls, tokens and, where a price is known, US dollars, whole and by agent.
+pub(super) fn told_spend(spend: &Spend) -> Value {
+    let parts = spend.by_agent.iter();
+    let parts = parts.map(|(agent, part)| (agent.to_string(), told(part.model_calls, part.tool_calls, part.usage)));
+    let by_agent: Map<String, Value> = parts.collect();
+    let mut whole = told(spend.model_calls, spend.tool_calls, spend.usage);
+    whole["by_agent"] = Value::Object(by_agent);
+    whole
+}
+
+fn told(model_calls: u32, tool_calls: u32, usage: Usage) -> Value {
+    let tokens = Usage { cost_nanousd: None, ..usage };
+    let mut told = json!({ "model_calls": model_calls, "tool_calls": tool_calls, "usage": tokens });
+    if let Some(cost) = usage.cost_usd() {
+        told["cost"] = cost.into();
+    }
+    told
 }

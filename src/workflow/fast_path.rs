@@ -1,16 +1,21 @@
 //! The fast path: a short, simple first message gets one direct model call.
+//!
+//! A message with a conversation before it never takes it by itself. A client may force it then, and the call is given the
+//! conversation.
 
 use std::sync::Arc;
 
 use fleet_actors::event::Audience;
 use fleet_actors::journal::Context;
-use fleet_actors::ports::{ChatMessage, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
+use fleet_actors::ports::{ChatMessage, MessageRow, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
+use fleet_actors::spend::Spend;
 use fleet_actors::turn::{StepResult, Turn};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::FleetEvent;
+use super::events::{FleetEvent, told_spend};
+use super::fleet::asked;
 
 /// Which messages need no agent. Phrases are lower case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,16 +66,21 @@ fn holds(text: &str, phrase: &str) -> bool {
     })
 }
 
-pub(super) async fn answer(turn: &mut Turn, input: &TaskInput, config: &WorkflowConfig) -> StepResult<RunOutput> {
+pub(super) async fn answer(
+    turn: &mut Turn,
+    input: &TaskInput,
+    config: &WorkflowConfig,
+    history: &[MessageRow],
+) -> StepResult<RunOutput> {
+    let rule = "Answer the message directly, kindly and briefly, in its language.";
+    let before = history.iter().map(|message| ChatMessage::new(message.role, message.content.clone()));
+    let messages = std::iter::once(ChatMessage::new(Role::System, rule)).chain(before);
     let agent = config.roster.get(&config.pipeline.default_agent).or_else(|| config.roster.iter().next());
     let request = ModelRequest {
         model: agent.map_or(&config.prompts.model, |agent| &agent.model).as_str().into(),
         agent: None,
         audience: Audience::User,
-        context: Context::of([
-            ChatMessage::new(Role::System, "Answer the message directly, kindly and briefly, in its language."),
-            ChatMessage::new(Role::User, input.message.clone()),
-        ]),
+        context: Context::of(messages.chain([asked(input, input.message.clone())])),
         tools: Arc::from([]),
         output: OutputForm::Text,
         temperature: agent.and_then(|agent| agent.temperature),
@@ -78,6 +88,8 @@ pub(super) async fn answer(turn: &mut Turn, input: &TaskInput, config: &Workflow
     };
     let reply = turn.model("answer", request).await?;
     let usage = reply.usage.unwrap_or_default();
+    let mut spend = Spend::default();
+    spend.add_model(None, usage);
     turn.emit(&FleetEvent::Answer {
         message: reply.text.clone(),
         author: None,
@@ -86,7 +98,7 @@ pub(super) async fn answer(turn: &mut Turn, input: &TaskInput, config: &Workflow
         quality_pending: false,
         quality_score: None,
         quality_flag: None,
-        spent: Some(json!({ "model_calls": 1, "tool_calls": 0, "usage": usage })),
+        spent: Some(told_spend(&spend)),
     });
     let metadata = json!({
         "mode": "fast_path",

@@ -44,6 +44,16 @@ pub(super) struct Draft {
     pub artifacts: Vec<String>,
 }
 
+impl Draft {
+    /// With the files of the draft that it replaces: its text may still speak of them.
+    pub fn after(mut self, before: &Self) -> Self {
+        let mut artifacts = before.artifacts.clone();
+        artifacts.extend(self.artifacts.into_iter().filter(|name| !before.artifacts.contains(name)));
+        self.artifacts = artifacts;
+        self
+    }
+}
+
 /// A round of work: what came of the one before it and what it must do about that.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Round<'a> {
@@ -101,17 +111,13 @@ impl<'a> Fleet<'a> {
         self.warn(turn, "phase_degraded", message, json!({ "phase": phase, "code": failure.code }));
     }
 
-    /// An agent's messages: who it is, the conversation, what the client added, and its part.
+    /// An agent's messages: who it is, the conversation, its part with what the client added.
     pub fn context(&self, agent: &Agent, part: String) -> Context {
         let mut context = Context::default().with(ChatMessage::new(Role::System, agent.instructions.clone()));
         for message in self.history {
             context = context.with(ChatMessage::new(message.role, message.content.clone()));
         }
-        if let Some(more) = &self.input.additional_context {
-            let text = format!("Additional context from the client: {more}");
-            context = context.with(ChatMessage::new(Role::System, text));
-        }
-        context.with(ChatMessage::new(Role::User, part))
+        context.with(asked(self.input, part))
     }
 
     /// What an agent is asked to do. One that works alone on a first round gets the message as it was written.
@@ -164,6 +170,15 @@ impl<'a> Fleet<'a> {
             description: clip(&offer.spec.description, 300),
         };
         offered.map(card).collect()
+    }
+}
+
+/// What a model is asked to do, and what the client added to the task. That is a user's text like the message, and no rule of
+/// ours; and it is part of one message, for some models take no two of a user in a row.
+pub(super) fn asked(input: &TaskInput, part: String) -> ChatMessage {
+    match &input.additional_context {
+        Some(more) => ChatMessage::new(Role::User, format!("{part}\n\nAdditional context from the client:\n{more}")),
+        None => ChatMessage::new(Role::User, part),
     }
 }
 

@@ -4,10 +4,10 @@ use fleet_actors::event::Failure;
 use fleet_actors::ports::{FinishReason, LocalFuture, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::FleetEvent;
+use super::events::{FleetEvent, told_spend};
 use super::fleet::Fleet;
 use crate::prompts::Signature;
 use crate::prompts::signatures::{
@@ -21,11 +21,7 @@ struct Choice {
     choose_from: Vec<String>,
 }
 
-pub(super) fn classify_intent<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn classify_intent<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs =
             IntentClassificationInputs { text: input.message.clone(), possible_intents: choice(input)?.choose_from };
@@ -33,11 +29,7 @@ pub(super) fn classify_intent<'a>(
     })
 }
 
-pub(super) fn extract_entities<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn extract_entities<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let inputs = EntityExtractionInputs { text: input.message.clone(), entity_types: choice(input)?.choose_from };
         Box::pin(asked::<EntityExtraction>(turn, input, "entities", &inputs)).await
@@ -63,7 +55,6 @@ where
     let answer = json!(fleet.phase::<S>(turn, step, inputs).await?);
     let spend = turn.spent();
     let text = answer.to_string();
-    let spent = json!({ "model_calls": spend.model_calls, "tool_calls": 0, "usage": spend.usage });
     turn.emit(&FleetEvent::Answer {
         message: text.clone(),
         author: None,
@@ -72,7 +63,7 @@ where
         quality_pending: false,
         quality_score: None,
         quality_flag: None,
-        spent: Some(spent),
+        spent: Some(told_spend(&spend)),
     });
     let metadata = json!({ "answer": answer, "model_calls": spend.model_calls, "usage": spend.usage });
     Ok(RunOutput { text, metadata, ..RunOutput::default() })

@@ -10,7 +10,7 @@ use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
 use super::WorkflowConfig;
-use super::events::FleetEvent;
+use super::events::{FleetEvent, told_spend};
 use super::fleet::{Draft, Fleet, Round, clip, ends_the_run};
 use super::modes::execute;
 use super::quality::{self, Judged};
@@ -45,7 +45,6 @@ pub(super) async fn run(
     let spend = turn.spent();
     let quality_pending = config.pipeline.scores_in_background();
     let score = quality.as_ref().map(|quality| quality.score);
-    let spent = json!({ "model_calls": spend.model_calls, "tool_calls": spend.tool_calls, "usage": spend.usage });
     turn.emit(&FleetEvent::Answer {
         message: draft.text.clone(),
         author: Some(draft.agent.clone()),
@@ -54,7 +53,7 @@ pub(super) async fn run(
         quality_pending,
         quality_score: score,
         quality_flag: flag.map(str::to_owned),
-        spent: Some(spent),
+        spent: Some(told_spend(&spend)),
     });
     let mut metadata = json!({
         "mode": mode_name(&fleet, &plan),
@@ -68,7 +67,6 @@ pub(super) async fn run(
         "by_agent": spend.by_agent,
         "finish_reason": draft.finish_reason,
         "truncated": draft.finish_reason.truncates(),
-        "quality_pending": quality_pending,
     });
     if let Some(quality) = &quality {
         metadata["quality"] = json!(quality);
@@ -152,7 +150,7 @@ async fn worked_out(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan, draft: Draft
         match Box::pin(execute(turn, fleet, plan, round)).await {
             Ok(draft) => {
                 stalls = if draft.text.trim() == done.draft.text.trim() { stalls + 1 } else { 0 };
-                done.draft = draft;
+                done.draft = draft.after(&done.draft);
             }
             Err(failure) if ends_the_run(&failure) => return Err(failure),
             Err(failure) => {

@@ -51,7 +51,7 @@ pub(super) async fn judged(turn: &mut Turn, fleet: &Fleet<'_>, draft: Draft) -> 
             fleet.warn(turn, "refinement_dropped", "the new answer is no better, so the earlier one stays", data);
             break;
         }
-        (best, quality) = better;
+        (best, quality) = (better.0.after(&best), better.1);
         refined = true;
     }
     let flag =
@@ -114,16 +114,13 @@ pub(super) fn in_background(turn: &Turn, fleet: &Fleet<'_>, draft: &Draft) -> Ch
         mode: None,
         additional_context: Some(more),
         principal: fleet.input.principal.clone(),
+        checkpoints_listed: fleet.input.checkpoints_listed,
     };
     ChildRun { name: QUALITY_WORKFLOW.into(), version: QUALITY_VERSION, input }
 }
 
 /// Scores the answer of another run. Its result's metadata holds `quality` and the `workflow_id` that it belongs to.
-pub(super) fn assess<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn assess<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config = turn.pinned::<WorkflowConfig>()?;
         let said = |key: &str| {

@@ -3,7 +3,7 @@
 //! What a model answers is a proposal. [`Plan::of`] makes of it something that can be carried out: agents that exist, one
 //! part for each, a mode that fits how many there are. Every repair is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_actors::event::Answer;
 use fleet_actors::event::Failure;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::agent::{decision, expired, reason, word_schema};
 use super::events::FleetEvent;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, clip};
 use super::rules::OnExpiry;
 use crate::agents::Roster;
 use crate::prompts::signatures::{
@@ -24,6 +24,11 @@ use crate::prompts::signatures::{
 
 /// Everything under this prefix of the shared cache is a routing.
 pub const ROUTING_CACHE: &str = "routing/";
+
+/// Agents that do not exist, as a warning names them.
+const UNKNOWN_SHOWN: usize = 5;
+/// Characters of such a name.
+const NAME_CHARS: usize = 60;
 
 /// Who does a task, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,12 +68,16 @@ impl Plan {
         let mut repairs = Vec::new();
         let mut repair = |warning, message: String| repairs.push(Repair { warning, message });
         let mut agents: Vec<&str> = Vec::new();
+        let mut unknown = BTreeSet::new();
         for name in &routing.assigned_to {
             match roster.meant(name) {
                 Some(agent) if agents.contains(&agent.name.as_str()) => {}
                 Some(agent) => agents.push(&agent.name),
-                None => repair("unknown_agent", format!("routing named an agent that does not exist: {name}")),
+                None => drop(unknown.insert(name.as_str())),
             }
+        }
+        if !unknown.is_empty() {
+            repair("unknown_agent", format!("routing named who does not exist: {}", some_of(&unknown)));
         }
         if agents.is_empty() {
             repair("empty_assignment", format!("routing named nobody, so {default_agent} does it"));
@@ -122,6 +131,15 @@ impl Plan {
         let message = format!("{} ({mode})", self.agents().join(", "));
         FleetEvent::Thought { message, kind: "routing".to_owned(), data }
     }
+}
+
+/// The first few of the names, none of them long, and how many more there are.
+fn some_of(names: &BTreeSet<&str>) -> String {
+    let mut shown: Vec<String> = names.iter().take(UNKNOWN_SHOWN).map(|name| clip(name, NAME_CHARS)).collect();
+    if let Some(more) = names.len().checked_sub(UNKNOWN_SHOWN).filter(|more| *more > 0) {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
 }
 
 /// A part for each agent, and who had none: those take what stands under no assigned name, then the whole task.

@@ -7,14 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_actors::event::{Audience, Failure};
+use fleet_actors::event::Audience;
 use fleet_actors::journal::Context;
 use fleet_actors::ports::{
     ChatMessage, LocalFuture, MessageRow, ModelReply, ModelRequest, OutputForm, Role, RunOutput, TaskInput,
 };
 use fleet_actors::turn::{StepResult, Turn};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::events::{AgentMoment, FleetEvent, RunStatus};
 use super::{FastPathRules, within};
@@ -38,14 +37,9 @@ struct Profile {
     timeout_ms: Option<u64>,
 }
 
-pub(super) fn supervise<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    config: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config: Config = serde_json::from_value(config.clone())
-            .map_err(|error| Failure::new("internal", format!("the pinned configuration does not parse: {error}")))?;
+        let config = turn.pinned::<Config>()?;
         let history = turn.conversation(config.context_messages_max).await;
         turn.emit(&FleetEvent::Status { status: RunStatus::InProgress });
         let fast = match input.mode.as_deref() {

@@ -1,7 +1,7 @@
 //! `chat` and `list-agents`, and what `run` says of how an answer came about.
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::process::{Place, Said};
 
@@ -33,6 +33,14 @@ async fn a_chat_goes_on_turn_by_turn_and_its_commands_are_no_messages_here_and_t
             assert!(said.out.contains(entry["result"].as_str().unwrap().lines().next().unwrap()), "{said:?}");
         }
         assert_eq!(entries["executions"][0]["reasoning_effort"], "minimal");
+        let said = chat(&place, &["--enable-checkpointing", "false"], "my third question\n");
+        assert_eq!(said.code, 0, "{said:?}");
+        let entries = place.cli(&["history", "list", "--json"]).json();
+        let listed = |n: usize| {
+            let id = entries["executions"][n]["workflow_id"].as_str().unwrap();
+            place.cli(&["checkpoints", "list", id, "--json"]).json()["checkpoints"].as_array().unwrap().len()
+        };
+        assert_eq!((listed(0), listed(1) > 0), (0, true), "a chat may decline checkpoints");
     }
 }
 
@@ -60,6 +68,77 @@ pipeline: { default_agent: assistant }
         let entries = place.cli(&["history", "list", "--json"]).json();
         let calls: Vec<_> = entries["executions"].as_array().unwrap().iter().map(|e| e["status"].clone()).collect();
         assert_eq!(calls, ["completed", "completed"]);
+    }
+}
+
+/// Plays a script at a terminal of its own: what to wait for, what to type then. Prints the exit code and all that was seen.
+const TERMINAL: &str = r#"
+import os, pty, signal, sys
+def late(*_):
+    os.kill(pid, signal.SIGKILL)
+    sys.exit("too late\n" + seen)
+signal.signal(signal.SIGALRM, late)
+signal.alarm(20)
+script = [line.split("\t") for line in sys.stdin.read().split("\n") if line]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen, at = "", 0
+def more():
+    global seen
+    try:
+        got = os.read(fd, 4096).decode(errors="replace")
+    except OSError:
+        got = ""
+    seen += got
+    return got
+for wait, keys in script:
+    while seen.find(wait, at) < 0:
+        if not more():
+            sys.exit("it ended before: " + wait + "\n" + seen)
+    at = seen.find(wait, at) + len(wait)
+    os.write(fd, keys.encode().decode("unicode_escape").encode())
+while more():
+    pass
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(seen)
+"#;
+
+fn at_a_terminal(place: &Place, script: &[(&str, &str)]) -> Said {
+    let chat = place.reach(&["chat"]);
+    let mut command = Command::new("python3");
+    command.args(["-c", TERMINAL]).arg(chat.get_program()).args(chat.get_args()).current_dir(place.dir.path());
+    for (name, value) in chat.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines: String = script.iter().map(|(wait, keys)| format!("{wait}\t{keys}\n")).collect();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[tokio::test]
+async fn ctrl_c_at_a_terminal_stops_the_turn_and_not_the_program_here_and_through_a_server() {
+    for place in Place::both() {
+        let script = [
+            ("you> ", "please [[sim:hang]] wait\\n"),
+            ("begins", "\\x03"),
+            ("you> ", "please go on\\n"),
+            ("you> ", "\\x03"),
+            ("/quit or Ctrl-D leaves", ""),
+            ("you> ", "/quit\\n"),
+        ];
+        let said = at_a_terminal(&place, &script);
+        assert!(said.code == 0 && said.out.starts_with("0\n"), "{said:?}");
+        let listed = place.cli(&["history", "list", "--json"]).json();
+        let ends: Vec<_> = listed["executions"].as_array().unwrap().iter().map(|entry| &entry["status"]).collect();
+        assert_eq!(ends, ["completed", "cancelled"], "{said:?}");
     }
 }
 

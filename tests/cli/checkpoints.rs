@@ -58,6 +58,33 @@ async fn a_fork_is_a_run_of_its_own_that_waits_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_run_that_declined_checkpoints_lists_none_and_is_resumed_and_forked_all_the_same() {
+    for place in Place::both() {
+        let declined = place.cli(&["run", "--json", "-m", "please", "--enable-checkpointing", "false"]).json();
+        let wanted = place.cli(&["run", "--json", "-m", "please", "--enable-checkpointing", "true"]).json();
+        let listed = |run: &Value| {
+            let list = place.cli(&["checkpoints", "list", run["execution_id"].as_str().unwrap(), "--json"]).json();
+            list["checkpoints"].as_array().unwrap().len()
+        };
+        assert_eq!((listed(&declined), listed(&wanted) > 0), (0, true));
+        let id = declined["execution_id"].as_str().unwrap();
+        let said = place.cli(&["checkpoints", "list", id]);
+        assert_eq!((said.code, said.out.lines().count()), (0, 1), "a heading and nothing under it: {said:?}");
+        let calls = place.counted("completed").await;
+        let resumed = place.cli(&["checkpoints", "resume", id, "--json"]).json();
+        assert_eq!((&resumed["execution_id"], &resumed["result"]), (&declined["execution_id"], &declined["result"]));
+        let shown = place.cli(&["checkpoints", "show", id, "--json"]).json();
+        assert!(shown["position"].is_u64() && place.cli(&["checkpoints", "fork", id]).code == 0, "{shown}");
+        assert_eq!(place.counted("completed").await, calls, "no model was called again");
+    }
+    let mut place = Place::new();
+    place.set("FLEET_SESSIONS__ENABLE_CHECKPOINTING", "false");
+    let id = place.ran("please");
+    let list = place.local(&["checkpoints", "list", &id, "--json"]).json();
+    assert_eq!(list["checkpoints"], serde_json::json!([]), "the settings say it where the run does not");
+}
+
+#[tokio::test]
 async fn a_run_that_died_with_its_process_is_found_and_gone_on_with_to_its_whole_text() {
     for served in [false, true] {
         let mut place = Place::with_model(0, 20);

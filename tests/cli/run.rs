@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::process::{Place, Process, get, get_until};
+use crate::process::{Place, Process, get, get_until, until};
 
 #[tokio::test]
 async fn a_run_streams_its_answer_or_says_it_as_one_json_object_here_and_through_a_server() {
@@ -153,4 +153,43 @@ async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_c
         assert_eq!((resumed.code, &resumed.json()["status"]), (0, &"completed".into()), "{signal}: {resumed:?}");
         assert_eq!(place.counted("completed").await, 1);
     }
+}
+
+#[test]
+fn code_can_be_run_whatever_the_umask_of_the_process_is() {
+    let place = Place::new();
+    let wanted = place.command(&["run", "-m", "please work"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(wanted.get_program()).args(wanted.get_args());
+    for (name, value) in wanted.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let said = shell.current_dir(place.dir.path()).output().unwrap();
+    let errors = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && !errors.contains("Permission denied"), "{errors}");
+}
+
+/// The server takes the connection and says nothing, so the run is still being started.
+#[test]
+fn an_interrupt_while_a_run_begins_is_remembered_and_a_second_one_leaves() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::new();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut command = place.command(&["run", "-m", "please work", "--server", &url]);
+    let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = run.id();
+    let mut run = Process::reading(run);
+    let _accepted = silent.accept().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    assert!(u64::from_str_radix(caught, 16).unwrap() & 2 != 0, "an interrupt would end it at once");
+    // Two that come before the first is looked at are one.
+    until("it leaves", || {
+        run.signal("-INT");
+        run.log().contains("left while the run was being started")
+    });
+    assert_eq!(run.exit_code(), Some(1), "{}", run.log());
 }

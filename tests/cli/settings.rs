@@ -70,9 +70,9 @@ impl Workflows for Asks {
     }
 }
 
-fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config: WorkflowConfig = serde_json::from_value(config.clone()).unwrap();
+        let config = turn.pinned::<WorkflowConfig>()?;
         let text = match turn.ask_human("plan", config.question("approval", json!({ "plan": "buy" }))).await.answer {
             Answer::Given(answer) => answer.to_string(),
             Answer::Expired => "nobody answered in time".to_owned(),
@@ -88,6 +88,7 @@ fn asked_under(config: &Value) -> String {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
         let arbiter = actix::Arbiter::current();
         let services = Services {
+            meter: Arc::default(),
             checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
             store: store.clone(),
             clock: clock.clone(),
@@ -120,6 +121,7 @@ fn asked_under(config: &Value) -> String {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let (config, message) = (config.clone().into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };

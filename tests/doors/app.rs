@@ -192,6 +192,7 @@ fn api(settings: Settings, script: Arc<Script>, workflows: Arc<dyn Workflows>) -
         ..RunLimits::default()
     };
     let services = Services {
+        meter: Arc::default(),
         store: store.clone(),
         checkpoints: CheckpointActor::start_on(&arbiter, store, Arc::new(|text| panic!("{text}"))),
         clock,

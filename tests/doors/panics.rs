@@ -28,7 +28,7 @@ impl Workflows for Panicking {
 static ONCE: AtomicU32 = AtomicU32::new(0);
 static LIVES: AtomicU32 = AtomicU32::new(0);
 
-fn panicking<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn panicking<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let text = match input.message.as_str() {
             "panics once" => {

@@ -39,7 +39,7 @@ async fn a_chat_is_connected_then_events_then_done_then_closed_with_1000() {
     assert!(events.iter().all(|event| event["workflow_id"] == *workflow && event["timestamp"].is_string()));
     assert!(events.iter().all(|event| event.get("seq").is_none() && event.get("step").is_none()));
     let data = json!({"conversation_id": "c1", "checkpoint_id": workflow, "is_resume": false,
-        "checkpointing_enabled": false, "workflow_id": workflow});
+        "checkpointing_enabled": true, "workflow_id": workflow});
     assert_eq!(events[0]["data"], data);
     let completed = events.iter().find(|event| event["type"] == "response.completed").expect("one");
     assert_eq!(completed["message"], "Hello");

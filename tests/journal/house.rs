@@ -34,16 +34,12 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// As many calls of the tool `look` as the message says, then one of `wait`. With mode `rounds`, a model speaks before
 /// each call and is shown all that was said.
-fn program<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn program<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(run(turn, input, None))
 }
 
 /// The same code after a change that its author forgot to give a new version: call 500 asks for something else.
-fn changed_program<'a>(
-    turn: &'a mut Turn,
-    input: &'a TaskInput,
-    _: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn changed_program<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(run(turn, input, Some(500)))
 }
 
@@ -199,6 +195,7 @@ impl House {
         });
         let on_failed = Arc::new(|reason: &str| panic!("{reason}"));
         let services = Services {
+            meter: Arc::default(),
             store: store.clone(),
             checkpoints: CheckpointActor::start_on(&arbiter.handle(), store, on_failed),
             clock,
@@ -225,6 +222,7 @@ impl House {
             mode: mode.map(str::to_owned),
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let made = NewWorkflow {
             name: "long".into(),

@@ -125,3 +125,16 @@ async fn a_line_of_megabytes_is_read_in_linear_time() {
     assert_eq!(reply.text.len(), text.len());
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "took {:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn calls_of_one_reply_that_were_given_one_id_are_told_apart() {
+    let call = |name| serde_json::json!({"id": "t", "function": {"name": name, "arguments": "{}"}});
+    let chat = serde_json::json!({"choices": [{"message": {"tool_calls": [call("find"), call("now")]}}]});
+    let item = |name| serde_json::json!({"type": "function_call", "call_id": "t", "name": name, "arguments": "{}"});
+    let responses = serde_json::json!({"status": "completed", "output": [item("find"), item("now")]});
+    for (api, body) in [(Api::ChatCompletions, chat), (Api::Responses, responses)] {
+        let reply = ask(api, super::support::json_answer(&body)).await.expect("whole");
+        let calls: Vec<_> = reply.tool_calls.iter().map(|call| (call.id.as_str(), call.name.as_str())).collect();
+        assert_eq!(calls, [("t", "find"), ("call_1", "now")], "{api:?}");
+    }
+}

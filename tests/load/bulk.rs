@@ -60,6 +60,7 @@ fn turn(message: &str, config: &Value) -> StartTurn {
         mode: None,
         additional_context: None,
         principal: TaskInput::local(),
+        checkpoints_listed: true,
     };
     let config = config.clone().into();
     StartTurn { workflow: WorkflowId::generate(), made, input, config, message: None, detached: false }
@@ -149,9 +150,12 @@ async fn one(sessions: &Sessions, way: usize, config: &Value) {
 
 /// Waits until a run that nobody watches has no owner, and looks how it ended, unless it was swept by then.
 async fn gone(sessions: &Sessions, workflow: &WorkflowId, expected: RunOutcome) {
-    while sessions.is_live(workflow).await.unwrap() {
-        tokio::time::sleep(Duration::from_millis(3)).await; // allow-sleep: polls a condition, on paused time
-    }
+    let polls = async {
+        while sessions.is_live(workflow).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(3)).await; // allow-sleep: polls a condition under a deadline
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3_600), polls).await.expect("on paused time, in an hour");
     if let Some(row) = sessions.store().workflow(workflow).await.unwrap() {
         assert_eq!(row.state, WorkflowState::Ended(expected));
     }

@@ -47,7 +47,7 @@ fn view(side: &str, message: &str) -> ModelRequest {
 
 /// Two views at once, a tool that must be faster than a minute, and then a person decides. A `brief` question expires
 /// soon; a `raced` one is withdrawn when a timer comes first.
-fn inquiry<'a>(turn: &'a mut Turn, input: &'a TaskInput, _: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn inquiry<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let message = input.message.as_str();
         let views = turn

@@ -1,10 +1,11 @@
-//! The house under load: the cap under a crowd at every door, every end a run can have, a hundred thousand times, and a
-//! workflow that waits for people.
+//! The house under load: the cap under a crowd at every door, every end a run can have, a hundred thousand times,
+//! children, and a workflow that waits for people.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bulk;
 mod cap;
+mod children;
 mod client;
 mod ends;
 mod human;

@@ -180,6 +180,7 @@ impl Recipe {
         let arbiter = actix::Arbiter::current();
         let failed = Arc::new(|text: &str| panic!("{text}"));
         let services = Services {
+            meter: Arc::default(),
             checkpoints: CheckpointActor::start_on(&arbiter, self.store.clone(), failed),
             store: self.store.clone(),
             clock: self.clock.clone(),

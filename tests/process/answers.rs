@@ -13,13 +13,17 @@ use crate::parked::serve;
 use crate::process::{client, get, simulate};
 
 /// What fits no form of an answer to an approval.
-fn misfits() -> [Value; 5] {
+fn misfits() -> [Value; 8] {
     [
         json!(17),
         json!({ "decision": "maybe" }),
         json!({}),
         json!(["approve"]),
         json!({ "decision": "edit", "arguments": 1 }),
+        // What the tool itself would refuse.
+        json!({ "decision": "edit", "arguments": { "url": 5 } }),
+        json!({ "decision": "edit", "arguments": {} }),
+        json!({ "decision": "approve", "arguments": { "url": "http://127.0.0.1/", "verb": "POST" } }),
     ]
 }
 
@@ -82,7 +86,9 @@ async fn an_answer_that_does_not_fit_is_refused_at_every_door_and_the_question_s
         for misfit in misfits() {
             let (status, problem) = respond(&misfit).await;
             assert_eq!((status, &problem["code"]), (422, &json!("answer_invalid")), "{misfit}: {problem}");
-            assert!(problem["errors"][0]["field"].as_str().unwrap().starts_with("response"), "{problem}");
+            let field = problem["errors"][0]["field"].as_str().unwrap();
+            assert!(field.starts_with("response"), "{problem}");
+            assert!(misfit["arguments"].is_null() || field.starts_with("response/arguments"), "{misfit}: {problem}");
             still_open().await;
         }
         assert_eq!(respond(&yes).await.0, 200);

@@ -17,5 +17,6 @@ mod model;
 mod panics;
 mod parked;
 mod process;
+mod score;
 mod storage;
 mod teams;

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 const GOOD: &str = r#"{"score": 8, "missing_elements": [], "required_improvements": [], "reasoning": "fine"}"#;
 
-fn judge<'a>(turn: &'a mut Turn, input: &'a TaskInput, config: &'a Value) -> LocalFuture<'a, StepResult<RunOutput>> {
+fn judge<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let config: PromptConfig = serde_json::from_value(config.clone()).unwrap();
+        let config = turn.pinned::<PromptConfig>()?;
         let inputs =
             QualityAssessmentInputs { task: input.message.clone(), context: String::new(), answer: "42".to_owned() };
         let quality = ask::<QualityAssessment>(turn, "quality", &inputs, &config, Some("judge")).await?;

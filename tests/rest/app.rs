@@ -15,7 +15,7 @@ use agentic_fleet::workflow::{FleetWorkflows, WorkflowConfig};
 use fleet_actors::admission::Admission;
 use fleet_actors::cache::MemoryCache;
 use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
-use fleet_actors::event::Failure;
+use fleet_actors::event::{Failure, Usage};
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
@@ -32,6 +32,8 @@ use fleet_actors::watch::Watch;
 pub enum Script {
     Answers(&'static str),
     Fails(&'static str),
+    /// 10 tokens in, 4 of them cached; 5 out, 2 of them reasoning; 1.5 thousandths of a dollar.
+    Counts,
     Hangs,
 }
 
@@ -57,6 +59,12 @@ impl ModelClient for Model {
         Box::pin(async move {
             match self.script {
                 Script::Answers(text) => Ok(ModelReply { text: text.to_owned(), ..ModelReply::default() }),
+                Script::Counts => {
+                    let (input_tokens, cached_tokens, output_tokens, reasoning_tokens) = (10, 4, 5, 2);
+                    let cost_nanousd = Some(1_500_000);
+                    let usage = Usage { input_tokens, output_tokens, reasoning_tokens, cached_tokens, cost_nanousd };
+                    Ok(ModelReply { text: "counted".to_owned(), usage: Some(usage), ..ModelReply::default() })
+                }
                 Script::Fails(code) => Err(ModelError { failure: Failure::new(code, "no luck"), retry_in: None }),
                 Script::Hangs => std::future::pending().await,
             }
@@ -76,10 +84,16 @@ pub struct TestApp {
 impl TestApp {
     /// A server for `cap` runs at once.
     pub fn spawn(script: Script, cap: u32) -> Self {
+        Self::spawn_with(script, cap, |_| {})
+    }
+
+    /// The same with settings of its own.
+    pub fn spawn_with(script: Script, cap: u32, change: impl FnOnce(&mut Settings)) -> Self {
         let flags = Flags { profile: Some("test".to_owned()), ..Flags::default() };
         let mut settings = Settings::load(&Sources { flags, ..Sources::default() }).unwrap().settings;
         settings.server.workers = serde_json::from_value(1.into()).unwrap();
         settings.server.body_timeout_ms = serde_json::from_value(200.into()).unwrap();
+        change(&mut settings);
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let memory = MemoryStore::new(clock.clone());
         let store = Arc::new(memory.clone());
@@ -99,6 +113,7 @@ impl TestApp {
             agents: Arc::new(Model { script, calls: calls.clone() }),
             tools: Arc::new(NoTools),
             cache: Arc::new(MemoryCache::new(Arc::new(ManualClock::default()), 16)),
+            meter: Arc::default(),
             workflows: Arc::new(FleetWorkflows),
             logs: Logs::new(64),
             limits: RunLimits::default(),

@@ -131,3 +131,23 @@ async fn metrics_move_with_what_happens() {
     }
     drop(permit);
 }
+
+#[actix_web::test]
+async fn metrics_count_calls_tokens_of_one_kind_each_and_dollars() {
+    let app = TestApp::spawn(Script::Counts, 4);
+    for _ in 0..3 {
+        assert_eq!(app.post("/api/v1/run", r#"{"task":"t"}"#).await.status(), 201);
+    }
+    let page = app.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "fleet_model_calls_total{outcome=\"completed\"} 3",
+        "fleet_model_calls_total{outcome=\"failed\"} 0",
+        "fleet_model_tokens_total{kind=\"input\"} 18",
+        "fleet_model_tokens_total{kind=\"cached_input\"} 12",
+        "fleet_model_tokens_total{kind=\"output\"} 9",
+        "fleet_model_tokens_total{kind=\"reasoning\"} 6",
+        "fleet_model_cost_dollars_total 0.0045",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+    }
+}

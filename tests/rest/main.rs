@@ -4,6 +4,7 @@
 
 mod admission;
 mod app;
+mod checkpoints;
 mod doors;
 mod problems;
 mod resources;

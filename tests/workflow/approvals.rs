@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use agentic_fleet::tools::arguments::validator;
 use agentic_fleet::workflow::{OnExpiry, WorkflowConfig};
 use fleet_actors::event::{EventBody, RunOutcome};
-use fleet_actors::ports::ToolCall;
+use fleet_actors::ports::{ToolCall, ToolOutput};
 use fleet_actors::testing::script::{Ran, Script};
 use serde_json::{Value, json};
 
-use crate::support::{Asked, config, plan, routing, script, told, wants};
+use crate::support::{Asked, config, offers, plan, result_of, routing, script, told, wants};
 
 /// The researcher wants to run code and then says what it was told.
 fn asks(config: &WorkflowConfig) -> Script {
@@ -193,4 +194,63 @@ fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
     assert!(reviewed(None, OnExpiry::Reject).starts_with("plan_rejected"));
     assert!(reviewed(None, OnExpiry::Fail).starts_with("approval_expired"));
     assert_eq!(reviewed(None, OnExpiry::Continue), r#"["researcher","writer"]"#);
+}
+
+#[test]
+fn a_question_about_a_call_says_what_its_tool_takes_however_the_tool_says_it() {
+    let code = json!({ "type": "string", "minLength": 1 });
+    let takes = |code: Value| json!({ "type": "object", "properties": { "code": code }, "required": ["code"], "additionalProperties": false });
+    let with = |more: Value, schema: Value| {
+        let mut schema = schema;
+        schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        schema
+    };
+    let inside = || takes(json!({ "$ref": "#/$defs/code" }));
+    let forms = [
+        takes(code.clone()),
+        with(json!({ "$defs": { "code": code } }), inside()),
+        with(json!({ "$defs": { "code": code }, "$id": "https://tools.example/python" }), inside()),
+        with(json!({ "$defs": { "code": code }, "$schema": "https://json-schema.org/draft/2020-12/schema" }), inside()),
+        with(
+            json!({ "definitions": { "code": code }, "$schema": "http://json-schema.org/draft-07/schema#" }),
+            takes(json!({ "$ref": "#/definitions/code" })),
+        ),
+    ];
+    for form in forms {
+        let mut offers = offers();
+        offers.iter_mut().find(|offer| offer.spec.name == "python").unwrap().spec.parameters = form.clone();
+        let ran = asks(&config())
+            .tools(offers, Duration::ZERO, |call| Ok(ToolOutput::text(result_of(call))))
+            .human(|_| Some(true.into()))
+            .run();
+        ran.replay();
+        assert_eq!(ran.tool_calls.len(), 1, "{form}");
+        let schema = ran.events.iter().find_map(|event| {
+            if let EventBody::Asked { question, .. } = &event.body { question.answer_schema.clone() } else { None }
+        });
+        let judge = validator(&schema.unwrap()).unwrap_or_else(|| panic!("no schema comes of {form}"));
+        for fits in [
+            json!(true),
+            json!("approve"),
+            json!({ "decision": "approve" }),
+            json!({ "decision": "approve", "arguments": { "code": "2" } }),
+            json!({ "decision": "edit", "arguments": { "code": "2" } }),
+            json!({ "decision": "reject", "reason": "no" }),
+        ] {
+            assert!(judge.is_valid(&fits), "{fits} does not fit {form}");
+        }
+        for (misfit, place) in [
+            (json!({ "decision": "edit", "arguments": { "code": 2 } }), "/arguments/code"),
+            (json!({ "decision": "approve", "arguments": { "code": "" } }), "/arguments/code"),
+            (json!({ "decision": "edit", "arguments": {} }), "/arguments"),
+            (json!({ "decision": "edit", "arguments": { "code": "2", "more": 1 } }), "/arguments"),
+            (json!({ "decision": "edit", "arguments": "2" }), "/arguments"),
+            (json!({ "decision": "maybe" }), "/decision"),
+            (json!({}), ""),
+            (json!(17), ""),
+        ] {
+            let error = judge.validate(&misfit).expect_err(&format!("{misfit} fits {form}"));
+            assert_eq!(error.instance_path().to_string(), place, "{misfit}: {error}");
+        }
+    }
 }

@@ -6,12 +6,15 @@ use std::time::Duration;
 use agentic_fleet::workflow::WorkflowConfig;
 use fleet_actors::cache::MemoryCache;
 use fleet_actors::event::{EventBody, Failure, RunOutcome};
-use fleet_actors::ports::{Access, Artifact, ToolOutput};
+use fleet_actors::ports::{Access, Artifact, ToolCall, ToolOutput};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::script::{Ran, Script};
 use serde_json::{Value, json};
 
-use crate::support::{Asked, Log, config, offer, offers, plan, script, told, wants};
+use crate::support::{
+    Asked, Log, MODES, config, config_with_tools, offer, offers, plan, progress, quality, script, told, wants,
+    with_tools,
+};
 
 /// The researcher makes these calls in its first round and then answers with what it was told.
 fn calling(config: &WorkflowConfig, calls: Vec<(&'static str, Value)>) -> Script {
@@ -221,4 +224,49 @@ fn an_equal_search_within_its_time_is_not_made_again() {
     assert_eq!(again.result().text, run("x").result().text);
     clock.advance(Duration::from_secs(61));
     assert_eq!(run("x").tool_calls.len(), 1);
+}
+
+/// A tool that leaves a file behind that is named after it.
+fn leaves_a_file(call: &ToolCall) -> Result<ToolOutput, Failure> {
+    let name = format!("{}.png", call.name);
+    let file = Artifact { url: format!("/{name}"), name, media_type: "image/png".to_owned(), bytes: 7 };
+    Ok(ToolOutput { artifacts: vec![file], ..ToolOutput::text("some") })
+}
+
+#[test]
+fn files_that_any_agent_of_any_mode_made_are_named_at_the_end_of_the_run() {
+    for mode in MODES {
+        let config = config_with_tools();
+        let script = with_tools(mode, &config).tools(offers(), Duration::from_millis(5), leaves_a_file);
+        let ran = script.run();
+        ran.replay();
+        assert_eq!(ran.result().metadata["artifacts"], json!(["search.png", "python.png"]), "{mode}");
+    }
+}
+
+#[test]
+fn files_of_a_first_version_are_named_although_another_round_made_a_better_one() {
+    for refined_by in ["progress", "quality"] {
+        let mut config = config();
+        let rules = &mut config.pipeline;
+        (rules.progress, rules.quality, rules.max_rounds) = (refined_by == "progress", refined_by == "quality", 3);
+        (rules.refinement, rules.quality_in_background) = (true, false);
+        (rules.refinement_threshold, rules.refinement_min_improvement, rules.max_refinement_rounds) = (8.0, 0.5, 2);
+        let script = script(&config).model(move |call| {
+            let asked = Asked::of(call);
+            let second = asked.text.contains("second version");
+            match (asked.name, asked.results.len()) {
+                ("", 0) if asked.text.contains("the price of Y") => "second version".into(),
+                ("", 0) => wants(&[("search", json!({ "query": "X" }))]),
+                ("", _) => "first version".into(),
+                ("ProgressEvaluation", _) if !second => progress("refine", "add the price of Y").into(),
+                ("QualityAssessment", _) => quality(if second { 9.0 } else { 5.0 }).into(),
+                _ => asked.sensible(&plan("delegated")),
+            }
+        });
+        let ran = script.tools(offers(), Duration::from_millis(5), leaves_a_file).run();
+        ran.replay();
+        assert_eq!(ran.result().text, "second version", "{refined_by}");
+        assert_eq!(ran.result().metadata["artifacts"], json!(["search.png"]), "{refined_by}");
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use agentic_fleet::workflow::{FleetWorkflows, QUALITY_VERSION, QUALITY_WORKFLOW};
 use fleet_actors::cache::MemoryCache;
-use fleet_actors::event::RunOutcome;
-use fleet_actors::ports::{Role, Workflows as _};
+use fleet_actors::event::{RunOutcome, Usage};
+use fleet_actors::ports::{ModelReply, OutputForm, Role, Workflows as _};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::script::{Reply, Script};
 use serde_json::{Value, json};
@@ -273,4 +273,92 @@ fn runs_that_rest_under_version_1_still_find_their_function() {
         ran.replay();
     }
     assert!(FleetWorkflows.find("SupervisorWorkflow", 3).is_none());
+}
+
+#[test]
+fn a_fast_path_that_a_client_forces_is_given_the_conversation_as_far_as_it_fits() {
+    for (messages_max, heard) in
+        [(10, &["my name is Ada", "Hello Ada", TASK][..]), (1, &["Hello Ada", TASK]), (0, &[TASK])]
+    {
+        let mut config = config();
+        config.context_messages_max = messages_max;
+        let ran = script(&config)
+            .input(|input| input.mode = Some("fast_path".to_owned()))
+            .said(Role::User, "my name is Ada")
+            .said(Role::Assistant, "Hello Ada")
+            .model(|_| "Ada.")
+            .run();
+        ran.replay();
+        let [call] = &ran.model_calls[..] else { panic!("{} calls", ran.model_calls.len()) };
+        let messages = call.request.context.messages();
+        let said: Vec<_> = messages.iter().skip(1).map(|message| message.content.as_str()).collect();
+        assert_eq!((said.as_slice(), messages[0].role), (heard, Role::System));
+        assert!(messages.iter().skip(1).all(|message| message.role != Role::System));
+        assert_eq!(ran.result().metadata["mode"], "fast_path");
+    }
+}
+
+#[test]
+fn what_a_client_adds_to_its_task_is_heard_as_a_users_text_and_never_as_a_rule() {
+    for mode in ["fast_path", "delegated", "sequential", "parallel", "handoff", "discussion"] {
+        let ran = script(&config())
+            .input(|input| {
+                input.mode = Some(mode.to_owned());
+                input.additional_context = Some(json!({ "rule": "canary-context" }));
+            })
+            .model(move |call| Asked::of(call).sensible(&plan(mode)))
+            .run();
+        assert_eq!(ran.outcome(), RunOutcome::Completed, "{mode}");
+        ran.replay();
+        let mut agents = 0;
+        for call in &ran.model_calls {
+            let messages = call.request.context.messages();
+            let heard = messages.iter().filter(|message| message.content.contains("canary-context"));
+            let roles: Vec<_> = heard.map(|message| message.role).collect();
+            assert!(roles.iter().all(|role| *role == Role::User), "{mode}: {roles:?}");
+            agents += usize::from(call.request.output == OutputForm::Text && !roles.is_empty());
+        }
+        assert!(agents > 0, "{mode}: no agent heard of it");
+    }
+}
+
+#[test]
+fn however_many_agents_a_routing_makes_up_one_warning_names_a_few_of_them() {
+    let made_up = |n: usize| format!("wizard-{n:03}-{}", "x".repeat(500));
+    let mut proposed = routing("delegated", &[("researcher", "Find out")]);
+    proposed["assigned_to"] = (0..300).map(made_up).chain(["researcher".to_owned(), made_up(0)]).collect();
+    let ran = script(&config()).model(move |call| Asked::of(call).sensible(&proposed)).run();
+    ran.replay();
+    assert_eq!(told(&ran, "warning"), ["unknown_agent"]);
+    assert_eq!(ran.result().metadata["agents"], json!(["researcher"]));
+    let warning = ran.emitted().find(|event| event["data"]["warning"] == "unknown_agent").unwrap();
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains("wizard-004") && message.ends_with("and 295 more"), "{message}");
+    assert!(warning.to_string().len() < 1_000, "{} bytes", warning.to_string().len());
+}
+
+#[test]
+fn the_final_event_tells_by_agent_what_was_spent_and_dollars_only_where_a_price_is_known() {
+    for (fast, price, cost) in [(false, Some(1_500_000), json!(0.001_5)), (true, None, Value::Null)] {
+        let mut config = config();
+        let rules = &mut config.pipeline;
+        (rules.analysis, rules.routing, rules.progress, rules.quality) = (false, false, false, false);
+        let agent = if fast { "orchestrator".to_owned() } else { rules.default_agent.clone() };
+        let script = script(&config).input(move |input| input.mode = fast.then(|| "fast_path".to_owned()));
+        let script = script.model(move |_| {
+            let usage = Usage { input_tokens: 10, output_tokens: 5, cost_nanousd: price, ..Usage::default() };
+            Reply::from(ModelReply { text: "so it is".to_owned(), usage: Some(usage), ..ModelReply::default() })
+        });
+        let ran = script.run();
+        ran.replay();
+        let answer = ran.emitted().find(|event| event["event"] == "answer").unwrap();
+        let spent = &answer["spent"];
+        let parts = spent["by_agent"].as_object().unwrap();
+        assert_eq!(parts.keys().collect::<Vec<_>>(), [&agent]);
+        for part in [spent, &parts[&agent]] {
+            assert_eq!((&part["model_calls"], &part["tool_calls"]), (&json!(1), &json!(0)));
+            assert_eq!((&part["usage"]["input_tokens"], &part["usage"]["output_tokens"]), (&json!(10), &json!(5)));
+            assert_eq!((part.get("cost").unwrap_or(&Value::Null), part["usage"].get("cost_nanousd")), (&cost, None));
+        }
+    }
 }

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
@@ -46,6 +47,15 @@ impl Pinned {
 impl From<Value> for Pinned {
     fn from(value: Value) -> Self {
         Self(Arc::new(Inner { value, text: OnceLock::new(), parsed: OnceLock::new() }))
+    }
+}
+
+impl FromStr for Pinned {
+    type Err = serde_json::Error;
+
+    /// Of its JSON, as it stands in a journal.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str::<Value>(text).map(Self::from)
     }
 }
 

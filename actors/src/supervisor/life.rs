@@ -7,6 +7,9 @@
 //! Absent on purpose: a retry of a lost append under other words. The same batch is asked again until the store says
 //! what became of it.
 
+mod ending;
+mod times;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -17,19 +20,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::event::{Answer, EventBody, Failure, RunOutcome};
+use crate::event::RunOutcome;
 use crate::failpoint::{FailPoint, reach};
-use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
-use crate::journal::{Past, Positioned, RESTARTED, Record, encode};
+use crate::ids::{Epoch, Position, WorkflowId};
+use crate::journal::{Past, RESTARTED, Record, encode};
 use crate::limits::RunLimits;
 use crate::mutant::{self, Mutant};
 use crate::ports::{
-    Append, ChildRun, Claim, Command, HistoryRow, LocalFuture, MessageRow, NewChild, NewWorkflow, Next, OnDisconnect,
-    Outcome, Pinned, Posted, Quality, Rest, Role, RunOutput, StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
+    Append, Claim, Command, LocalFuture, MessageRow, NewChild, NewWorkflow, Next, Outcome, Pinned, Rest, RunOutput,
+    StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
 };
 use crate::stream::{Grace, Log};
 use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
@@ -128,29 +130,20 @@ pub(crate) enum LifeEnd {
 type Function = Pin<Box<dyn Future<Output = std::thread::Result<StepResult<RunOutput>>>>>;
 
 /// Drives one life to its end. Dropping the future drops the workflow's future and everything it does.
-pub(crate) async fn live(mut inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
+pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
     let input = inputs.fresh.as_ref().map(|fresh| fresh.input.clone()).or_else(|| inputs.past.input.clone());
     let config = match &inputs.fresh {
         Some(fresh) => Some(fresh.config.clone()),
-        None => inputs
-            .past
-            .config
-            .as_deref()
-            .and_then(|config| serde_json::from_str::<Value>(config).ok())
-            .map(Pinned::from),
+        None => inputs.past.config.as_deref().and_then(|config| config.parse().ok()),
     };
     let (Some(input), Some(config)) = (input, config) else {
         return LifeEnd::Rested(Rest::Quarantined, "its journal does not say what it was given".to_owned());
     };
-    // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
-    // which a new run does not have yet.
-    inputs.past.input.get_or_insert_with(|| input.clone());
     let function = inputs.function;
-    let mut life = Life::begin(inputs, &input, config.clone());
+    let mut life = Life::begin(inputs, &input, config);
     let run = life.run.clone();
-    life.function = Some(Box::pin(
-        AssertUnwindSafe(async move { function(&mut Turn::root(run), &input, &config).await }).catch_unwind(),
-    ));
+    life.function =
+        Some(Box::pin(AssertUnwindSafe(async move { function(&mut Turn::root(run), &input).await }).catch_unwind()));
     life.drive(signals).await
 }
 
@@ -168,8 +161,6 @@ struct Life {
     made: NewWorkflow,
     writer: Rc<dyn Writer>,
     log: Arc<Log>,
-    /// What the run is pinned to; its children are pinned to the same.
-    config: Pinned,
     bore: Rc<Cell<bool>>,
     release: Rc<dyn Fn()>,
     started: WhoStarted,
@@ -217,12 +208,13 @@ enum Wake {
 impl Life {
     fn begin(inputs: LifeInputs, input: &TaskInput, config: Pinned) -> Self {
         let LifeInputs { workflow, made, epoch, mut past, runtime, fresh, detached, .. } = inputs;
-        // A new run's steps look for its conversation here, as those of a run taken over do.
+        // What the first life reads is what every later one must find: the conversation is read by the input in the journal,
+        // which a new run does not have yet.
         past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
         let after = past.head;
         let open = past.open_attempts();
-        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config.clone());
+        let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config);
         let root: Arc<str> = Arc::from("");
         run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
@@ -248,7 +240,6 @@ impl Life {
             made,
             writer: inputs.writer,
             log: inputs.log,
-            config,
             bore: inputs.bore,
             release: inputs.release,
             started: inputs.started,
@@ -469,155 +460,7 @@ impl Life {
         }
     }
 
-    fn over(&mut self) -> LifeEnd {
-        match self.closing.take() {
-            Some(closing) => closing.end,
-            None => LifeEnd::Fenced,
-        }
-    }
-
     // ------------------------------------------------------------------------------------------------------ ending
-
-    async fn returned(&mut self, result: StepResult<RunOutput>) {
-        self.function = None;
-        match result {
-            Ok(output) => {
-                if let Some(divergence) = self.run.past.unread() {
-                    return self.halted(Halt::Diverged(divergence)).await;
-                }
-                self.close(RunOutcome::Completed, Some(output), None);
-            }
-            Err(failure) => self.fail(failure),
-        }
-    }
-
-    async fn halted(&mut self, halt: Halt) {
-        self.function = None;
-        match halt {
-            Halt::Failed(failure) => self.fail(failure),
-            Halt::Diverged(divergence) => {
-                // What this life put in order is not written; what is in flight is.
-                self.settle().await;
-                drop(self.run.take_batch());
-                let text = format!("replay_diverged: {divergence}");
-                tracing::error!(workflow = %self.run.workflow, path = %divergence.path, "replay diverged: {}", divergence.detail);
-                self.refuse(StartFailure::Rests(Rest::Quarantined, text.clone()));
-                let end = LifeEnd::Rested(Rest::Quarantined, text);
-                self.closing = Some(Closing::plain(Next::Resting(Rest::Quarantined), end));
-            }
-        }
-    }
-
-    fn fail(&mut self, error: Failure) {
-        self.function = None;
-        self.run.void_under("", "failed");
-        let at = self.run.now();
-        let record = Record::Error { at, error: error.clone() };
-        self.run.push_event(&Arc::from(""), at, record, None, EventBody::Error { error: error.clone() });
-        self.close(RunOutcome::Failed, None, Some(error));
-    }
-
-    fn cancel(&mut self, reason: Arc<str>) {
-        if self.closing.is_some() {
-            return;
-        }
-        // Stopping the work and freeing the place waits for nothing; the event is one commit later.
-        self.function = None;
-        (self.release)();
-        self.run.void_under("", "cancelled");
-        let at = self.run.now();
-        let record = Record::Cancelled { at, reason: reason.clone() };
-        let error = Failure::new("cancelled", format!("cancelled: {reason}"));
-        self.run.push_event(&Arc::from(""), at, record, None, EventBody::Cancelled { reason });
-        self.close(RunOutcome::Cancelled, None, Some(error));
-    }
-
-    fn close(&mut self, outcome: RunOutcome, mut output: Option<RunOutput>, error: Option<Failure>) {
-        let at = self.run.now();
-        self.run.push_event(
-            &Arc::from(""),
-            at,
-            Record::Finished { at, outcome },
-            None,
-            EventBody::Finished { outcome },
-        );
-        let said = self.made.conversation.clone().zip(output.as_ref()).map(|(conversation, output)| MessageRow {
-            id: WorkflowId::generate().as_str().into(),
-            conversation,
-            role: Role::Assistant,
-            content: output.text.clone(),
-            created_at: at,
-            author: output.author.clone(),
-            agent_id: output.agent_id.clone(),
-            workflow: Some(self.run.workflow.clone()),
-            finish_reason: Some(output.finish_reason),
-            quality: output.quality.clone(),
-        });
-        let is_child = self.made.child_of.is_some();
-        let said = said.filter(|_| !is_child);
-        let children = output.as_mut().map(|output| std::mem::take(&mut output.children)).unwrap_or_default();
-        let children: Vec<_> = children.into_iter().map(|child| self.bear(child, at)).collect();
-        self.bore.set(!children.is_empty());
-        // A child that could not tell says so, or its parent's message would stay pending for ever.
-        let quality = output.as_ref().and_then(|output| output.quality.clone());
-        let quality = quality.or_else(|| is_child.then(Quality::not_scored));
-        let spend = self.run.spend();
-        let history = HistoryRow {
-            workflow_id: self.run.workflow.clone(),
-            conversation_id: self.made.conversation.clone(),
-            task: self.made.task.to_string(),
-            status: outcome,
-            result: output,
-            error,
-            reasoning_effort: self.made.effort,
-            created_at: self.made.created_at,
-            completed_at: at,
-            runtime_ms: u64::try_from(self.spent().as_millis()).unwrap_or(u64::MAX),
-            model_calls: spend.model_calls,
-            tool_calls: spend.tool_calls,
-            usage: spend.usage,
-            by_agent: spend.by_agent,
-            quality,
-        };
-        let (next, said) = (Next::Ended(Box::new(history)), said.into_iter().collect());
-        self.closing = Some(Closing { next, said, children, end: LifeEnd::Ended(outcome) });
-    }
-
-    /// Makes a child: a parked workflow that is due at once, pinned to what this run is pinned to.
-    fn bear(&self, child: ChildRun, at: Timestamp) -> NewChild {
-        let made = NewWorkflow {
-            name: child.name.clone(),
-            version: child.version,
-            conversation: self.made.conversation.clone(),
-            task: self.made.task.clone(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Continue,
-            created_at: at,
-            child_of: Some(self.run.workflow.clone()),
-        };
-        let pinned = Record::Pinned { workflow: child.name, version: child.version };
-        let bodies = [(pinned, self.config.text()), (Record::Input, json(&child.input))];
-        let records = (1..).zip(bodies).map(|(position, (record, body))| {
-            let (position, epoch, body) = (Position(position), Epoch(0), Some(body));
-            encode(&Positioned { position, epoch, seq: None, path: Arc::from(""), record, body })
-        });
-        NewChild { workflow: WorkflowId::generate(), made: Box::new(made), records: records.collect() }
-    }
-
-    fn park(&mut self) {
-        let wake_at = self.run.first_wake();
-        self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
-        self.closing = Some(Closing::plain(Next::Parked { wake_at }, LifeEnd::Parked));
-    }
-
-    /// Rests for the next process: the record says that this life ended on purpose, so it counts as no failed start.
-    fn drain(&mut self) {
-        self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
-        self.closing = Some(Closing::plain(Next::Running, LifeEnd::Drained));
-    }
 
     // ------------------------------------------------------------------------------------------------------ the inbox
 
@@ -643,121 +486,7 @@ impl Life {
         }
     }
 
-    /// Commits the expiry of questions whose time is over. It competes with answers: the first committed wins.
-    fn expire_questions(&mut self) {
-        for request_id in self.run.expired_questions(self.run.now()) {
-            if self.expiring.borrow().contains(&request_id) {
-                continue;
-            }
-            self.expiring.borrow_mut().push(request_id.clone());
-            let command = Command::Answer { request_id: request_id.clone(), answer: Answer::Expired };
-            let workflow = self.run.workflow.clone();
-            let (run, store) = (self.run.clone(), self.run.ports.store.clone());
-            let write = self.writer.write(StoreWrite::Post { workflow: workflow.clone(), command });
-            let expiring = self.expiring.clone();
-            // A task of its own: if the life ends meanwhile, the row is there for the next one.
-            tokio::task::spawn_local(async move {
-                match write.await {
-                    Ok(Written::Posted(Posted::Accepted)) => run.deliver(&request_id, Answer::Expired),
-                    // The store's clock judges, and it is behind ours.
-                    Ok(Written::Posted(Posted::NotYet)) => {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        expiring.borrow_mut().retain(|id| *id != request_id);
-                    }
-                    Ok(_) => {
-                        for command in store.inbox(&workflow).await.unwrap_or_default() {
-                            if let Command::Answer { request_id, answer } = command {
-                                run.deliver(&request_id, answer);
-                            }
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%workflow, %error, "the expiry of a question was not committed");
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                        expiring.borrow_mut().retain(|id| *id != request_id);
-                    }
-                }
-            });
-        }
-    }
-
     // ------------------------------------------------------------------------------------------------------ limits
-
-    /// Keeps the books of time: runtime while something works, quiet while nothing does, unwatched while nobody looks.
-    fn account(&mut self, watchers: usize) {
-        let now = Instant::now();
-        let working = self.function.is_some() && self.run.is_working();
-        if let Some(since) = self.working_since.take() {
-            self.runtime += now - since;
-        }
-        self.working_since = working.then_some(now);
-        let quiet = !working && self.function.is_some() && self.run.first_wake().is_some();
-        self.quiet_since = quiet.then(|| self.quiet_since.unwrap_or(now));
-        let alone = watchers == 0 && !self.detached && self.made.on_disconnect == OnDisconnect::Cancel;
-        self.unwatched_since =
-            alone.then(|| self.unwatched_since.take().unwrap_or_else(|| (now, self.log.begin_grace())));
-    }
-
-    /// What the run worked until now: the books, and what has been done since they were kept.
-    fn spent(&self) -> Duration {
-        self.runtime + self.working_since.map_or(Duration::ZERO, |since| Instant::now() - since)
-    }
-
-    fn next_tick(&self) -> Instant {
-        let limits = &self.run.limits;
-        let now = Instant::now();
-        let far = now + Duration::from_secs(3_600);
-        if self.closing.is_some() {
-            return far;
-        }
-        let mut tick = far;
-        if let Some(since) = self.working_since {
-            tick = tick.min(since + limits.runtime_max.saturating_sub(self.runtime));
-            tick = tick.min(self.run.last_progress() + limits.idle_timeout);
-        }
-        if let Some(since) = self.quiet_since {
-            tick = tick.min(since + limits.park_after);
-        }
-        if let Some((since, _)) = &self.unwatched_since {
-            tick = tick.min(*since + limits.disconnect_grace);
-        }
-        // Timers wake the function by themselves; an expired question must be committed first.
-        if let Some(until) = self.run.first_expiry() {
-            let again = if self.expiring.borrow().is_empty() { 1 } else { 100 };
-            tick = tick.min(now + until.since(self.run.now()).max(Duration::from_millis(again)));
-        }
-        // A limit that has passed and cannot be acted on yet must not make this a loop without a wait.
-        tick.max(now + Duration::from_millis(1))
-    }
-
-    fn check_limits(&mut self) {
-        if self.closing.is_some() {
-            return;
-        }
-        let limits = self.run.limits.clone();
-        let now = Instant::now();
-        if self.working_since.is_some() && self.spent() >= limits.runtime_max {
-            let ms = limits.runtime_max.as_millis();
-            return self
-                .fail(Failure::new("runtime_exceeded", format!("the run worked for {ms} ms, as long as a run may")));
-        }
-        if self.working_since.is_some() && now >= self.run.last_progress() + limits.idle_timeout {
-            let ms = limits.idle_timeout.as_millis();
-            return self.fail(Failure::new("idle_timeout", format!("no step made progress for {ms} ms")));
-        }
-        self.expire_questions();
-        // What is in order and not yet written goes out with the park.
-        // The books were kept before the last poll of the function, which may have moved on since.
-        let settled = self.in_flight.is_none() && !self.run.is_working() && self.run.first_wake().is_some();
-        let waits_long = self.quiet_since.is_some_and(|since| now >= since + limits.park_after);
-        let left = self.unwatched_since.as_ref().is_some_and(|(since, _)| now >= *since + limits.disconnect_grace);
-        let asks = self.run.asks();
-        if settled && self.quiet_since.is_some() && (waits_long || (left && asks)) {
-            self.park();
-        } else if left && !asks {
-            self.cancel("disconnected".into());
-        }
-    }
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -8,6 +8,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "views of a run name the events that they look at")]
 
+mod ran;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,19 +22,22 @@ use tokio::time::Instant;
 
 use super::MemoryStore;
 use crate::cache::MemoryCache;
-use crate::event::{Answer, Channel, EventBody, Failure, LogEvent, Question, RunOutcome};
+use crate::event::{Answer, Channel, EventBody, Failure, Question};
 use crate::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
 use crate::journal::{Past, Positioned, Record, StepState, encode};
 use crate::limits::RunLimits;
+use crate::meter::Meter;
 use crate::ports::{
-    Append, Cache, ChildRun, Claim, Clock, Command, EffectPolicy, HistoryRow, LocalFuture, MessageRow, ModelCall,
-    ModelClient, ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, RunOutput,
-    Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
+    Append, Cache, ChildRun, Claim, Clock, Command, EffectPolicy, LocalFuture, MessageRow, ModelCall, ModelClient,
+    ModelDelta, ModelError, ModelReply, NewWorkflow, Next, OnDisconnect, Outcome, Posted, Role, Store, StoreError,
+    StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput, ToolRunner, WorkflowFn, Written,
 };
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
 use crate::supervisor::{Fresh, LifeEnd, LifeInputs, Signal, Writer, live, read_records};
 use crate::turn::RunPorts;
+
+pub use self::ran::{Continued, Ran};
 
 /// What a scripted model does with a call.
 #[derive(Clone, Debug)]
@@ -101,6 +106,7 @@ struct Ports {
     cache: Arc<dyn Cache>,
     model_calls: Rc<RefCell<Vec<ModelCall>>>,
     tool_calls: Rc<RefCell<Vec<ToolCall>>>,
+    meter: Arc<Meter>,
 }
 
 impl Script {
@@ -115,6 +121,7 @@ impl Script {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let ports = Ports {
             model: Rc::new(move |_| unavailable().into()),
@@ -122,6 +129,7 @@ impl Script {
             offers: Vec::new(),
             human: Rc::new(|_| None),
             human_after: Duration::ZERO,
+            meter: Arc::default(),
             cache: Arc::new(MemoryCache::new(Arc::new(super::ManualClock::default()), 64)),
             model_calls: Rc::default(),
             tool_calls: Rc::default(),
@@ -369,6 +377,7 @@ impl Script {
                 tools: Rc::new(self.ports.clone()),
                 store: Arc::new(store.clone()),
                 cache: self.ports.cache.clone(),
+                meter: self.ports.meter.clone(),
             },
             limits: self.limits.clone(),
             log,
@@ -397,7 +406,8 @@ impl Script {
             let input = past.input.unwrap_or_else(|| panic!("a child was given nothing"));
             children.push(ChildRun { name: row.made.name, version: row.made.version, input });
         }
-        Ran { events, history, records, children, model_calls, tool_calls, took, script: self }
+        let used = self.ports.meter.totals();
+        Ran { events, history, records, children, model_calls, tool_calls, used, took, script: self }
     }
 }
 
@@ -426,113 +436,6 @@ fn paused<T>(work: impl Future<Output = T>) -> T {
         let limit = Duration::from_secs(30 * 86_400);
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| panic!("the run did not end"))
     })
-}
-
-/// A run that is over.
-pub struct Ran {
-    /// Everything a client that reads the whole log sees, deltas included.
-    pub events: Vec<LogEvent>,
-    /// Its row in history: outcome, result, error, what it spent.
-    pub history: HistoryRow,
-    /// Its journal.
-    pub records: Vec<Positioned>,
-    /// The runs it left behind.
-    pub children: Vec<ChildRun>,
-    /// Every call of a model, in order.
-    pub model_calls: Vec<ModelCall>,
-    /// Every call of a tool, in order.
-    pub tool_calls: Vec<ToolCall>,
-    /// How long it took, in paused time.
-    pub took: Duration,
-    script: Script,
-}
-
-impl Ran {
-    /// How it ended.
-    #[must_use]
-    pub fn outcome(&self) -> RunOutcome {
-        self.history.status
-    }
-
-    /// Its result.
-    ///
-    /// # Panics
-    /// If it has none; the text says why.
-    #[must_use]
-    pub fn result(&self) -> &RunOutput {
-        self.history.result.as_ref().unwrap_or_else(|| panic!("it has no result: {:?}", self.history.error))
-    }
-
-    /// What the workflow itself published, in order.
-    pub fn emitted(&self) -> impl Iterator<Item = &Value> {
-        self.events.iter().filter_map(|event| match &event.body {
-            EventBody::Emitted { body, .. } => Some(body),
-            _ => None,
-        })
-    }
-
-    /// The paths of its model steps, in the order of their first attempts.
-    #[must_use]
-    pub fn model_steps(&self) -> Vec<&str> {
-        let started = self.events.iter().filter_map(|event| match &event.body {
-            EventBody::StepStarted { step, kind: crate::event::StepKind::Model, attempt: 1, .. } => Some(&**step),
-            _ => None,
-        });
-        started.collect()
-    }
-
-    /// Runs the function again over the whole journal.
-    ///
-    /// # Panics
-    /// If it diverges (events are part of that), makes a call, or gives another result.
-    pub fn replay(&self) {
-        let again = self.crashed_after(self.records.len());
-        let calls = (again.model_calls.len(), again.tool_calls.len());
-        assert_eq!(calls, (0, 0), "a replay made calls of models and tools");
-        let end = |history: &HistoryRow| (history.status, history.result.clone(), history.error.clone());
-        assert_eq!(end(&again.history), end(&self.history), "a replay ended otherwise");
-    }
-
-    /// The life after a process that died when so many records were durable: it goes on to the end. What closed the run
-    /// does not count, so any number of records can be given.
-    ///
-    /// # Panics
-    /// If the run diverges or does not end.
-    #[must_use]
-    pub fn crashed_after(&self, records: usize) -> Continued {
-        let closing = |record: &Record| {
-            matches!(record, Record::Error { .. } | Record::Cancelled { .. } | Record::Finished { .. })
-        };
-        let kept: Vec<_> =
-            self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
-        let script = Script {
-            ports: Ports { model_calls: Rc::default(), tool_calls: Rc::default(), ..self.script.ports.clone() },
-            ..self.script.clone()
-        };
-        let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
-        let history = paused(async move {
-            let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
-            let store = MemoryStore::new(clock.clone());
-            script.write_history(&store, clock.now()).await;
-            if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
-                script.write_journal(&store, &kept, clock.now()).await;
-            }
-            script.lives(&store.restarted(), &clock).await;
-            let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
-            history.unwrap_or_else(|| panic!("the lives left no history"))
-        });
-        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take() }
-    }
-}
-
-/// What a life that went on from a journal did.
-pub struct Continued {
-    /// How it ended.
-    pub history: HistoryRow,
-    /// The calls of models it made.
-    pub model_calls: Vec<ModelCall>,
-    /// The calls of tools it made.
-    pub tool_calls: Vec<ToolCall>,
 }
 
 impl ModelClient for Ports {

@@ -39,6 +39,16 @@ pub(super) enum Incoming {
     Gone,
 }
 
+impl Incoming {
+    /// Whether nothing comes after it.
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Closed(_) | Self::Refused(..) | Self::Gone => true,
+            Self::Text(_) | Self::Ping(_) | Self::Pong => false,
+        }
+    }
+}
+
 /// Reads until the client closes, breaks a rule or is gone. Dropping the receiver stops it.
 pub(super) fn start(frames: AggregatedMessageStream) -> mpsc::Receiver<Incoming> {
     let (queue, incoming) = mpsc::channel(QUEUE);
@@ -61,7 +71,7 @@ async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>
             }
             return;
         }
-        let last = matches!(incoming, Incoming::Closed(_) | Incoming::Refused(..) | Incoming::Gone);
+        let last = incoming.is_last();
         if queue.send(incoming).await.is_err() || last {
             return;
         }
@@ -73,10 +83,7 @@ async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>
 async fn discard(mut frames: AggregatedMessageStream, queue: &mpsc::Sender<Incoming>) {
     loop {
         tokio::select! {
-            received = frames.recv() => match judge(received) {
-                Incoming::Closed(_) | Incoming::Refused(..) | Incoming::Gone => return,
-                Incoming::Text(_) | Incoming::Ping(_) | Incoming::Pong => {}
-            },
+            received = frames.recv() => if judge(received).is_last() { return },
             () = queue.closed() => return,
         }
     }

@@ -63,7 +63,7 @@ async fn first_frame(socket: &mut Socket) -> Result<String, End> {
 }
 
 async fn start(api: &Api, frame: RunFrame) -> Result<(Chat, WireEvent), ApiError> {
-    let RunFrame { run, deltas, checkpointing, stray_checkpoint } = frame;
+    let RunFrame { run, deltas, stray_checkpoint } = frame;
     if stray_checkpoint {
         tracing::warn!("a checkpoint id beside a message was ignored");
     }
@@ -72,13 +72,12 @@ async fn start(api: &Api, frame: RunFrame) -> Result<(Chat, WireEvent), ApiError
         Some(opened) => opened,
         None => api.begin(turn).await?,
     };
-    let checkpointing = checkpointing.unwrap_or(api.settings.sessions.enable_checkpointing);
-    Ok(Chat::new(api, opened, deltas, None, checkpointing))
+    Ok(Chat::new(api, opened, deltas, None))
 }
 
 async fn resume(api: &Api, frame: &ResumeFrame) -> Result<(Chat, WireEvent), ApiError> {
     let opened = api.reopen(frame).await?;
-    Ok(Chat::new(api, opened, frame.deltas, frame.effort, true))
+    Ok(Chat::new(api, opened, frame.deltas, frame.effort))
 }
 
 /// A socket's one run.
@@ -95,16 +94,10 @@ struct Chat {
 }
 
 impl Chat {
-    fn new(
-        api: &Api,
-        opened: Opened,
-        deltas: Deltas,
-        effort: Option<ReasoningEffort>,
-        checkpointing: bool,
-    ) -> (Self, WireEvent) {
-        let Opened { stream, conversation, how } = opened;
+    fn new(api: &Api, opened: Opened, deltas: Deltas, effort: Option<ReasoningEffort>) -> (Self, WireEvent) {
+        let Opened { stream, conversation, how, listed } = opened;
         let workflow = stream.workflow().clone();
-        let hello = connected(api, &workflow, conversation, how, checkpointing);
+        let hello = connected(api, &workflow, conversation, how, listed);
         let waking = (how == How::Resting).then(|| {
             let (api, workflow) = (api.clone(), workflow.clone());
             actix_web::rt::spawn(async move { api.wake(&workflow, effort, Seq(0)).await })

@@ -54,6 +54,7 @@ struct Opening {
     stream: EventStream,
     conversation: Option<ConversationId>,
     how: How,
+    listed: bool,
     wish: Wish,
 }
 
@@ -63,7 +64,6 @@ struct Wish {
     key: Option<String>,
     deltas: Deltas,
     effort: Option<ReasoningEffort>,
-    checkpointing: bool,
     after: Seq,
     /// A run at rest is told to go on.
     wakes: bool,
@@ -184,9 +184,9 @@ impl Turns {
                 Ok(())
             }
             Told::Opened(opening) => {
-                let Opening { stream, conversation, how, wish } = *opening;
+                let Opening { stream, conversation, how, listed, wish } = *opening;
                 let workflow = stream.workflow().clone();
-                let hello = connected(&socket.api, &workflow, conversation, how, wish.checkpointing);
+                let hello = connected(&socket.api, &workflow, conversation, how, listed);
                 socket.send(hello.of_request(wish.key.clone())).await?;
                 let renderer = Renderer::new(Version::V2, &workflow, wish.deltas);
                 let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
@@ -216,15 +216,16 @@ fn settled(result: Result<(), ApiError>) -> Told {
 
 fn opened(result: Result<Opened, ApiError>, wish: Wish) -> Told {
     match result {
-        Ok(Opened { stream, conversation, how }) => Told::Opened(Box::new(Opening { stream, conversation, how, wish })),
+        Ok(Opened { stream, conversation, how, listed }) => {
+            Told::Opened(Box::new(Opening { stream, conversation, how, listed, wish }))
+        }
         Err(error) => Told::Failed(error, wish.key),
     }
 }
 
 async fn send(api: Api, frame: RunFrame) -> Told {
-    let checkpointing = frame.checkpointing.unwrap_or(api.settings.sessions.enable_checkpointing);
     let (key, deltas) = (frame.run.key.clone(), frame.deltas);
-    let wish = Wish { key, deltas, checkpointing, wakes: true, ..Wish::default() };
+    let wish = Wish { key, deltas, wakes: true, ..Wish::default() };
     let run = async {
         let turn = api.prepare(frame.run)?;
         match api.join(&turn, Returning::Never).await? {
@@ -237,7 +238,7 @@ async fn send(api: Api, frame: RunFrame) -> Told {
 
 async fn resume(api: Api, frame: ResumeFrame) -> Told {
     let ResumeFrame { deltas, effort, after, .. } = frame;
-    let wish = Wish { deltas, effort, after, checkpointing: true, wakes: true, ..Wish::default() };
+    let wish = Wish { deltas, effort, after, wakes: true, ..Wish::default() };
     opened(api.reopen(&frame).await, wish)
 }
 

@@ -147,7 +147,10 @@ pub const URLS: &[Url] = &[
         .takes(&[
             Param::needed("message", "what is asked"),
             Param::query("reasoning_effort", "minimal, medium or maximal"),
-            Param::query("enable_checkpointing", "true or false"),
+            Param::query(
+                "enable_checkpointing",
+                "whether the run's positions are listed as checkpoints, true or false; `sessions.enable_checkpointing` when left out",
+            ),
             Param::query("client_message_id", "asking again with the same one joins the first run"),
             VERSION,
             STREAM,
@@ -235,11 +238,11 @@ pub const URLS: &[Url] = &[
     Url::delete("/api/v1/history/{id}", "Forget one finished execution")
         .answers(&[(204, Answer::Empty)])
         .refuses(&[404, 409, 503]),
-    Url::get("/api/v1/checkpoints", "Checkpoints of a workflow, newest first")
+    Url::get("/api/v1/checkpoints", "Checkpoints of a workflow, newest first; none when its client declined them")
         .takes(&[WORKFLOW, LIMIT, Param::query("before", "the cursor of a page")])
         .answers(&[(200, Answer::Pages("Checkpoint"))])
         .refuses(&[404, 422, 500, 503]),
-    Url::get("/api/v1/checkpoints/{id}", "One checkpoint with its steps")
+    Url::get("/api/v1/checkpoints/{id}", "One checkpoint, listed or not, with its steps")
         .answers(&[(200, Answer::Json("CheckpointWithSteps"))])
         .refuses(&[404, 500, 503]),
     Url::post("/api/v1/checkpoints/{id}/fork", "A new workflow from there")

@@ -30,9 +30,7 @@ pub struct RunFrame {
     pub run: NewRun,
     /// Whether text is shown as it comes.
     pub deltas: Deltas,
-    /// Whether positions are listed; `None` is what the config says.
-    pub checkpointing: Option<bool>,
-    /// A checkpoint id stood beside the message; it is ignored.
+    /// A checkpoint id stood beside the message; it is ignored, but the run's positions are listed.
     pub stray_checkpoint: bool,
 }
 
@@ -210,16 +208,12 @@ impl Fields {
 
     fn run(&mut self) -> Result<RunFrame, ApiError> {
         let message = self.text("message")?.ok_or_else(|| wrong("message", "is missing"))?;
-        let run = NewRun {
-            message,
-            conversation: self.parsed("conversation_id")?,
-            effort: self.effort()?,
-            ..NewRun::default()
-        };
+        let (conversation, effort) = (self.parsed("conversation_id")?, self.effort()?);
         let stray_checkpoint = self.text("checkpoint_id")?.is_some();
         let checkpointing = self.flag("enable_checkpointing")?;
         let checkpointing = if stray_checkpoint { Some(true) } else { checkpointing };
-        Ok(RunFrame { run, deltas: self.deltas()?, checkpointing, stray_checkpoint })
+        let run = NewRun { message, conversation, effort, checkpointing, ..NewRun::default() };
+        Ok(RunFrame { run, deltas: self.deltas()?, stray_checkpoint })
     }
 
     fn resume(&mut self) -> Result<ResumeFrame, ApiError> {

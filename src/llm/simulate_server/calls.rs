@@ -1,7 +1,6 @@
 //! What reached the simulated model, counted and remembered.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use actix_web::http::header::HeaderMap;
@@ -39,8 +38,6 @@ pub struct Stats {
 pub(super) struct Calls {
     simulation: RwLock<Arc<Simulation>>,
     requests_max: usize,
-    /// Never reset: rates strike by it, and `after` counts in it.
-    number: AtomicU64,
     counts: Mutex<Stats>,
     seen: Mutex<Seen>,
     attempts: Mutex<HashMap<String, u32>>,
@@ -48,6 +45,8 @@ pub(super) struct Calls {
 
 #[derive(Debug, Default)]
 struct Seen {
+    /// Of the newest call. Never reset: rates strike by it, and `after` counts in it.
+    number: u64,
     requests: VecDeque<SeenRequest>,
     bytes: usize,
 }
@@ -66,7 +65,6 @@ impl Calls {
         Self {
             simulation: RwLock::new(Arc::new(simulation)),
             requests_max,
-            number: AtomicU64::new(0),
             counts: Mutex::default(),
             seen: Mutex::default(),
             attempts: Mutex::default(),
@@ -90,20 +88,25 @@ impl Calls {
     pub(super) fn reset(&self) {
         let mut counts = lock(&self.counts);
         *counts = Stats { live: counts.live, ..Stats::default() };
-        *lock(&self.seen) = Seen::default();
+        let mut seen = lock(&self.seen);
+        *seen = Seen { number: seen.number, ..Seen::default() };
+        drop(seen);
         lock(&self.attempts).clear();
     }
 
     /// Counts a call and remembers its request.
     pub(super) fn begin(self: &Arc<Self>, api: &'static str, headers: &HeaderMap, body: Bytes) -> Call {
-        let n = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         {
             let mut counts = lock(&self.counts);
             counts.calls += 1;
             counts.live += 1;
         }
+        // The number is given where the request takes its place: who pages by the last number would otherwise see one again
+        // that was overtaken, and miss another.
+        let mut seen = lock(&self.seen);
+        seen.number += 1;
+        let n = seen.number;
         if self.requests_max > 0 {
-            let mut seen = lock(&self.seen);
             seen.bytes += body.len();
             seen.requests.push_back(SeenRequest { n, api, headers: headers.clone(), body });
             while seen.requests.len() > self.requests_max || seen.bytes > REMEMBERED_BYTES {
@@ -111,6 +114,7 @@ impl Calls {
                 seen.bytes -= oldest.body.len();
             }
         }
+        drop(seen);
         Call { calls: Arc::clone(self), n, end: End::Aborted }
     }
 
@@ -180,5 +184,37 @@ impl Drop for Call {
             End::Faulted => &mut counts.faulted,
             End::Aborted => &mut counts.aborted,
         } += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_pages_by_the_last_number_while_calls_come_sees_each_once() {
+        const EACH: usize = 5_000;
+        let calls = Arc::new(Calls::new(Simulation::default(), 4 * EACH));
+        let (mut after, mut seen) = (0, Vec::new());
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| (0..EACH).for_each(|_| drop(calls.begin("x", &HeaderMap::new(), Bytes::new()))))
+                })
+                .collect();
+            loop {
+                let over = callers.iter().all(std::thread::ScopedJoinHandle::is_finished);
+                let page: Vec<_> = calls.seen_after(after, 100).iter().map(|request| request.n).collect();
+                let Some(last) = page.last() else {
+                    if over {
+                        break;
+                    }
+                    continue;
+                };
+                after = *last;
+                seen.extend(page);
+            }
+        });
+        assert!(seen.into_iter().eq(1..=4 * EACH as u64));
     }
 }

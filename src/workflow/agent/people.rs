@@ -12,6 +12,9 @@ use crate::agents::Agent;
 use crate::workflow::fleet::Fleet;
 use crate::workflow::rules::OnExpiry;
 
+/// Names a tool's parameters in the schema of an answer.
+const PARAMETERS_ID: &str = "urn:agentic-fleet:arguments";
+
 /// A person's word about a call.
 pub(in crate::workflow) enum Word {
     Approved {
@@ -44,7 +47,7 @@ pub(super) async fn approve(
         "agent": agent.name,
         "description": offer.spec.description,
     });
-    let answer_schema = Some(word_schema("arguments", &json!({ "type": "object" })));
+    let answer_schema = Some(word_schema("arguments", &embedded(&offer.spec.parameters)));
     let ask = HumanRequest { answer_schema, ..fleet.config.question("tool_approval", request) };
     let answered = turn.ask_human("approval", ask).await;
     let answer = match answered.answer {
@@ -100,23 +103,28 @@ pub(in crate::workflow) fn reason(answer: &Value) -> String {
     reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
-/// What an answer to an approval may look like; `edit` names the field that holds what was changed.
+/// What an answer to an approval may look like; `edit` names the field that holds what was changed. Without `anyOf`, so that a
+/// refusal names the very place of a mistake: what is said of properties holds only for an object.
 pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
     json!({
-        "anyOf": [
-            {
-                "type": "object",
-                "properties": {
-                    "decision": { "enum": ["approve", "edit", "reject"] },
-                    edit: edited,
-                    "reason": { "type": "string" }
-                },
-                "required": ["decision"]
-            },
-            { "type": "boolean" },
-            { "type": "string" }
-        ]
+        "type": ["object", "boolean", "string"],
+        "properties": {
+            "decision": { "enum": ["approve", "edit", "reject"] },
+            edit: edited,
+            "reason": { "type": "string" }
+        },
+        "required": ["decision"]
     })
+}
+
+/// A tool's parameters inside of another schema. With an id of their own, what they refer to within themselves is found.
+fn embedded(parameters: &Value) -> Value {
+    let mut schema = json!({ "type": "object" });
+    if let (Value::Object(schema), Value::Object(parameters)) = (&mut schema, parameters) {
+        schema.extend(parameters.clone());
+        schema.entry("$id").or_insert_with(|| PARAMETERS_ID.into());
+    }
+    schema
 }
 
 /// What silence means: the end of the run, or a text that says what became of the question.

@@ -19,7 +19,7 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
     let crew = crew(fleet, plan)?;
     let rules = fleet.rules();
     let mut said: Vec<Utterance> = Vec::new();
-    let mut failures = Vec::new();
+    let (mut failures, mut artifacts) = (Vec::new(), Vec::new());
     let mut stalls = 0;
     for spoken in 0..rules.max_rounds {
         let chosen =
@@ -47,6 +47,7 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
         let job = Job::new(fleet, agent, Audience::Workflow, fleet.part(Some(&part), &heard, round));
         match turn.scope("speech", async |turn| answer(turn, fleet, job).await).await {
             Ok(draft) => {
+                artifacts.extend(draft.artifacts.iter().cloned());
                 let words = draft.text.trim();
                 let (text, settled) = match words.strip_suffix(TERMINATE) {
                     Some(before) => (before.trim(), true),
@@ -81,7 +82,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
         return Err(nobody(failures));
     }
     let material: Vec<_> = said.iter().map(|one| (format!("{} said", one.speaker), one.text.as_str())).collect();
-    synthesis(turn, fleet, round, &material).await
+    let draft = synthesis(turn, fleet, round, &material).await?;
+    Ok(Draft { artifacts, ..draft })
 }
 
 #[derive(Clone, Copy)]

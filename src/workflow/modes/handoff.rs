@@ -23,6 +23,7 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
     };
     let (mut acting, mut task) = (crew[0].0, crew[0].1);
     let mut came: Option<(&Agent, Pass)> = None;
+    let mut artifacts = Vec::new();
     let mut passes_left = fleet.rules().max_rounds.saturating_sub(1);
     loop {
         let material = came
@@ -35,8 +36,12 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
             job.may_pass_to = team.iter().copied().filter(|agent| agent.name != acting.name).collect();
         }
         match turn.scope("hand", async |turn| work(turn, fleet, job).await).await {
-            Ok(Outcome::Answered(draft)) => return Ok(draft),
-            Ok(Outcome::Passed(pass)) => {
+            Ok(Outcome::Answered(draft)) => {
+                artifacts.extend(draft.artifacts.iter().cloned());
+                return Ok(Draft { artifacts, ..draft });
+            }
+            Ok(Outcome::Passed(pass, made)) => {
+                artifacts.extend(made);
                 turn.emit(&FleetEvent::Thought {
                     message: format!("{} hands over to {}", acting.name, pass.to),
                     kind: "handoff".to_owned(),

@@ -17,7 +17,7 @@ use crate::workflow::routing::Plan;
 pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
     let crew = crew(fleet, plan)?;
     let mut last: Option<Draft> = None;
-    let mut failures = Vec::new();
+    let (mut failures, mut artifacts) = (Vec::new(), Vec::new());
     for (at, (agent, task)) in crew.iter().enumerate() {
         let material = match &last {
             None => None,
@@ -29,7 +29,10 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
         let part = fleet.part(Some(task), &material, round);
         let job = Job::new(fleet, agent, audience, part);
         match turn.scope("stage", async |turn| answer(turn, fleet, job).await).await {
-            Ok(draft) => last = Some(draft),
+            Ok(draft) => {
+                artifacts.extend(draft.artifacts.iter().cloned());
+                last = Some(draft);
+            }
             Err(failure) if ends_the_run(&failure) => return Err(failure),
             Err(failure) => {
                 lost(turn, fleet, &agent.name, &failure);
@@ -37,7 +40,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
             }
         }
     }
-    last.ok_or_else(|| nobody(failures))
+    let last = last.ok_or_else(|| nobody(failures))?;
+    Ok(Draft { artifacts, ..last })
 }
 
 /// What the next agent is told of the work so far: a package if the settings ask for one, else the text as it is.

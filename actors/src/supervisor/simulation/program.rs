@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::event::{Audience, Failure};
+use crate::event::Audience;
 use crate::journal::Context;
 use crate::ports::{ChatMessage, LocalFuture, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
 use crate::turn::{HumanRequest, StepResult, ToolAsk, Turn};
@@ -93,14 +92,9 @@ pub(super) fn timing_free(nodes: &[Node]) -> bool {
     })
 }
 
-pub(super) fn workflow<'a>(
-    turn: &'a mut Turn,
-    _: &'a TaskInput,
-    config: &'a Value,
-) -> LocalFuture<'a, StepResult<RunOutput>> {
+pub(super) fn workflow<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
-        let nodes: Vec<Node> =
-            serde_json::from_value(config.clone()).map_err(|error| Failure::new("internal", error.to_string()))?;
+        let nodes = turn.pinned::<Vec<Node>>()?;
         let text = interpret(turn, &nodes).await?;
         turn.emit(&serde_json::json!({ "answer": text }));
         Ok(RunOutput { text, ..RunOutput::default() })

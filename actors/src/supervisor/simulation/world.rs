@@ -309,6 +309,7 @@ impl World {
             mode: None,
             additional_context: None,
             principal: TaskInput::local(),
+            checkpoints_listed: true,
         };
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
@@ -337,6 +338,7 @@ impl World {
             detached: true,
             function: workflow,
             ports: RunPorts {
+                meter: Arc::default(),
                 clock: self.clock.clone(),
                 model: Rc::new(SimModel(self.outside.clone())),
                 tools: Rc::new(SimTools(self.outside.clone())),

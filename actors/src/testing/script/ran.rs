@@ -1,0 +1,133 @@
+//! A run of a script that is over: what was seen of it, its replay, and the life after a crash at any of its records.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{PausedClock, Ports, Script, paused, run_id};
+use crate::event::{EventBody, LogEvent, RunOutcome};
+use crate::journal::{Positioned, Record};
+use crate::meter::Totals;
+use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, ToolCall};
+use crate::testing::MemoryStore;
+
+/// A run that is over.
+pub struct Ran {
+    /// Everything a client that reads the whole log sees, deltas included.
+    pub events: Vec<LogEvent>,
+    /// Its row in history: outcome, result, error, what it spent.
+    pub history: HistoryRow,
+    /// Its journal.
+    pub records: Vec<Positioned>,
+    /// The runs it left behind.
+    pub children: Vec<ChildRun>,
+    /// Every call of a model, in order.
+    pub model_calls: Vec<ModelCall>,
+    /// Every call of a tool, in order.
+    pub tool_calls: Vec<ToolCall>,
+    /// What it added to the meter of its process.
+    pub used: Totals,
+    /// How long it took, in paused time.
+    pub took: Duration,
+    pub(super) script: Script,
+}
+
+impl Ran {
+    /// How it ended.
+    #[must_use]
+    pub fn outcome(&self) -> RunOutcome {
+        self.history.status
+    }
+
+    /// Its result.
+    ///
+    /// # Panics
+    /// If it has none; the text says why.
+    #[must_use]
+    pub fn result(&self) -> &RunOutput {
+        self.history.result.as_ref().unwrap_or_else(|| panic!("it has no result: {:?}", self.history.error))
+    }
+
+    /// What the workflow itself published, in order.
+    pub fn emitted(&self) -> impl Iterator<Item = &Value> {
+        self.events.iter().filter_map(|event| match &event.body {
+            EventBody::Emitted { body, .. } => Some(body),
+            _ => None,
+        })
+    }
+
+    /// The paths of its model steps, in the order of their first attempts.
+    #[must_use]
+    pub fn model_steps(&self) -> Vec<&str> {
+        let started = self.events.iter().filter_map(|event| match &event.body {
+            EventBody::StepStarted { step, kind: crate::event::StepKind::Model, attempt: 1, .. } => Some(&**step),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    /// Runs the function again over the whole journal.
+    ///
+    /// # Panics
+    /// If it diverges (events are part of that), makes a call, or gives another result.
+    pub fn replay(&self) {
+        let again = self.crashed_after(self.records.len());
+        let calls = (again.model_calls.len(), again.tool_calls.len());
+        assert_eq!(calls, (0, 0), "a replay made calls of models and tools");
+        let end = |history: &HistoryRow| (history.status, history.result.clone(), history.error.clone());
+        assert_eq!(end(&again.history), end(&self.history), "a replay ended otherwise");
+    }
+
+    /// The life after a process that died when so many records were durable: it goes on to the end. What closed the run
+    /// does not count, so any number of records can be given.
+    ///
+    /// # Panics
+    /// If the run diverges or does not end.
+    #[must_use]
+    pub fn crashed_after(&self, records: usize) -> Continued {
+        let closing = |record: &Record| {
+            matches!(record, Record::Error { .. } | Record::Cancelled { .. } | Record::Finished { .. })
+        };
+        let kept: Vec<_> =
+            self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
+        let script = Script {
+            ports: Ports {
+                model_calls: Rc::default(),
+                tool_calls: Rc::default(),
+                meter: Arc::default(),
+                ..self.script.ports.clone()
+            },
+            ..self.script.clone()
+        };
+        let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
+        let meter = script.ports.meter.clone();
+        let history = paused(async move {
+            let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
+            let store = MemoryStore::new(clock.clone());
+            script.write_history(&store, clock.now()).await;
+            if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
+                script.write_journal(&store, &kept, clock.now()).await;
+            }
+            script.lives(&store.restarted(), &clock).await;
+            let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
+            history.unwrap_or_else(|| panic!("the lives left no history"))
+        });
+        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
+    }
+}
+
+/// What a life that went on from a journal did.
+pub struct Continued {
+    /// How it ended.
+    pub history: HistoryRow,
+    /// The calls of models it made.
+    pub model_calls: Vec<ModelCall>,
+    /// The calls of tools it made.
+    pub tool_calls: Vec<ToolCall>,
+    /// What it added to the meter of its process.
+    pub used: Totals,
+}
