@@ -51,7 +51,9 @@ points! {
     AfterFinal = "after-final",
     /// An execution is committed and not in the history file.
     BeforeExport = "before-export",
-    /// It is in the file; the cursor does not say so.
+    /// The history file is made anew beside the old one.
+    InRewrite = "in-rewrite",
+    /// What was ended or deleted shows in the file; the cursor does not say so.
     AfterExport = "after-export",
     /// The cursor says so.
     AfterExportCursor = "after-export-cursor",

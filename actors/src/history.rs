@@ -1,7 +1,8 @@
 //! Writes finished executions to an export file, behind a cursor that the store keeps.
 //!
 //! The rows themselves are committed with the end of their run; this only follows. At start it repairs the file, and makes
-//! it anew from the table when lines are missing. After deletions it makes it anew, so that what was deleted is gone.
+//! it anew from the table when lines are missing or something was deleted.
+//! Invariant: the cursor never passes a deletion whose lines are still in the file, so no crash leaves them there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,15 +91,15 @@ impl Follower {
         let (_, entries) = self.store.export_queue(PAGE).await?;
         let Some(last) = entries.last().map(|entry| entry.cursor) else { return Ok(0) };
         let exported = entries.len();
-        let deleted = entries.iter().any(|entry| entry.row.is_none());
         reach(FailPoint::BeforeExport);
-        self.export.append(entries).await?;
+        if entries.iter().any(|entry| entry.row.is_none()) {
+            self.rewrite(last).await?;
+        } else {
+            self.export.append(entries).await?;
+        }
         reach(FailPoint::AfterExport);
         self.checkpoints.write(StoreWrite::HistoryExported { cursor: last }).await?;
         reach(FailPoint::AfterExportCursor);
-        if deleted {
-            self.rewrite(last).await?;
-        }
         Ok(exported)
     }
 
@@ -111,6 +112,7 @@ impl Follower {
             after = Some(last);
             self.export.rows(rows).await?;
         }
+        reach(FailPoint::InRewrite);
         self.export.finish().await
     }
 }

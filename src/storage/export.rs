@@ -1,7 +1,6 @@
 //! The file of finished executions: one JSON object a line, for people and their tools.
 //!
-//! `{"workflow_id": .., .., "cursor": N}` is an execution, `{"deleted": id, "cursor": N}` says that one was deleted; the
-//! last line of an id wins. `cursor` is the entry of the export queue that a line came from, so the file itself tells how
+//! `{"workflow_id": .., .., "cursor": N}` is an execution; the last line of an id wins. `cursor` is the entry of the export queue that a line came from, so the file itself tells how
 //! far it got. Times are RFC 3339.
 //!
 //! A file that has grown large becomes `<name>.000001.jsonl`, the next `.000002`, and the file begins anew: read in that
@@ -103,7 +102,7 @@ impl HistoryFile {
         Ok(last.map_err(|e| self.io(e))?.1)
     }
 
-    /// Appends entries, all of them by one sync.
+    /// Appends entries, all of them by one sync. What was deleted adds nothing: a rewrite is its trace.
     ///
     /// # Errors
     /// [`ExportError`]; after [`ExportError::Io`] the file ends where it ended before.
@@ -113,11 +112,9 @@ impl HistoryFile {
         }
         let mut lines = Vec::new();
         for entry in entries {
-            let written = match &entry.row {
-                Some(row) => line::write_row(&mut lines, row, entry.cursor),
-                None => line::write_deleted(&mut lines, entry.workflow.as_str(), entry.cursor),
-            };
-            written.map_err(|e| self.io(e))?;
+            if let Some(row) = &entry.row {
+                line::write_row(&mut lines, row, entry.cursor).map_err(|e| self.io(e))?;
+            }
         }
         if self.current.as_ref().is_some_and(|tail| tail.len >= self.bytes_max) {
             self.rotate()?;

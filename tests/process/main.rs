@@ -10,6 +10,7 @@ mod answers;
 mod client;
 mod crash;
 mod crowd;
+mod forgotten;
 mod hostile;
 mod matrix;
 mod mcp;

@@ -24,12 +24,6 @@ struct ExecutionLine<'a> {
     cursor: u64,
 }
 
-#[derive(Serialize)]
-struct DeletedLine<'a> {
-    deleted: &'a str,
-    cursor: u64,
-}
-
 /// The first line of a rewritten file: it stands for everything before it.
 #[derive(Serialize, Deserialize)]
 struct RewrittenLine {
@@ -114,10 +108,6 @@ pub(super) fn is_rewritten(file: File) -> std::io::Result<bool> {
     let mut first = Vec::new();
     BufReader::new(file).take(256).read_until(b'\n', &mut first)?;
     Ok(serde_json::from_slice::<RewrittenLine>(&first).is_ok_and(|line| line.rewritten))
-}
-
-pub(super) fn write_deleted(out: &mut impl Write, id: &str, cursor: u64) -> std::io::Result<()> {
-    write_line(out, &DeletedLine { deleted: id, cursor })
 }
 
 pub(super) fn write_rewritten(out: &mut impl Write, cursor: u64) -> std::io::Result<()> {
