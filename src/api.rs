@@ -1,7 +1,7 @@
 //! The doors: HTTP, SSE and WebSocket. The URL table stands in [`routes`]; each resource is a file; `wire` holds the only
 //! client JSON; [`error`] maps every failure to a status, a stable code and a public text.
 
-mod approvals;
+pub(crate) mod approvals;
 mod artifacts;
 pub mod body;
 pub mod chat_sse;

@@ -1,6 +1,7 @@
 //! The commands of the binary, one file each.
 
 mod agents;
+mod approvals;
 mod chat;
 mod checkpoints;
 mod client;
@@ -54,6 +55,11 @@ enum Command {
     Checkpoints {
         #[command(subcommand)]
         command: checkpoints::Checkpoints,
+    },
+    /// Questions that runs wait on: list, answer.
+    Approvals {
+        #[command(subcommand)]
+        command: approvals::Approvals,
     },
     /// Look at the settings.
     Config {
@@ -165,6 +171,7 @@ pub fn run(cli: Cli) -> i32 {
         Command::ListAgents(options) => finish(agents::run(&options)),
         Command::History { command } => finish(history::run(&command)),
         Command::Checkpoints { command } => finish(checkpoints::run(&command)),
+        Command::Approvals { command } => finish(approvals::run(&command)),
         Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),
         Command::SimulateLlm(simulate) => simulate::serve(&simulate),
     }

@@ -9,7 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
-use fleet_actors::ports::{QuestionFilter, QuestionRow};
+use fleet_actors::ports::{QuestionFilter, QuestionRow, Store};
 use serde_json::{Value, json};
 
 use super::Api;
@@ -18,7 +18,7 @@ use super::query::Params;
 use super::rejoin::answered;
 use crate::tools::arguments;
 
-/// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_type`, `limit`, `offset`.
+/// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_id`, `request_type`, `limit`, `offset`.
 ///
 /// # Errors
 /// [`ApiError`].
@@ -29,13 +29,17 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     let filter = QuestionFilter {
         workflow: id("workflow_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
         conversation: id("conversation_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
-        request: None,
+        request: id("request_id").map(|(name, id)| id.parse().map_err(malformed(name))).transpose()?,
         request_type: id("request_type").map(|(_, name)| Arc::from(name)),
         offset: params.offset()?,
         limit: params.limit(&api.settings.server)?,
     };
-    let rows = api.sessions.store().questions(filter).await?;
-    Ok(HttpResponse::Ok().json(rows.iter().map(shown).collect::<Vec<_>>()))
+    Ok(HttpResponse::Ok().json(page(api.sessions.store().as_ref(), filter).await?))
+}
+
+/// Open questions as `GET /approvals` shows them.
+pub(crate) async fn page(store: &dyn Store, filter: QuestionFilter) -> Result<Vec<Value>, ApiError> {
+    Ok(store.questions(filter).await?.iter().map(shown).collect())
 }
 
 impl Api {
@@ -72,12 +76,22 @@ fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
         Err(error) => {
             let place = error.instance_path().to_string();
             let field = if place.is_empty() { "response".to_owned() } else { format!("response{place}") };
-            let mut refusal = ApiError::invalid(field, arguments::mistake(&error.to_string()));
+            let text = match hint(schema, error.schema_path().as_str()) {
+                Some(hint) => format!("{error}: {hint}"),
+                None => error.to_string(),
+            };
+            let mut refusal = ApiError::invalid(field, arguments::mistake(&text));
             refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
             refusal.code = "answer_invalid".into();
             Err(refusal)
         }
     }
+}
+
+/// What the branch of a question's schema that an answer failed says about itself.
+fn hint<'a>(schema: &'a Value, failed: &str) -> Option<&'a str> {
+    let (branch, _) = failed.rsplit_once('/')?;
+    schema.pointer(branch.strip_suffix("/then").map(|_| branch)?)?.get("description")?.as_str()
 }
 
 fn shown(row: &QuestionRow) -> Value {

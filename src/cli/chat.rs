@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::approvals::{approved, edited, rejected};
 use super::failure::CommandError;
 use super::fleet::{Fleet, Run, Seen, left};
 use super::screen::{Form, Screen};
@@ -206,17 +207,15 @@ fn pretty(value: &Value) -> String {
 
 /// What a typed line means as an answer.
 fn meant(kind: &str, line: &str) -> Value {
-    let field = match kind {
-        "tool_approval" => "arguments",
-        "plan_review" => "plan",
-        _ => return serde_json::from_str(line).unwrap_or_else(|_| json!(line)),
-    };
+    if !matches!(kind, "tool_approval" | "plan_review") {
+        return serde_json::from_str(line).unwrap_or_else(|_| json!(line));
+    }
     match line.to_lowercase().as_str() {
-        "y" | "yes" | "ok" => json!({ "decision": "approve" }),
-        "n" | "no" => json!({ "decision": "reject" }),
+        "y" | "yes" | "ok" => approved(),
+        "n" | "no" => rejected(""),
         _ => match serde_json::from_str(line) {
-            Ok(changed @ Value::Object(_)) => json!({ "decision": "edit", field: changed }),
-            Ok(_) | Err(_) => json!({ "decision": "reject", "reason": line }),
+            Ok(changed @ Value::Object(_)) => edited(kind, &changed),
+            Ok(_) | Err(_) => rejected(line),
         },
     }
 }

@@ -7,14 +7,12 @@
 mod run;
 
 use std::cell::OnceCell;
-
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fleet_actors::ids::{CheckpointId, Position, Seq, WorkflowId};
-use fleet_actors::ports::{PageFrom, ReasoningEffort, StoreWrite};
+use fleet_actors::ids::{CheckpointId, ConversationId, Position, RequestId, Seq, WorkflowId};
+use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite};
 use fleet_actors::recovery;
-
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -23,10 +21,10 @@ use super::serve::until_exported;
 use super::terminal::complain;
 use super::{Reach, sources};
 use crate::api::connections::Connections;
-
+use crate::api::error::ApiError;
 use crate::api::start::NewRun;
 use crate::api::wire::Deltas;
-use crate::api::{Api, checkpoints, history, sessions, types};
+use crate::api::{Api, approvals, checkpoints, history, sessions, types};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
@@ -90,6 +88,11 @@ impl Fleet {
             local.stays = true;
         }
         self
+    }
+
+    /// In the data directory, where runs go on only while a command that serves them stays.
+    pub fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
     }
 
     /// Whoever there is to work, as `GET /agents` shows it.
@@ -157,6 +160,51 @@ impl Fleet {
                 let (mut rows, _) = list(client.get_page("/api/v1/sessions").await?)?;
                 rows.retain(|row| row["completed_at"].is_null());
                 Ok(rows)
+            }
+        }
+    }
+
+    /// Open questions, as `GET /approvals` shows them.
+    pub async fn approvals(&self, filter: QuestionFilter) -> Result<Vec<Value>, CommandError> {
+        match self {
+            Self::Here(local) => Ok(approvals::page(&reader(&local.settings)?, filter).await?),
+            Self::There(client) => {
+                let mut path = format!("/api/v1/approvals?limit={}&offset={}", filter.limit, filter.offset);
+                let ids = [
+                    ("workflow_id", filter.workflow.as_ref().map(WorkflowId::as_str)),
+                    ("conversation_id", filter.conversation.as_ref().map(ConversationId::as_str)),
+                    ("request_id", filter.request.as_ref().map(RequestId::as_str)),
+                    ("request_type", filter.request_type.as_deref()),
+                ];
+                for (name, value) in ids {
+                    path.extend(value.map(|value| format!("&{name}={value}")));
+                }
+                Ok(list(client.get_page(&path).await?)?.0)
+            }
+        }
+    }
+
+    /// Answers a question; the answer is durable then.
+    pub async fn answer(
+        &self,
+        workflow: &WorkflowId,
+        request: &RequestId,
+        response: Value,
+    ) -> Result<(), CommandError> {
+        match self {
+            Self::Here(local) => {
+                let writer = local.writer()?;
+                let row = writer.api.sessions.store().workflow(workflow).await?;
+                let answered = match row {
+                    Some(_) => writer.api.answer(workflow, request, response).await,
+                    None => Err(ApiError::not_found("workflow")),
+                };
+                writer.close().await;
+                Ok(answered?)
+            }
+            Self::There(client) => {
+                let body = json!({ "request_id": request, "response": response });
+                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await.map(drop)
             }
         }
     }

@@ -94,8 +94,13 @@ pub(super) async fn follow(
                 screen.end_line();
                 let id = run.workflow().to_owned();
                 run.close().await;
-                let text = "it waits for an answer or a timer, and goes on under `agentic-fleet serve`";
-                return Err(CommandError::Failed(text.to_owned()).about(&id));
+                let text = match screen.asked {
+                    Some(request) => format!(
+                        "it waits for an answer: agentic-fleet approvals answer {request}; it goes on under `agentic-fleet serve`"
+                    ),
+                    None => "it waits for an answer or a timer, and goes on under `agentic-fleet serve`".to_owned(),
+                };
+                return Err(CommandError::Failed(text).about(&id));
             }
             Seen::End => {
                 screen.end_line();
@@ -164,11 +169,13 @@ pub(super) struct Screen {
     shown: String,
     /// Something stands on the last line.
     in_line: bool,
+    /// The question that was asked last.
+    asked: Option<String>,
 }
 
 impl Screen {
     pub fn new(form: Form) -> Self {
-        Self { form, shown: String::new(), in_line: false }
+        Self { form, shown: String::new(), in_line: false, asked: None }
     }
 
     /// Shows an event; the run's status if it was the last one.
@@ -197,6 +204,7 @@ impl Screen {
                 self.end_line();
                 let (id, request) = (text(&event["data"], "request_id"), text(&event["data"], "request"));
                 complain(&format!("{} (request {id}): {request}", text(event, "message")));
+                self.asked = Some(id);
             }
             "error" => {
                 self.end_line();

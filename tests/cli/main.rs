@@ -7,6 +7,7 @@
     reason = "a test that cannot go on panics; guards wait for children"
 )]
 
+mod approvals;
 mod chat;
 mod checkpoints;
 mod history;

@@ -4,7 +4,8 @@
 
 use fleet_actors::event::{Answer, Failure};
 use fleet_actors::ids::RequestId;
-use fleet_actors::ports::ToolOffer;
+use fleet_actors::meter::CallEnd;
+use fleet_actors::ports::{ToolOffer, ToolRequest};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -38,9 +39,9 @@ pub(super) async fn approve(
     fleet: &Fleet<'_>,
     agent: &Agent,
     offer: &ToolOffer,
-    arguments: &Value,
+    call: &ToolRequest,
 ) -> StepResult<Word> {
-    let tool = &offer.spec.name;
+    let (tool, arguments) = (&offer.spec.name, &call.arguments);
     let request = json!({
         "tool": tool,
         "arguments": arguments,
@@ -52,6 +53,7 @@ pub(super) async fn approve(
     let answered = turn.ask_human("approval", ask).await;
     let answer = match answered.answer {
         Answer::Expired => {
+            turn.refused(call, &agent.name, CallEnd::Expired);
             return expired(fleet, &format!("the approval of `{tool}`")).map(|text| Word::Refused {
                 outcome: "expired",
                 text: format!("tool_denied: {text}; `{tool}` was not called"),
@@ -59,11 +61,12 @@ pub(super) async fn approve(
         }
         Answer::Given(answer) => answer,
     };
-    let refused = |why: &str| Word::Refused {
-        outcome: "rejected",
-        text: format!(
+    let refused = |why: &str| {
+        turn.refused(call, &agent.name, CallEnd::Rejected);
+        let text = format!(
             "tool_denied: a person did not allow this call of `{tool}`{why}; do not try it again in another way"
-        ),
+        );
+        Word::Refused { outcome: "rejected", text }
     };
     let changed = answer.get("arguments").filter(|arguments| arguments.is_object());
     Ok(match decision(&answer) {
@@ -103,8 +106,9 @@ pub(in crate::workflow) fn reason(answer: &Value) -> String {
     reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
-/// What an answer to an approval may look like; `edit` names the field that holds what was changed. Without `anyOf`, so that a
-/// refusal names the very place of a mistake: what is said of properties holds only for an object.
+/// What an answer to an approval may look like; `edit` names the field that holds what was changed, without which an edit is
+/// none. No `anyOf` says what is allowed, so that a refusal names the very place of a mistake: what is said of properties holds
+/// only for an object.
 pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
     json!({
         "type": ["object", "boolean", "string"],
@@ -113,7 +117,18 @@ pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
             edit: edited,
             "reason": { "type": "string" }
         },
-        "required": ["decision"]
+        "required": ["decision"],
+        "if": {
+            "anyOf": [
+                { "type": "object", "properties": { "decision": { "const": "edit" } }, "required": ["decision"] },
+                { "type": "string", "pattern": "^\\s*[eE][dD][iI][tT]([eE][dD])?\\s*$" }
+            ]
+        },
+        "then": {
+            "type": "object",
+            "required": [edit],
+            "description": format!("an edit is {{\"decision\": \"edit\", \"{edit}\": ...}}, with what is to hold instead")
+        }
     })
 }
 
