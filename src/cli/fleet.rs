@@ -6,7 +6,7 @@
 
 mod run;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
 
-pub(super) use self::run::{Run, Seen, left};
+pub(super) use self::run::{Run, Seen};
 
 /// How long the end of a command waits for the history file; what is left is written by the next process.
 const EXPORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -317,6 +317,8 @@ fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
 struct Writer {
     api: Api,
     runtime: Runtime,
+    /// Who answers was said.
+    said: Cell<bool>,
 }
 
 impl Writer {
@@ -324,7 +326,7 @@ impl Writer {
         let runtime = Runtime::start(settings, command)?;
         let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
         let api = Api { sessions, settings: settings.clone(), workflow_config, connections: Connections::new(1) };
-        Ok(Self { api, runtime })
+        Ok(Self { api, runtime, said: Cell::new(false) })
     }
 
     /// Lets parked runs that are answered go on, and scores answers.
@@ -334,8 +336,9 @@ impl Writer {
         actix_web::rt::spawn(async move { recovery::child_queue(&children).await });
     }
 
+    /// Once, however many runs it starts.
     fn say_who_answers(&self) {
-        if self.runtime.model.is_simulated() {
+        if self.runtime.model.is_simulated() && !self.said.replace(true) {
             complain("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
         }
     }

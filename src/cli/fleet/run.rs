@@ -116,7 +116,8 @@ impl Run {
         match &mut self.from {
             Source::Here(here) => Ok(here.next().await?),
             Source::There(there) => {
-                let event = there.events.next().await.map_err(|error| left(&self.workflow, &error.to_string()))?;
+                let event = there.events.next().await;
+                let event = event.map_err(|error| self.left(&error.to_string()))?;
                 Ok(event.map_or(Seen::End, Seen::Event))
             }
         }
@@ -167,17 +168,21 @@ impl Run {
         }
     }
 
+    /// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
+    pub fn left(&self, why: &str) -> CommandError {
+        let server = match &self.from {
+            Source::Here(_) => String::new(),
+            Source::There(there) => format!(" --server {}", there.client.base()),
+        };
+        CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {}{server}", self.workflow))
+    }
+
     /// Leaves everything in order.
     pub async fn close(self) {
         if let Source::Here(here) = self.from {
             here.writer.close().await;
         }
     }
-}
-
-/// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
-pub(in crate::cli) fn left(workflow: &WorkflowId, why: &str) -> CommandError {
-    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}"))
 }
 
 impl Here {
