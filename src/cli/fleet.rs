@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet_actors::ids::{CheckpointId, ConversationId, Position, RequestId, Seq, WorkflowId};
-use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite};
+use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite, WorkflowState};
 use fleet_actors::recovery;
 use serde_json::{Value, json};
 
@@ -65,6 +65,17 @@ impl Local {
     }
 }
 
+/// When a run that was answered goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    /// At once.
+    Now,
+    /// Under the next server: it is parked.
+    Served,
+    /// When somebody resumes it: its process or its client went away before it was parked.
+    Resumed,
+}
+
 /// A page and the cursor of the next one if there is one.
 pub(super) type Page = (Vec<Value>, Option<String>);
 
@@ -88,11 +99,6 @@ impl Fleet {
             local.stays = true;
         }
         self
-    }
-
-    /// In the data directory, where runs go on only while a command that serves them stays.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Self::Here(_))
     }
 
     /// Whoever there is to work, as `GET /agents` shows it.
@@ -190,21 +196,27 @@ impl Fleet {
         workflow: &WorkflowId,
         request: &RequestId,
         response: Value,
-    ) -> Result<(), CommandError> {
+    ) -> Result<GoesOn, CommandError> {
         match self {
             Self::Here(local) => {
                 let writer = local.writer()?;
                 let row = writer.api.sessions.store().workflow(workflow).await?;
+                let goes_on = match &row {
+                    Some(row) if row.state == WorkflowState::Parked => GoesOn::Served,
+                    Some(_) | None => GoesOn::Resumed,
+                };
                 let answered = match row {
                     Some(_) => writer.api.answer(workflow, request, response).await,
                     None => Err(ApiError::not_found("workflow")),
                 };
                 writer.close().await;
-                Ok(answered?)
+                answered?;
+                Ok(goes_on)
             }
             Self::There(client) => {
                 let body = json!({ "request_id": request, "response": response });
-                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await.map(drop)
+                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await?;
+                Ok(GoesOn::Now)
             }
         }
     }

@@ -121,6 +121,10 @@ impl Place {
         url
     }
 
+    pub fn url(&self) -> &str {
+        &self.server.as_ref().unwrap().1
+    }
+
     pub fn server(&self) -> &Process {
         &self.server.as_ref().unwrap().0
     }
