@@ -1,8 +1,9 @@
 //! Typed prompts: what a workflow asks a model, as Rust types.
 //!
 //! A [`Signature`] is named inputs, a typed output and an instruction. [`render`] makes messages of it, [`parse`] reads the
-//! answer, and [`ask`] does both over a [`Turn`], with one repair call that shows the model what was wrong.
-//! [`signatures`] has all of them, [`catalog`] lists them.
+//! answer, and [`ask`] does both over a [`Turn`], with one repair call that shows the model what was wrong. Two are asked in
+//! another way: one whose answer the user reads as it is written ([`render_spoken`]), and one that an agent answers by calling
+//! a tool ([`render_tool`]). An [`Artifact`] replaces the words of all. [`signatures`] has them, [`catalog`] lists them.
 //!
 //! Invariant: what is rendered depends on the signature, its inputs and the pinned [`PromptConfig`] alone, so a replay asks
 //! with the same words.
@@ -29,7 +30,7 @@ use serde_json::Value;
 
 pub use catalog::{FieldInfo, SignatureInfo, catalog};
 pub use parse::{ParseError, parse};
-pub use render::{SIGNATURE_MARK, render, schema};
+pub use render::{SIGNATURE_MARK, render, render_spoken, render_tool, schema};
 
 /// A question that a model can be asked, and the shape of its answer.
 pub trait Signature: 'static {
@@ -50,6 +51,14 @@ pub trait Signature: 'static {
     fn check(_output: &Self::Output, _inputs: &Self::Inputs) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// A question whose answer is a text for people.
+pub trait Spoken: Signature {
+    /// The input that holds what is to be answered.
+    const SAID: &'static str;
+    /// The field of the output that holds the answer.
+    const ANSWER: &'static str;
 }
 
 /// How prompts are asked; part of the pinned configuration of a run.
@@ -144,7 +153,7 @@ pub async fn ask<S: Signature>(
     let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_ref()));
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
     read::<S>(&reply, inputs)
-        .map_err(|error| Failure::new("prompt_output_invalid", format!("{} got no usable answer: {error}", S::NAME)))
+        .map_err(|error| Failure::new(PROMPT_OUTPUT_INVALID, format!("{} got no usable answer: {error}", S::NAME)))
 }
 
 fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Option<&str>) -> ModelRequest {

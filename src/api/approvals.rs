@@ -97,12 +97,22 @@ fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
         Err(error) => {
             let place = error.instance_path().to_string();
             let field = if place.is_empty() { "response".to_owned() } else { format!("response{place}") };
-            let mut refusal = ApiError::invalid(field, arguments::mistake(&error.to_string()));
+            let text = match hint(schema, error.schema_path().as_str()) {
+                Some(hint) => format!("{error}: {hint}"),
+                None => error.to_string(),
+            };
+            let mut refusal = ApiError::invalid(field, arguments::mistake(&text));
             refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
             refusal.code = "answer_invalid".into();
             Err(refusal)
         }
     }
+}
+
+/// What the branch of a question's schema that an answer failed says about itself.
+fn hint<'a>(schema: &'a Value, failed: &str) -> Option<&'a str> {
+    let (branch, _) = failed.rsplit_once('/')?;
+    schema.pointer(branch.strip_suffix("/then").map(|_| branch)?)?.get("description")?.as_str()
 }
 
 fn shown(row: &QuestionRow) -> Value {

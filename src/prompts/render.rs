@@ -1,10 +1,11 @@
 //! Makes messages of a signature and its inputs.
 //!
 //! The system message says what to do and in what form; the user message holds the inputs, each between tags that its
-//! text cannot close. Inputs stand in the order of their declaration, and those that say nothing are left out.
+//! text cannot close. Inputs stand in the order of their declaration, and those that say nothing are left out. Two questions
+//! have another shape: one that a user reads the answer of, and one that is a tool.
 //! Absent on purpose: templates with placeholders. What people typed is never part of an instruction.
 
-use fleet_actors::ports::{ChatMessage, Role};
+use fleet_actors::ports::{ChatMessage, Role, ToolSpec};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::de::{MapAccess, Visitor};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{OutputStyle, ParseError, PromptConfig, Signature};
+use super::{Artifact, OutputStyle, ParseError, PromptConfig, Signature, Spoken};
 
 /// What the first line of every system message begins with; the signature's name follows.
 pub const SIGNATURE_MARK: &str = "# ";
@@ -24,7 +25,7 @@ const DATA_RULE: &str = "The inputs stand between tags, in the message of the us
 /// The messages that ask the question. Pure.
 pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<ChatMessage> {
     let artifact = config.artifacts.get(S::NAME);
-    let instruction = artifact.map_or(S::INSTRUCTION, |artifact| artifact.instruction.as_str());
+    let instruction = instruction::<S>(artifact);
     let form = match config.form {
         OutputStyle::Schema | OutputStyle::Auto => {
             "Answer with one JSON object that fits the schema you were given, and nothing else.".to_owned()
@@ -34,7 +35,7 @@ pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<Ch
             schema::<S>(inputs)
         ),
     };
-    let system = format!("{SIGNATURE_MARK}{}\n\n{}\n\n{DATA_RULE}\n\n{form}", S::NAME, instruction.trim());
+    let system = format!("{SIGNATURE_MARK}{}\n\n{}\n\n{DATA_RULE}\n\n{form}", S::NAME, instruction);
     let mut messages = vec![ChatMessage::new(Role::System, system)];
     for demo in artifact.into_iter().flat_map(|artifact| &artifact.demos) {
         let output = match config.form {
@@ -47,6 +48,39 @@ pub fn render<S: Signature>(inputs: &S::Inputs, config: &PromptConfig) -> Vec<Ch
     let inputs = serde_json::to_string(inputs).unwrap_or_default();
     messages.push(ChatMessage::new(Role::User, tagged(&inputs)));
     messages
+}
+
+/// The messages that ask a question whose answer is a text for people: its instruction, its demos as they were said, and the
+/// conversation, whose last message is what is to be answered. No form is asked for and nothing stands between tags. Pure.
+pub fn render_spoken<S: Spoken>(
+    config: &PromptConfig,
+    conversation: impl IntoIterator<Item = ChatMessage>,
+) -> Vec<ChatMessage> {
+    let artifact = config.artifacts.get(S::NAME);
+    let said = |demo: &Value, name: &str| demo.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut messages = vec![ChatMessage::new(Role::System, instruction::<S>(artifact))];
+    for demo in artifact.into_iter().flat_map(|artifact| &artifact.demos) {
+        messages.push(ChatMessage::new(Role::User, said(&demo.inputs, S::SAID)));
+        messages.push(ChatMessage::new(Role::Assistant, said(&demo.output, S::ANSWER)));
+    }
+    messages.extend(conversation);
+    messages
+}
+
+/// The question as a tool: a model answers it with the arguments of a call, or by calling nothing. Pure.
+pub fn render_tool<S: Signature>(name: &str, inputs: &S::Inputs, config: &PromptConfig) -> ToolSpec {
+    let artifact = config.artifacts.get(S::NAME);
+    let mut description = instruction::<S>(artifact);
+    let inputs_text = tagged(&serde_json::to_string(inputs).unwrap_or_default());
+    description.push_str(&format!("\n\n{inputs_text}"));
+    for demo in artifact.into_iter().flat_map(|artifact| &artifact.demos) {
+        description.push_str(&format!("\n\nFor example: {}", demo.output));
+    }
+    ToolSpec { name: name.to_owned(), description, parameters: schema::<S>(inputs) }
+}
+
+fn instruction<S: Signature>(artifact: Option<&Artifact>) -> String {
+    artifact.map_or(S::INSTRUCTION, |artifact| artifact.instruction.as_str()).trim().to_owned()
 }
 
 /// The message of the repair call, with the schema if the model may not have seen it.

@@ -1,8 +1,8 @@
 //! What the fleet asks models: one signature per question, grouped by what it is about.
 //!
 //! A signature's type only names it; its inputs and its answer are types of their own.
+//! Absent on purpose: questions that no workflow asks. `docs/decisions/0054` says which of them another one answers.
 
-mod agents;
 mod answers;
 mod handoff;
 mod judging;
@@ -10,12 +10,7 @@ mod language;
 mod roster;
 mod talk;
 mod tasks;
-mod tools;
 
-pub use agents::{
-    AgentInstruction, AgentInstructionInputs, AgentInstructions, CapabilityMatch, CapabilityMatches,
-    CapabilityMatching, CapabilityMatchingInputs, PlannerInstruction, PlannerInstructionInputs, PlannerInstructions,
-};
 pub use answers::{
     Narration, SimpleAnswer, SimpleResponse, SimpleResponseInputs, WorkflowNarration, WorkflowNarrationInputs,
 };
@@ -34,7 +29,5 @@ pub use roster::{AgentCard, ToolCard};
 pub use talk::{GroupChatSpeakerSelection, GroupChatSpeakerSelectionInputs, Speaker, TERMINATE, Utterance};
 pub use tasks::{
     Analysis, AnalysisAndRouting, AnalysisAndRoutingInputs, AnalysisWithRouting, Complexity, ExecutionMode, Level,
-    Routing, Strategy, StrategyMode, Subtask, TaskAnalysis, TaskAnalysisInputs, TaskRouting, TaskRoutingInputs,
-    WorkflowStrategy, WorkflowStrategyInputs,
+    Routing, Subtask, TaskAnalysis, TaskAnalysisInputs, TaskRouting, TaskRoutingInputs,
 };
-pub use tools::{ToolGoal, ToolPlan, ToolPlanInputs, ToolPlanning};

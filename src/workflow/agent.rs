@@ -15,11 +15,11 @@ use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
 use self::kit::Kit;
-pub(super) use self::kit::Pass;
 pub(super) use self::people::{decision, expired, reason, word_schema};
 use super::events::{AgentMoment, FleetEvent};
 use super::fleet::{Budget, Draft, Fleet};
 use crate::agents::Agent;
+use crate::prompts::signatures::Handoff;
 
 /// What an agent is to do.
 pub(super) struct Job<'a> {
@@ -43,14 +43,14 @@ impl<'a> Job<'a> {
 pub(super) enum Outcome {
     Answered(Draft),
     /// To somebody else, with the names of files that were made before.
-    Passed(Pass, Vec<String>),
+    Passed(Handoff, Vec<String>),
 }
 
 /// Lets an agent that may not pass control work, and gives its answer.
 pub(super) async fn answer(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> StepResult<Draft> {
     match work(turn, fleet, job).await? {
         Outcome::Answered(draft) => Ok(draft),
-        Outcome::Passed(pass, _) => Err(Failure::new("internal", format!("control was passed to {}", pass.to))),
+        Outcome::Passed(pass, _) => Err(Failure::new("internal", format!("control was passed to {}", pass.to_agent))),
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn work(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> St
             tell(turn, agent, AgentMoment::Complete, "completed", None);
         }
         Ok(Outcome::Passed(pass, _)) => {
-            let data = json!({ "outcome": "handed_off", "to_agent": pass.to });
+            let data = json!({ "outcome": "handed_off", "to_agent": pass.to_agent });
             tell(turn, agent, AgentMoment::Complete, "handed off", Some(data));
         }
         Err(failure) => {

@@ -74,7 +74,23 @@ pub enum FleetEvent {
     },
 }
 
-/// Where a run stands.
+impl FleetEvent {
+    /// The final answer of a run that is one call, by no agent and without a score.
+    pub(super) fn plain_answer(message: String, finish_reason: FinishReason, spend: &Spend) -> Self {
+        Self::Answer {
+            message,
+            author: None,
+            agent_id: None,
+            finish_reason,
+            quality_pending: false,
+            quality_score: None,
+            quality_flag: None,
+            spent: Some(told_spend(spend)),
+        }
+    }
+}
+
+/// Where a run stands. That it waits for a person is told by the question: `docs/decisions/0054`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
@@ -84,8 +100,6 @@ pub enum RunStatus {
     Completed,
     /// It has an error.
     Failed,
-    /// It waits.
-    Idle,
 }
 
 /// A moment of an agent's work.

@@ -5,17 +5,18 @@
 
 use std::sync::Arc;
 
-use fleet_actors::event::Audience;
+use fleet_actors::event::{Audience, Failure};
 use fleet_actors::journal::Context;
-use fleet_actors::ports::{ChatMessage, MessageRow, ModelRequest, OutputForm, Role, RunOutput, TaskInput};
-use fleet_actors::spend::Spend;
+use fleet_actors::ports::{ChatMessage, MessageRow, ModelRequest, OutputForm, RunOutput, TaskInput};
 use fleet_actors::turn::{StepResult, Turn};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::{FleetEvent, told_spend};
+use super::events::FleetEvent;
 use super::fleet::asked;
+use crate::prompts::render_spoken;
+use crate::prompts::signatures::SimpleResponse;
 
 /// Which messages need no agent. Phrases are lower case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,40 +73,31 @@ pub(super) async fn answer(
     config: &WorkflowConfig,
     history: &[MessageRow],
 ) -> StepResult<RunOutput> {
-    let rule = "Answer the message directly, kindly and briefly, in its language.";
     let before = history.iter().map(|message| ChatMessage::new(message.role, message.content.clone()));
-    let messages = std::iter::once(ChatMessage::new(Role::System, rule)).chain(before);
+    let conversation = before.chain([asked(input, input.message.clone())]);
     let agent = config.roster.get(&config.pipeline.default_agent).or_else(|| config.roster.iter().next());
     let request = ModelRequest {
         model: agent.map_or(&config.prompts.model, |agent| &agent.model).as_str().into(),
         agent: None,
         audience: Audience::User,
-        context: Context::of(messages.chain([asked(input, input.message.clone())])),
+        context: Context::of(render_spoken::<SimpleResponse>(&config.prompts, conversation)),
         tools: Arc::from([]),
         output: OutputForm::Text,
         temperature: agent.and_then(|agent| agent.temperature),
         max_output_tokens: config.output_tokens_max,
     };
     let reply = turn.model("answer", request).await?;
-    let usage = reply.usage.unwrap_or_default();
-    let mut spend = Spend::default();
-    spend.add_model(None, usage);
-    turn.emit(&FleetEvent::Answer {
-        message: reply.text.clone(),
-        author: None,
-        agent_id: None,
-        finish_reason: reply.finish_reason,
-        quality_pending: false,
-        quality_score: None,
-        quality_flag: None,
-        spent: Some(told_spend(&spend)),
-    });
+    if reply.text.trim().is_empty() && !reply.finish_reason.truncates() {
+        return Err(Failure::new("no_agent_answered", "the fast path got an empty answer"));
+    }
+    let spend = turn.spent();
+    turn.emit(&FleetEvent::plain_answer(reply.text.clone(), reply.finish_reason, &spend));
     let metadata = json!({
         "mode": "fast_path",
         "model": reply.model,
         "simulated": reply.simulated,
-        "model_calls": 1,
-        "usage": usage,
+        "model_calls": spend.model_calls,
+        "usage": spend.usage,
         "finish_reason": reply.finish_reason,
         "truncated": reply.finish_reason.truncates(),
     });

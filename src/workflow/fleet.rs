@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fleet_actors::event::Failure;
 use fleet_actors::journal::Context;
-use fleet_actors::ports::{ChatMessage, FinishReason, MessageRow, Role, TaskInput, ToolOffer};
+use fleet_actors::ports::{Access, ChatMessage, FinishReason, MessageRow, Role, TaskInput, ToolOffer};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -83,6 +83,11 @@ impl<'a> Fleet<'a> {
         self.offers.iter().filter(named).collect()
     }
 
+    /// Those of them that it can use: there, and not forbidden.
+    pub fn usable_by(&self, agent: &Agent) -> impl Iterator<Item = &ToolOffer> {
+        self.offers_of(agent).into_iter().filter(|offer| usable(offer))
+    }
+
     /// Asks a phase's question, within the time of a phase.
     pub async fn phase<S: Signature>(&self, turn: &mut Turn, step: &str, inputs: &S::Inputs) -> StepResult<S::Output>
     where
@@ -156,21 +161,24 @@ impl<'a> Fleet<'a> {
 
     pub fn agent_cards<'b>(&'b self, agents: impl IntoIterator<Item = &'b Agent>) -> Vec<AgentCard> {
         let card = |agent: &Agent| {
-            let offered = self.offers_of(agent).into_iter().filter(|offer| offer.unavailable.is_none());
-            let tools = offered.map(|offer| offer.spec.name.clone()).collect();
+            let tools = self.usable_by(agent).map(|offer| offer.spec.name.clone()).collect();
             AgentCard { name: agent.name.clone(), description: agent.description.clone(), tools }
         };
         agents.into_iter().map(card).collect()
     }
 
     pub fn tool_cards(&self) -> Vec<ToolCard> {
-        let offered = self.offers.iter().filter(|offer| offer.unavailable.is_none());
         let card = |offer: &ToolOffer| ToolCard {
             name: offer.spec.name.clone(),
             description: clip(&offer.spec.description, 300),
         };
-        offered.map(card).collect()
+        self.offers.iter().filter(|offer| usable(offer)).map(card).collect()
     }
+}
+
+/// Whether a tool can be called at all.
+pub(super) fn usable(offer: &ToolOffer) -> bool {
+    offer.unavailable.is_none() && offer.access != Access::Deny
 }
 
 /// What a model is asked to do, and what the client added to the task. That is a user's text like the message, and no rule of

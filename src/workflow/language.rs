@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::WorkflowConfig;
-use super::events::{FleetEvent, told_spend};
+use super::events::FleetEvent;
 use super::fleet::Fleet;
 use crate::prompts::Signature;
 use crate::prompts::signatures::{
@@ -55,16 +55,7 @@ where
     let answer = json!(fleet.phase::<S>(turn, step, inputs).await?);
     let spend = turn.spent();
     let text = answer.to_string();
-    turn.emit(&FleetEvent::Answer {
-        message: text.clone(),
-        author: None,
-        agent_id: None,
-        finish_reason: FinishReason::Stop,
-        quality_pending: false,
-        quality_score: None,
-        quality_flag: None,
-        spent: Some(told_spend(&spend)),
-    });
+    turn.emit(&FleetEvent::plain_answer(text.clone(), FinishReason::Stop, &spend));
     let metadata = json!({ "answer": answer, "model_calls": spend.model_calls, "usage": spend.usage });
     Ok(RunOutput { text, metadata, ..RunOutput::default() })
 }

@@ -15,9 +15,9 @@ use serde_json::json;
 
 use super::agent::{Job, answer};
 use super::fleet::{Draft, Fleet, Round};
-use super::routing::Plan;
+use super::plan::Plan;
 use crate::agents::Agent;
-use crate::prompts::signatures::ExecutionMode;
+use crate::prompts::signatures::{ExecutionMode, Subtask};
 
 /// Carries out a plan.
 ///
@@ -70,7 +70,28 @@ fn lost(turn: &mut Turn, fleet: &Fleet<'_>, agent: &str, failure: &Failure) {
     fleet.warn(turn, "agent_failed", message, json!({ "agent": agent, "code": failure.code }));
 }
 
-/// The agents of a plan that exist, each with its part.
-fn crew<'a>(fleet: &Fleet<'a>, plan: &'a Plan) -> StepResult<Vec<(&'a Agent, &'a str)>> {
-    plan.parts.iter().map(|part| Ok((fleet.agent(&part.agent)?, part.task.as_str()))).collect()
+/// Somebody who works, with its part.
+#[derive(Clone)]
+struct Member<'a> {
+    agent: &'a Agent,
+    task: &'a str,
+    /// What the plan says about how to go about it.
+    advice: Option<String>,
+}
+
+impl Member<'_> {
+    /// What it is given besides its task: the plan's advice, then what others made.
+    fn given<'b>(&'b self, material: impl IntoIterator<Item = (String, &'b str)>) -> Vec<(String, &'b str)> {
+        let advice = self.advice.as_deref().map(|advice| ("How to go about it".to_owned(), advice));
+        advice.into_iter().chain(material).collect()
+    }
+}
+
+/// The agents of a plan, each with its part.
+fn crew<'a>(fleet: &Fleet<'a>, plan: &'a Plan) -> StepResult<Vec<Member<'a>>> {
+    let member = |part: &'a Subtask| {
+        let agent = fleet.agent(&part.agent)?;
+        Ok(Member { agent, task: &part.task, advice: plan.advice(fleet, agent) })
+    };
+    plan.parts.iter().map(member).collect()
 }

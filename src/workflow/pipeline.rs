@@ -13,8 +13,9 @@ use super::WorkflowConfig;
 use super::events::{FleetEvent, told_spend};
 use super::fleet::{Draft, Fleet, Round, clip, ends_the_run};
 use super::modes::execute;
+use super::plan::Plan;
 use super::quality::{self, Judged};
-use super::routing::{self, Plan};
+use super::routing;
 use crate::agents::Agent;
 use crate::prompts::signatures::{
     Progress, ProgressAction, ProgressEvaluation, ProgressEvaluationInputs, WorkflowNarration, WorkflowNarrationInputs,

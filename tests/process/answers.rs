@@ -13,18 +13,31 @@ use crate::parked::serve;
 use crate::process::{client, get, simulate};
 
 /// What fits no form of an answer to an approval.
-fn misfits() -> [Value; 8] {
+fn misfits() -> [Value; 11] {
     [
         json!(17),
         json!({ "decision": "maybe" }),
         json!({}),
         json!(["approve"]),
         json!({ "decision": "edit", "arguments": 1 }),
+        // An edit that does not say what it changes.
+        json!({ "decision": "edit" }),
+        json!({ "decision": "edit", "reason": "use another page" }),
+        json!("edit"),
         // What the tool itself would refuse.
         json!({ "decision": "edit", "arguments": { "url": 5 } }),
         json!({ "decision": "edit", "arguments": {} }),
         json!({ "decision": "approve", "arguments": { "url": "http://127.0.0.1/", "verb": "POST" } }),
     ]
+}
+
+/// Who wants to change something and does not say what is told in which field it belongs.
+fn says_what_is_missing(misfit: &Value, text: &Value) {
+    let edits = *misfit == "edit" || misfit["decision"] == "edit";
+    if edits && misfit["arguments"].is_null() {
+        let text = text.as_str().unwrap();
+        assert!(text.contains("arguments") && text.contains("an edit is"), "{misfit}: {text}");
+    }
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -89,6 +102,7 @@ async fn an_answer_that_does_not_fit_is_refused_at_every_door_and_the_question_s
             let field = problem["errors"][0]["field"].as_str().unwrap();
             assert!(field.starts_with("response"), "{problem}");
             assert!(misfit["arguments"].is_null() || field.starts_with("response/arguments"), "{misfit}: {problem}");
+            says_what_is_missing(&misfit, &problem["detail"]);
             still_open().await;
         }
         assert_eq!(respond(&yes).await.0, 200);
@@ -118,6 +132,7 @@ async fn an_answer_that_does_not_fit_is_refused_at_every_door_and_the_question_s
             talk.send(frame(&misfit)).await.unwrap();
             let refused = next(&mut talk, |event| event["type"] == "error").await;
             assert_eq!(refused["data"]["code"], "answer_invalid", "{misfit}: {refused}");
+            says_what_is_missing(&misfit, &refused["error"]);
             still_open().await;
         }
         talk.send(frame(&yes)).await.unwrap();

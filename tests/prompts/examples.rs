@@ -37,6 +37,8 @@ pub fn routing() -> TaskRoutingInputs {
         needs_web_search: true,
         search_query: Some("postgres sqlite comparison".into()),
         urgency: Level::Medium,
+        intent: Some("compare_systems".into()),
+        intent_confidence: Some(0.9),
         reasoning: "two systems".into(),
     };
     TaskRoutingInputs {
@@ -58,20 +60,12 @@ pub fn merged() -> AnalysisAndRoutingInputs {
     }
 }
 
-pub fn tool_plan() -> ToolPlanInputs {
-    ToolPlanInputs { task: TASK.into(), context: String::new(), agent: "researcher".into(), tools: tools() }
-}
-
 pub fn progress() -> ProgressEvaluationInputs {
     ProgressEvaluationInputs { task: TASK.into(), result: "SQLite is a file.".into(), round: 1, rounds_max: 3 }
 }
 
 pub fn quality() -> QualityAssessmentInputs {
     QualityAssessmentInputs { task: TASK.into(), context: String::new(), answer: "SQLite is a file.".into() }
-}
-
-pub fn strategy() -> WorkflowStrategyInputs {
-    WorkflowStrategyInputs { task: TASK.into(), context: String::new(), agents: agents() }
 }
 
 pub fn simple() -> SimpleResponseInputs {
@@ -89,13 +83,7 @@ pub fn speaker() -> GroupChatSpeakerSelectionInputs {
 }
 
 pub fn handoff() -> HandoffDecisionInputs {
-    HandoffDecisionInputs {
-        task: TASK.into(),
-        acting_agent: "researcher".into(),
-        work: "Sources are read.".into(),
-        agents: agents().split_off(1),
-        handoffs_left: 2,
-    }
+    HandoffDecisionInputs { agents: agents().split_off(1) }
 }
 
 pub fn package() -> HandoffProtocolInputs {
@@ -106,27 +94,6 @@ pub fn package() -> HandoffProtocolInputs {
         next_task: "Write the brief".into(),
         work: "Sources are read: https://sqlite.org/whentouse.html".into(),
     }
-}
-
-pub fn capabilities() -> CapabilityMatchingInputs {
-    CapabilityMatchingInputs {
-        task: TASK.into(),
-        required_capabilities: vec!["databases".into(), "design".into()],
-        agents: agents(),
-    }
-}
-
-pub fn instruction() -> AgentInstructionInputs {
-    AgentInstructionInputs {
-        task: TASK.into(),
-        agent: agents().remove(0),
-        subtask: "Find two independent benchmarks".into(),
-        material: String::new(),
-    }
-}
-
-pub fn planner() -> PlannerInstructionInputs {
-    PlannerInstructionInputs { task: TASK.into(), agents: agents(), goal: "A brief that a manager can use".into() }
 }
 
 pub fn narration() -> WorkflowNarrationInputs {

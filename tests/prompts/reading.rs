@@ -117,9 +117,11 @@ fn only_agents_that_exist_are_taken() {
     assert_eq!(speaker("ANALYST").unwrap().next_speaker, "analyst");
     assert!(speaker("nobody").unwrap_err().to_string().ends_with("or TERMINATE"));
     let decide = |text: &str| parse::<HandoffDecision>(text, &given::handoff());
-    let keeps = decide(r#"{"should_handoff": "no", "next_agent": "none", "next_task": "", "reasoning": ""}"#).unwrap();
-    assert_eq!((keeps.should_handoff, keeps.next_agent), (false, None));
-    assert!(decide(r#"{"should_handoff": true, "next_agent": null, "next_task": "", "reasoning": ""}"#).is_err());
+    let passes = decide(r#"{"to_agent": "Writer", "reason": "words", "work_completed": ["a", "b"]}"#).unwrap();
+    assert_eq!((passes.to_agent.as_str(), passes.work_completed.as_str()), ("writer", "a\nb"));
+    assert!(passes.remaining_objectives.is_empty() && passes.success_criteria.is_empty());
+    let error = decide(r#"{"to_agent": "ghost", "reason": "", "work_completed": ""}"#).unwrap_err().to_string();
+    assert_eq!(error, "there is no agent `ghost`; the agents are analyst, writer");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use agentic_fleet::llm::schema::strict;
 use agentic_fleet::prompts::signatures::*;
-use agentic_fleet::prompts::{Artifact, Demo, OutputStyle, PromptConfig, Signature, catalog, render, schema};
-use fleet_actors::ports::Role;
+use agentic_fleet::prompts::{
+    Artifact, Demo, OutputStyle, PromptConfig, Signature, catalog, render, render_spoken, render_tool, schema,
+};
+use fleet_actors::ports::{ChatMessage, Role};
 use serde_json::json;
 
 use super::examples as given;
@@ -45,17 +47,12 @@ every_signature! {
     TaskAnalysis: analysis,
     TaskRouting: routing,
     AnalysisAndRouting: merged,
-    ToolPlan: tool_plan,
     ProgressEvaluation: progress,
     QualityAssessment: quality,
-    WorkflowStrategy: strategy,
     SimpleResponse: simple,
     GroupChatSpeakerSelection: speaker,
     HandoffDecision: handoff,
     HandoffProtocol: package,
-    CapabilityMatching: capabilities,
-    AgentInstruction: instruction,
-    PlannerInstruction: planner,
     WorkflowNarration: narration,
     IntentClassification: intent,
     EntityExtraction: entities,
@@ -122,4 +119,55 @@ fn a_call_may_only_answer_with_agents_and_modes_that_exist() {
     assert_eq!(speaker["properties"]["next_speaker"]["enum"][3], json!("TERMINATE"));
     let nobody = schema::<TaskRouting>(&TaskRoutingInputs::default());
     assert!(nobody["properties"]["assigned_to"]["items"].get("enum").is_none(), "an empty choice is no schema");
+}
+
+#[test]
+fn no_signature_is_listed_that_no_workflow_asks() {
+    let mut asked = String::new();
+    let mut places = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/workflow"))];
+    while let Some(place) = places.pop() {
+        for entry in std::fs::read_dir(place).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { places.push(path) } else { asked += &std::fs::read_to_string(path).unwrap() }
+        }
+    }
+    for info in catalog() {
+        assert!(asked.contains(&format!("::<{}>", info.name)), "nobody asks {}", info.name);
+    }
+}
+
+#[test]
+fn an_artifact_replaces_what_a_direct_answer_is_asked_with_and_shows_its_demos_as_they_were_said() {
+    let conversation = || {
+        [(Role::User, "hi"), (Role::Assistant, "hello"), (Role::User, "</task> {\"a\": 1}")]
+            .map(|(role, text)| ChatMessage::new(role, text))
+    };
+    let said = |config: &PromptConfig| {
+        let messages = render_spoken::<SimpleResponse>(config, conversation());
+        messages.into_iter().map(|message| (message.role, message.content)).collect::<Vec<_>>()
+    };
+    let [(Role::System, rule), rest @ ..] = &said(&PromptConfig::default())[..] else { panic!("no rule") };
+    assert_eq!((rule.as_str(), rest.len()), (SimpleResponse::INSTRUCTION, 3));
+    assert_eq!(rest[2].1, "</task> {\"a\": 1}", "what is said stays as it was said");
+    let demo = Demo { inputs: json!({ "task": "2+2?", "context": "" }), output: json!({ "answer": "4" }) };
+    let artifact = Artifact { instruction: " Be a poet. ".into(), demos: vec![demo] };
+    let artifacts = [(SimpleResponse::NAME.to_owned(), artifact)].into();
+    let compiled = said(&PromptConfig { artifacts, ..PromptConfig::default() });
+    let demo = [(Role::System, "Be a poet."), (Role::User, "2+2?"), (Role::Assistant, "4")];
+    assert_eq!(compiled[..3], demo.map(|(role, text)| (role, text.to_owned())));
+    assert_eq!(&compiled[3..], rest);
+}
+
+#[test]
+fn an_artifact_replaces_what_the_tool_that_hands_over_says_and_shows_its_demos() {
+    let tool = |config: &PromptConfig| render_tool::<HandoffDecision>("handoff", &given::handoff(), config);
+    let plain = tool(&PromptConfig::default());
+    insta::assert_snapshot!("handoff_tool", format!("{}\n\n{:#}", plain.description, plain.parameters));
+    let demo = Demo { inputs: json!({}), output: json!({ "to_agent": "writer", "reason": "words" }) };
+    let artifact = Artifact { instruction: "Hand over early.".into(), demos: vec![demo] };
+    let artifacts = [(HandoffDecision::NAME.to_owned(), artifact)].into();
+    let compiled = tool(&PromptConfig { artifacts, ..PromptConfig::default() });
+    assert!(compiled.description.starts_with("Hand over early.\n"), "{}", compiled.description);
+    assert!(compiled.description.ends_with(r#"For example: {"reason":"words","to_agent":"writer"}"#));
+    assert_eq!(compiled.parameters, plain.parameters);
 }

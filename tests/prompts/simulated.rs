@@ -46,22 +46,15 @@ fn answer<S: Signature>(inputs: &S::Inputs) -> S::Output {
 }
 
 #[test]
-fn every_signature_gets_an_answer_that_is_read_whatever_the_seed() {
+fn every_question_that_is_a_call_of_its_own_gets_an_answer_that_is_read_whatever_the_seed() {
     for seed in 0..50 {
         answers::<TaskAnalysis>(&given::analysis(), seed);
         answers::<TaskRouting>(&given::routing(), seed);
         answers::<AnalysisAndRouting>(&given::merged(), seed);
-        answers::<ToolPlan>(&given::tool_plan(), seed);
         answers::<ProgressEvaluation>(&given::progress(), seed);
         answers::<QualityAssessment>(&given::quality(), seed);
-        answers::<WorkflowStrategy>(&given::strategy(), seed);
-        answers::<SimpleResponse>(&given::simple(), seed);
         answers::<GroupChatSpeakerSelection>(&given::speaker(), seed);
-        answers::<HandoffDecision>(&given::handoff(), seed);
         answers::<HandoffProtocol>(&given::package(), seed);
-        answers::<CapabilityMatching>(&given::capabilities(), seed);
-        answers::<AgentInstruction>(&given::instruction(), seed);
-        answers::<PlannerInstruction>(&given::planner(), seed);
         answers::<WorkflowNarration>(&given::narration(), seed);
         answers::<IntentClassification>(&given::intent(), seed);
         answers::<EntityExtraction>(&given::entities(), seed);
@@ -123,16 +116,6 @@ fn a_discussion_hears_everybody_and_ends() {
         inputs.discussion.push(Utterance { speaker: next.next_speaker, text: "I agree.".into() });
     }
     assert_eq!(heard, ["researcher", "analyst", "writer", "researcher"]);
-}
-
-#[test]
-fn a_handoff_goes_to_somebody_who_is_needed_and_not_for_ever() {
-    let decision = answer::<HandoffDecision>(&given::handoff());
-    assert_eq!((decision.should_handoff, decision.next_agent.as_deref()), (true, Some("analyst")));
-    let last = HandoffDecisionInputs { handoffs_left: 0, ..given::handoff() };
-    assert!(!answer::<HandoffDecision>(&last).should_handoff);
-    let done = HandoffDecisionInputs { work: "The analyst and the writer are done.".into(), ..given::handoff() };
-    assert!(!answer::<HandoffDecision>(&done).should_handoff);
 }
 
 #[test]

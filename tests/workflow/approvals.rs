@@ -189,6 +189,10 @@ fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
     let edit =
         json!({ "decision": "edit", "plan": { "mode": "parallel", "assigned_to": ["analyst", "writer", "wizard"] } });
     assert_eq!(reviewed(Some(edit), OnExpiry::Reject), r#"["analyst","writer"]"#);
+    let nobody = json!({ "decision": "edit", "plan": { "assigned_to": ["wizard"] } });
+    assert_eq!(reviewed(Some(nobody), OnExpiry::Reject), r#"["assistant"]"#);
+    let unsaid = "plan_rejected: a person wanted another plan and gave none";
+    assert_eq!(reviewed(Some(json!({ "decision": "edit" })), OnExpiry::Reject), unsaid);
     let reject = json!({ "decision": "reject", "reason": "too dear" });
     assert_eq!(reviewed(Some(reject), OnExpiry::Reject), "plan_rejected: a person rejected the plan: too dear");
     assert!(reviewed(None, OnExpiry::Reject).starts_with("plan_rejected"));
@@ -245,6 +249,10 @@ fn a_question_about_a_call_says_what_its_tool_takes_however_the_tool_says_it() {
             (json!({ "decision": "edit", "arguments": {} }), "/arguments"),
             (json!({ "decision": "edit", "arguments": { "code": "2", "more": 1 } }), "/arguments"),
             (json!({ "decision": "edit", "arguments": "2" }), "/arguments"),
+            (json!({ "decision": "edit" }), ""),
+            (json!({ "decision": "edit", "arguments": null }), "/arguments"),
+            (json!("edit"), ""),
+            (json!(" Edited"), ""),
             (json!({ "decision": "maybe" }), "/decision"),
             (json!({}), ""),
             (json!(17), ""),
@@ -252,5 +260,39 @@ fn a_question_about_a_call_says_what_its_tool_takes_however_the_tool_says_it() {
             let error = judge.validate(&misfit).expect_err(&format!("{misfit} fits {form}"));
             assert_eq!(error.instance_path().to_string(), place, "{misfit}: {error}");
         }
+    }
+}
+
+#[test]
+fn a_question_about_a_plan_says_what_a_change_of_it_may_be() {
+    let mut config = config();
+    config.pipeline.plan_review = true;
+    let ran = script(&config).model(|call| Asked::of(call).sensible(&plan("sequential"))).human(|_| Some(true.into()));
+    let ran = ran.run();
+    ran.replay();
+    let schema = ran.events.iter().find_map(|event| {
+        if let EventBody::Asked { question, .. } = &event.body { question.answer_schema.clone() } else { None }
+    });
+    let judge = validator(&schema.unwrap()).unwrap();
+    let edit = |plan: Value| json!({ "decision": "edit", "plan": plan });
+    for fits in [
+        edit(json!({ "mode": "parallel" })),
+        edit(json!({ "assigned_to": ["writer"] })),
+        edit(json!({ "subtasks": [{ "agent": "writer", "task": "write" }] })),
+        json!({ "decision": "approve" }),
+    ] {
+        assert!(judge.is_valid(&fits), "{fits}");
+    }
+    for (misfit, place) in [
+        (json!({ "decision": "edit" }), ""),
+        (json!("edit"), ""),
+        (edit(json!({})), "/plan"),
+        (edit(json!({ "mode": "chaos" })), "/plan/mode"),
+        (edit(json!({ "assigned_to": [] })), "/plan/assigned_to"),
+        (edit(json!({ "subtasks": ["write"] })), "/plan/subtasks/0"),
+        (edit(json!({ "subtasks": [{ "agent": "writer" }] })), "/plan/subtasks/0"),
+    ] {
+        let error = judge.validate(&misfit).expect_err(&misfit.to_string());
+        assert_eq!(error.instance_path().to_string(), place, "{misfit}: {error}");
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod absurd;
 mod approvals;
 mod bounds;
 mod calls;
@@ -9,4 +10,6 @@ mod crash;
 mod fast_path;
 mod golden;
 mod phases;
+mod plans;
+mod roster;
 mod support;

@@ -86,7 +86,7 @@ fn whatever_routing_proposes_comes_to_something_that_can_be_carried_out() {
             routing("sequential", &[("writer", "a")]),
             "delegated",
             parts(&[("writer", "a")]),
-            vec![],
+            vec!["one_agent_in_sequence"],
         ),
     ];
     for (what, proposed, mode, parts, warnings) in table {

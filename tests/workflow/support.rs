@@ -45,6 +45,11 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Whether any message of it has this text.
+    pub fn holds(&self, text: &str) -> bool {
+        self.call.request.context.messages().iter().any(|message| message.content.contains(text))
+    }
+
     pub fn offers(&self, tool: &str) -> bool {
         self.call.request.tools.iter().any(|spec| spec.name == tool)
     }
@@ -74,7 +79,8 @@ impl<'a> Asked<'a> {
 fn analysis() -> Value {
     json!({
         "complexity": "medium", "required_capabilities": ["research"], "estimated_steps": 3, "preferred_tools": [],
-        "needs_web_search": true, "search_query": "X Y", "urgency": "medium", "reasoning": "two things to compare"
+        "needs_web_search": true, "search_query": "X Y", "urgency": "medium", "intent": "compare_things",
+        "intent_confidence": 0.9, "reasoning": "two things to compare"
     })
 }
 

@@ -189,7 +189,6 @@ fn status_name(status: RunStatus) -> &'static str {
         RunStatus::InProgress => "in_progress",
         RunStatus::Completed => "completed",
         RunStatus::Failed => "failed",
-        RunStatus::Idle => "idle",
     }
 }
 

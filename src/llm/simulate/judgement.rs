@@ -33,18 +33,10 @@ fn overlay_of(name: &str) -> Option<Overlay> {
             let part = |name: &str| schema["properties"].get(name).unwrap_or(&Value::Null);
             json!({ "analysis": analysis(asked, part("analysis")), "routing": routing(asked, part("routing")) })
         },
-        "ToolPlan" => |asked, schema, _| tool_plan(asked, schema),
         "ProgressEvaluation" => |asked, _, _| progress(asked),
         "QualityAssessment" => |asked, _, rng| quality(asked, rng),
-        "WorkflowStrategy" => |asked, schema, _| json!({ "mode": mode(asked, 2, &allowed(property(schema, "mode"))) }),
-        "SimpleResponse" => |asked, _, _| json!({ "answer": format!("Simulated answer to: {}", asked.topic()) }),
         "GroupChatSpeakerSelection" => |asked, schema, _| speaker(asked, schema),
-        "HandoffDecision" => |asked, schema, _| handoff(asked, schema),
         "HandoffProtocol" => |asked, _, _| package(asked),
-        "CapabilityMatching" => |asked, schema, _| capabilities(asked, schema),
-        "AgentInstruction" | "PlannerInstruction" => {
-            |asked, _, _| json!({ "instructions": format!("Work on this and hand in the result: {}", asked.topic()) })
-        }
         "WorkflowNarration" => |asked, _, _| narration(asked),
         "IntentClassification" => |asked, schema, rng| intent(asked, schema, rng),
         "EntityExtraction" => |asked, schema, _| entities(asked, schema),
@@ -68,10 +60,6 @@ impl<'a> Asked<'a> {
     fn topic(&self) -> &'a str {
         let tags = ["task", "text"].map(|name| self.tag(name));
         tags.into_iter().find(|topic| !topic.is_empty()).unwrap_or(self.text)
-    }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        self.tag(name).parse().ok()
     }
 
     /// Whether the topic has a word that begins with one of these.
@@ -132,6 +120,8 @@ fn analysis(asked: &Asked<'_>, schema: &Value) -> Value {
         "needs_web_search": needs_search,
         "search_query": needs_search.then_some(query),
         "urgency": if asked.mentions(&["urgent", "asap", "quickly", "immediately"]) { "high" } else { "medium" },
+        "intent": if asked.topic().trim_end().ends_with('?') { "ask_question" } else { "request_work" },
+        "intent_confidence": 0.7,
         "reasoning": format!("Simulated: judged by its {words} words and what they mention."),
     })
 }
@@ -188,20 +178,11 @@ fn mode(asked: &Asked<'_>, agents: usize, allowed: &[&str]) -> String {
         [only] => only,
         _ if said("discuss") || said("debate") => "discussion",
         _ if said("handoff") => "handoff",
-        _ if agents < 2 || (allowed.contains(&"fast_path") && skills(asked).len() < 2) => {
-            let short = asked.topic().split_whitespace().count() <= 4;
-            if short && allowed.contains(&"fast_path") { "fast_path" } else { "delegated" }
-        }
+        _ if agents < 2 => "delegated",
         _ if said("compar") || said("parallel") || said("both") => "parallel",
         _ => "sequential",
     };
     wanted.to_owned()
-}
-
-fn tool_plan(asked: &Asked<'_>, schema: &Value) -> Value {
-    let tools = allowed(property(&property(schema, "steps")["items"], "tool"));
-    let step = |tool: String| json!({ "tool": tool, "goal": format!("What is needed for: {}", asked.topic()) });
-    json!({ "steps": helpful(asked, &tools).into_iter().map(step).collect::<Vec<_>>() })
 }
 
 fn progress(asked: &Asked<'_>) -> Value {
@@ -234,20 +215,6 @@ fn speaker(asked: &Asked<'_>, schema: &Value) -> Value {
     json!({ "next_speaker": next, "reasoning": format!("Simulated: {spoken} have spoken.") })
 }
 
-fn handoff(asked: &Asked<'_>, schema: &Value) -> Value {
-    let agents = allowed(property(schema, "next_agent"));
-    let work = asked.tag("work").to_lowercase();
-    let open = |agent: &&str| agents.contains(agent) && *agent != asked.tag("acting_agent") && !work.contains(agent);
-    let next = skills(asked).into_iter().map(|(_, agent)| agent).find(open);
-    let next = next.filter(|_| asked.number("handoffs_left") != Some(0));
-    json!({
-        "should_handoff": next.is_some(),
-        "next_agent": next,
-        "next_task": next.map_or(String::new(), |_| format!("Go on with: {}", asked.topic())),
-        "reasoning": "Simulated: by the skills that the task mentions.",
-    })
-}
-
 fn package(asked: &Asked<'_>) -> Value {
     let work = asked.tag("work");
     let sources = work.split_whitespace().filter(|word| word.starts_with("http")).take(10);
@@ -259,15 +226,6 @@ fn package(asked: &Asked<'_>) -> Value {
         "success_criteria": [format!("It answers: {}", asked.topic())],
         "checklist": ["Figures agree with their sources"],
     })
-}
-
-fn capabilities(asked: &Asked<'_>, schema: &Value) -> Value {
-    let agents = allowed(property(&property(schema, "matches")["items"], "agent"));
-    let skills = skills(asked);
-    let found = skills.iter().filter(|(_, agent)| agents.contains(agent));
-    let found = found.map(|(skill, agent)| json!({ "agent": agent, "covers": [skill], "confidence": 0.8 }));
-    let missing = skills.iter().filter(|(_, agent)| !agents.contains(agent)).map(|(skill, _)| *skill);
-    json!({ "matches": found.collect::<Vec<_>>(), "missing_capabilities": missing.collect::<Vec<_>>() })
 }
 
 fn narration(asked: &Asked<'_>) -> Value {

@@ -3,10 +3,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::prompts::Signature;
+use crate::prompts::{Signature, Spoken};
 
-/// What is a short, direct answer?
+/// What is a short, direct answer? Asked as a [conversation](crate::prompts::render_spoken), so that it is streamed as it is
+/// written.
 pub struct SimpleResponse;
+
+impl Spoken for SimpleResponse {
+    const SAID: &'static str = "task";
+    const ANSWER: &'static str = "answer";
+}
 
 /// What a direct answer looks at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]

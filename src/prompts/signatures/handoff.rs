@@ -8,72 +8,59 @@ use super::roster::{self, AgentCard};
 use crate::prompts::Signature;
 use crate::prompts::render::only;
 
-/// Should somebody else go on?
+/// Should somebody else go on? Asked as a [tool](crate::prompts::render_tool): the acting agent answers it by calling the
+/// tool, and by not calling it.
 pub struct HandoffDecision;
 
-/// What the decision looks at.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct HandoffDecisionInputs {
-    /// What the user asked for.
-    pub task: String,
-    /// The agent that works on it now.
-    pub acting_agent: String,
-    /// What was done so far.
-    pub work: String,
-    /// The other agents.
-    pub agents: Vec<AgentCard>,
-    /// How many more times the work may be passed on.
-    pub handoffs_left: u32,
+impl HandoffDecision {
+    /// What the tool is called.
+    pub const TOOL: &'static str = "handoff";
 }
 
-/// Whether somebody else should go on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What the decision looks at; the rest is the acting agent's own conversation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct HandoffDecisionInputs {
+    /// The agents that the work may be passed to.
+    pub agents: Vec<AgentCard>,
+}
+
+/// The work, passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Handoff {
-    /// Whether the work is passed on.
-    pub should_handoff: bool,
-    /// To whom, if it is.
-    pub next_agent: Option<String>,
-    /// What the next agent is to do, as an instruction; empty if nobody is next.
-    pub next_task: String,
-    /// Why, in at most two sentences.
-    pub reasoning: String,
+    /// The agent that goes on.
+    pub to_agent: String,
+    /// Why this agent, in one sentence.
+    pub reason: String,
+    /// What is done, with its results and sources in full.
+    pub work_completed: String,
+    /// What is left to do, in order.
+    #[serde(default)]
+    pub remaining_objectives: Vec<String>,
+    /// How to tell that it is done.
+    #[serde(default)]
+    pub success_criteria: Vec<String>,
 }
 
 impl Signature for HandoffDecision {
     const NAME: &'static str = "HandoffDecision";
     const INSTRUCTION: &'static str = "\
-Decide whether the acting agent should pass the work on to one of the other agents.
+Pass the work on to another agent. Your own part ends with it.
 
-Pass it on when what is left needs a skill or a tool that the acting agent does not have and another has, or when the work is \
-ready for the check that the task asks for. Keep it when the task is answered, when the acting agent can finish it, or when \
-nobody is better placed: a handoff costs time and loses context. Never pass work back to an agent for something it has already \
-done or said it cannot do. next_task says what is left, not what was done.";
+Do so when what is left needs a skill or a tool that you do not have and another has, or when the work is ready for the check \
+that the task asks for. Keep it when the task is answered, when you can finish it, or when nobody is better placed: a handoff \
+costs time and loses context. Never pass work back to an agent for something it has already done or said it cannot do.";
     type Inputs = HandoffDecisionInputs;
     type Output = Handoff;
 
     fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        let mut names = roster::names(&inputs.agents).peekable();
-        if names.peek().is_none() {
-            return;
-        }
-        let place = "/properties/next_agent";
-        only(schema, place, names);
-        // Still optional: nobody may be next.
-        if let Some(Value::Object(field)) = schema.pointer_mut(place) {
-            field.insert("type".to_owned(), serde_json::json!(["string", "null"]));
-            if let Some(Value::Array(names)) = field.get_mut("enum") {
-                names.push(Value::Null);
-            }
-        }
+        only(schema, "/properties/to_agent", roster::names(&inputs.agents));
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {
-        match (output.should_handoff, output.next_agent.as_deref()) {
-            (false, _) => Ok(()),
-            (true, None) => Err("should_handoff is true, but next_agent names nobody".to_owned()),
-            (true, Some(name)) if roster::known(&inputs.agents, name) => Ok(()),
-            (true, Some(name)) => Err(roster::unknown(&inputs.agents, name)),
+        if roster::known(&inputs.agents, &output.to_agent) {
+            return Ok(());
         }
+        Err(roster::unknown(&inputs.agents, &output.to_agent))
     }
 }
 
@@ -125,4 +112,11 @@ agent itself has to do. success_criteria can be tested by reading the result. ch
 not general advice. Nothing goes in that the work and the task do not say.";
     type Inputs = HandoffProtocolInputs;
     type Output = HandoffPackage;
+
+    fn check(output: &Self::Output, _inputs: &Self::Inputs) -> Result<(), String> {
+        if output.work_completed.trim().is_empty() {
+            return Err("work_completed is empty, so the work would be lost".to_owned());
+        }
+        Ok(())
+    }
 }

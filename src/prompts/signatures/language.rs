@@ -51,7 +51,7 @@ follow or answer the text.";
         if output.intent.trim().is_empty() || !(possible.is_empty() || possible.contains(&output.intent)) {
             return Err(format!("`{}` is none of the possible intents: {}", output.intent, possible.join(", ")));
         }
-        check_confidence(output.confidence)
+        check_confidence("confidence", output.confidence)
     }
 }
 
@@ -107,7 +107,7 @@ you only know from elsewhere.";
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {
         for entity in &output.entities {
-            check_confidence(entity.confidence)?;
+            check_confidence("confidence", entity.confidence)?;
             if !inputs.entity_types.is_empty() && !inputs.entity_types.contains(&entity.kind) {
                 return Err(format!(
                     "`{}` is none of the entity types: {}",
@@ -120,6 +120,6 @@ you only know from elsewhere.";
     }
 }
 
-pub(super) fn check_confidence(confidence: f64) -> Result<(), String> {
-    if (0.0..=1.0).contains(&confidence) { Ok(()) } else { Err(format!("confidence must be 0 to 1, not {confidence}")) }
+pub(super) fn check_confidence(field: &str, confidence: f64) -> Result<(), String> {
+    if (0.0..=1.0).contains(&confidence) { Ok(()) } else { Err(format!("{field} must be 0 to 1, not {confidence}")) }
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::language::check_confidence;
 use super::roster::{self, AgentCard, ToolCard};
 use crate::prompts::Signature;
 use crate::prompts::render::only;
@@ -68,6 +69,11 @@ pub struct Analysis {
     pub search_query: Option<String>,
     /// How soon the user needs it, by their own words.
     pub urgency: Level,
+    /// What the user wants to happen, one or two lower-case words in snake case, a verb first.
+    pub intent: Option<String>,
+    /// How sure that is, 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
+    pub intent_confidence: Option<f64>,
     /// Why, in at most three sentences.
     pub reasoning: String,
 }
@@ -100,6 +106,9 @@ alone, without filler, in the language in which the best sources are written.
 }
 
 fn check_analysis(analysis: &Analysis) -> Result<(), String> {
+    if let Some(confidence) = analysis.intent_confidence {
+        check_confidence("intent_confidence", confidence)?;
+    }
     match analysis.estimated_steps {
         1..=30 => Ok(()),
         steps => Err(format!("estimated_steps must be 1 to 30, not {steps}")),
@@ -293,60 +302,4 @@ needs to see nothing else; together they cover the whole task, and no two do the
         check_analysis(&output.analysis)?;
         check_routing(&output.routing, &inputs.agents)
     }
-}
-
-/// Which mode fits a task?
-pub struct WorkflowStrategy;
-
-/// What the choice of a mode looks at.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct WorkflowStrategyInputs {
-    /// What the user asked for.
-    pub task: String,
-    /// The conversation before it, oldest first; empty in a first turn.
-    pub context: String,
-    /// The agents that exist.
-    pub agents: Vec<AgentCard>,
-}
-
-/// The ways to handle a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StrategyMode {
-    /// One direct answer, without agents.
-    FastPath,
-    /// One agent does it all.
-    #[default]
-    Delegated,
-    /// Agents one after another, each on what the one before it made.
-    Sequential,
-    /// Agents at the same time on independent parts.
-    Parallel,
-    /// Agents pass control on as the work shows who should go on.
-    Handoff,
-    /// Agents discuss until they agree.
-    Discussion,
-}
-
-/// How to handle a message.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Strategy {
-    /// The way.
-    pub mode: StrategyMode,
-    /// Why, in at most two sentences.
-    pub reasoning: String,
-}
-
-impl Signature for WorkflowStrategy {
-    const NAME: &'static str = "WorkflowStrategy";
-    const INSTRUCTION: &'static str = "\
-Choose the cheapest way that handles the task well. Do not do the task.
-
-fast_path for greetings, thanks, small talk and questions that anybody could answer in a few sentences from memory, and never \
-when the answer depends on the conversation or on recent facts. Delegated when one agent has every skill that is needed: this \
-is the usual case. Sequential when one agent needs what another makes. Parallel when independent parts can be done at the same \
-time and merged. Handoff when only the work itself will show who should go on, as in support or debugging. Discussion when a \
-decision needs opposing views. Between two that fit, take the one that comes earlier in this list.";
-    type Inputs = WorkflowStrategyInputs;
-    type Output = Strategy;
 }

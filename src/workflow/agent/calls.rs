@@ -119,6 +119,10 @@ async fn judged(
         let text = people::ask_user(turn, fleet, agent, arguments).await?;
         return Ok(CallEnd::refused("ok", text));
     }
+    if let Some(Err(misfit)) = kit.handoff(call) {
+        let text = format!("handoff_invalid: the work was not passed on: {misfit}; call it again or go on yourself");
+        return Ok(CallEnd::refused("invalid", text));
+    }
     let Some(offer) = kit.offer(name) else {
         attempted(turn, "tool_unknown", "the agent has no such tool");
         let shown = clip(name, NAME_CHARS);

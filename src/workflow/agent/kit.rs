@@ -1,33 +1,26 @@
 //! What an agent may reach for: its own tools, a question to the user, passing control on.
+//!
+//! Passing control on is a typed question like those of the phases, asked as a tool: it costs no call of its own.
 
 use std::sync::Arc;
 
-use fleet_actors::ports::{Access, ToolOffer, ToolRequest, ToolSpec};
-use serde_json::{Value, json};
+use fleet_actors::ports::{ToolOffer, ToolRequest, ToolSpec};
+use serde_json::json;
 
 use super::Job;
-use crate::agents::Agent;
-use crate::workflow::fleet::Fleet;
+use crate::prompts::signatures::{Handoff, HandoffDecision, HandoffDecisionInputs};
+use crate::prompts::{ParseError, parse, render_tool};
+use crate::workflow::fleet::{Fleet, usable};
 
 /// The tool with which an agent asks the user.
 pub(super) const ASK_USER: &str = "ask_user";
-/// The tool with which it passes control on.
-const HANDOFF: &str = "handoff";
 
 /// What an agent may reach for.
 pub(super) struct Kit<'a> {
     offers: Vec<&'a ToolOffer>,
-    may_pass_to: Vec<&'a Agent>,
+    /// To whom control may be passed, and the tool that does it; absent when there is nobody.
+    passing: Option<(HandoffDecisionInputs, ToolSpec)>,
     ask_user: bool,
-}
-
-/// Control passed from one agent to another.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::workflow) struct Pass {
-    pub to: String,
-    pub reason: String,
-    /// What the next agent needs to know.
-    pub package: Value,
 }
 
 /// A tool that the settings name and that cannot be used.
@@ -41,12 +34,17 @@ impl<'a> Kit<'a> {
         if !job.tools {
             return Self::empty();
         }
-        let may_pass_to = job.may_pass_to.clone();
-        Self { offers: fleet.offers_of(job.agent), may_pass_to, ask_user: fleet.config.approvals.ask_user }
+        let agents = fleet.agent_cards(job.may_pass_to.iter().copied());
+        let passing = (!agents.is_empty()).then(|| {
+            let inputs = HandoffDecisionInputs { agents };
+            let spec = render_tool::<HandoffDecision>(HandoffDecision::TOOL, &inputs, &fleet.config.prompts);
+            (inputs, spec)
+        });
+        Self { offers: fleet.offers_of(job.agent), passing, ask_user: fleet.config.approvals.ask_user }
     }
 
     pub fn empty() -> Self {
-        Self { offers: Vec::new(), may_pass_to: Vec::new(), ask_user: false }
+        Self { offers: Vec::new(), passing: None, ask_user: false }
     }
 
     pub fn missing(&self) -> impl Iterator<Item = Missing<'_>> {
@@ -59,14 +57,12 @@ impl<'a> Kit<'a> {
 
     /// What the model is told of. A tool that may never be called is not among them.
     pub fn specs(&self) -> Arc<[ToolSpec]> {
-        let usable = |offer: &&&ToolOffer| offer.unavailable.is_none() && offer.access != Access::Deny;
-        let mut specs: Vec<ToolSpec> = self.offers.iter().filter(usable).map(|offer| offer.spec.clone()).collect();
+        let offers = self.offers.iter().filter(|offer| usable(offer));
+        let mut specs: Vec<ToolSpec> = offers.map(|offer| offer.spec.clone()).collect();
         if self.ask_user {
             specs.push(ask_user_spec());
         }
-        if !self.may_pass_to.is_empty() {
-            specs.push(handoff_spec(&self.may_pass_to));
-        }
+        specs.extend(self.passing.iter().map(|(_, spec)| spec.clone()));
         specs.into()
     }
 
@@ -86,20 +82,17 @@ impl<'a> Kit<'a> {
 
     /// The first of the calls that passes control to somebody who may have it. The other calls of the round fall away:
     /// whoever goes on decides anew.
-    pub fn pass(&self, calls: &[ToolRequest]) -> Option<Pass> {
-        calls.iter().filter(|call| call.name == HANDOFF).find_map(|call| {
-            let said = |key: &str| call.arguments.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let wanted = said("to_agent");
-            let to = self.may_pass_to.iter().find(|agent| agent.name == wanted)?.name.clone();
-            let list =
-                |key: &str| call.arguments.get(key).filter(|value| value.is_array()).cloned().unwrap_or(json!([]));
-            let package = json!({
-                "work_completed": said("work_completed"),
-                "remaining_objectives": list("remaining_objectives"),
-                "success_criteria": list("success_criteria"),
-            });
-            Some(Pass { to, reason: said("reason"), package })
-        })
+    pub fn pass(&self, calls: &[ToolRequest]) -> Option<Handoff> {
+        calls.iter().filter_map(|call| self.handoff(call)).find_map(Result::ok)
+    }
+
+    /// What a call that passes control says, if it is one and the agent may do that.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the model that made it.
+    pub fn handoff(&self, call: &ToolRequest) -> Option<Result<Handoff, ParseError>> {
+        let inputs = &self.passing.as_ref().filter(|_| call.name == HandoffDecision::TOOL)?.0;
+        Some(parse::<HandoffDecision>(&call.arguments.to_string(), inputs))
     }
 }
 
@@ -120,32 +113,6 @@ fn ask_user_spec() -> ToolSpec {
                 }
             },
             "required": ["question"],
-            "additionalProperties": false
-        }),
-    }
-}
-
-fn handoff_spec(agents: &[&Agent]) -> ToolSpec {
-    let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
-    let who: Vec<String> = agents.iter().map(|agent| format!("{}: {}", agent.name, agent.description)).collect();
-    let texts = json!({ "type": "array", "items": { "type": "string" } });
-    ToolSpec {
-        name: HANDOFF.to_owned(),
-        description: format!(
-            "Pass the work on to another agent when what is left needs a skill or a tool that you do not have. Your own \
-             part ends with it. The agents: {}",
-            who.join("; ")
-        ),
-        parameters: json!({
-            "type": "object",
-            "properties": {
-                "to_agent": { "type": "string", "enum": names },
-                "reason": { "type": "string", "description": "Why this agent, in one sentence." },
-                "work_completed": { "type": "string", "description": "What is done, with its results and sources in full." },
-                "remaining_objectives": texts,
-                "success_criteria": texts
-            },
-            "required": ["to_agent", "reason", "work_completed"],
             "additionalProperties": false
         }),
     }

@@ -103,8 +103,9 @@ pub(in crate::workflow) fn reason(answer: &Value) -> String {
     reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
-/// What an answer to an approval may look like; `edit` names the field that holds what was changed. Without `anyOf`, so that a
-/// refusal names the very place of a mistake: what is said of properties holds only for an object.
+/// What an answer to an approval may look like; `edit` names the field that holds what was changed, without which an edit is
+/// none. No `anyOf` says what is allowed, so that a refusal names the very place of a mistake: what is said of properties holds
+/// only for an object.
 pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
     json!({
         "type": ["object", "boolean", "string"],
@@ -113,7 +114,18 @@ pub(in crate::workflow) fn word_schema(edit: &str, edited: &Value) -> Value {
             edit: edited,
             "reason": { "type": "string" }
         },
-        "required": ["decision"]
+        "required": ["decision"],
+        "if": {
+            "anyOf": [
+                { "type": "object", "properties": { "decision": { "const": "edit" } }, "required": ["decision"] },
+                { "type": "string", "pattern": "^\\s*[eE][dD][iI][tT]([eE][dD])?\\s*$" }
+            ]
+        },
+        "then": {
+            "type": "object",
+            "required": [edit],
+            "description": format!("an edit is {{\"decision\": \"edit\", \"{edit}\": ...}}, with what is to hold instead")
+        }
     })
 }
 

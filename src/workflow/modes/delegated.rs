@@ -5,10 +5,10 @@ use fleet_actors::turn::{StepResult, Turn};
 use super::crew;
 use crate::workflow::agent::{Job, answer};
 use crate::workflow::fleet::{Draft, Fleet, Round};
-use crate::workflow::routing::Plan;
+use crate::workflow::plan::Plan;
 
 pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
-    let (agent, task) = crew(fleet, plan)?.swap_remove(0);
-    let part = fleet.part(Some(task), &[], round);
-    answer(turn, fleet, Job::new(fleet, agent, round.audience(), part)).await
+    let member = crew(fleet, plan)?.swap_remove(0);
+    let part = fleet.part(Some(member.task), &member.given([]), round);
+    answer(turn, fleet, Job::new(fleet, member.agent, round.audience(), part)).await
 }

@@ -5,22 +5,22 @@
 use fleet_actors::event::Audience;
 use fleet_actors::turn::{StepResult, Turn};
 
-use super::{crew, lost, synthesis};
+use super::{Member, crew, lost, synthesis};
 use crate::workflow::agent::{Job, answer};
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run, nobody};
-use crate::workflow::routing::Plan;
+use crate::workflow::plan::Plan;
 
 pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
     let crew = crew(fleet, plan)?;
     let limit = fleet.rules().max_parallel_agents;
     let results = turn
-        .parallel("agents", limit, crew.clone(), async |turn, (agent, task)| {
-            let part = fleet.part(Some(task), &[], round);
-            Box::pin(answer(turn, fleet, Job::new(fleet, agent, Audience::Workflow, part))).await
+        .parallel("agents", limit, crew.clone(), async |turn, member| {
+            let part = fleet.part(Some(member.task), &member.given([]), round);
+            Box::pin(answer(turn, fleet, Job::new(fleet, member.agent, Audience::Workflow, part))).await
         })
         .await;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
-    for ((agent, task), result) in crew.iter().zip(results) {
+    for (Member { agent, task, .. }, result) in crew.iter().zip(results) {
         match result {
             Ok(draft) => reports.push(draft),
             Err(failure) if ends_the_run(&failure) => return Err(failure),

@@ -6,24 +6,25 @@ use fleet_actors::event::Audience;
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
-use super::{crew, lost};
+use super::{Member, crew, lost};
 use crate::agents::Agent;
 use crate::prompts::signatures::{HandoffProtocol, HandoffProtocolInputs};
 use crate::workflow::agent::{Job, answer};
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, clip, ends_the_run, nobody};
-use crate::workflow::routing::Plan;
+use crate::workflow::plan::Plan;
 
 pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: Round<'_>) -> StepResult<Draft> {
     let crew = crew(fleet, plan)?;
     let mut last: Option<Draft> = None;
     let (mut failures, mut artifacts) = (Vec::new(), Vec::new());
-    for (at, (agent, task)) in crew.iter().enumerate() {
+    for (at, member) in crew.iter().enumerate() {
+        let Member { agent, task, .. } = *member;
         let material = match &last {
             None => None,
             Some(before) => Some(handed_over(turn, fleet, before, agent, task).await),
         };
-        let material: Vec<_> = material.iter().map(|(title, text)| (title.clone(), text.as_str())).collect();
+        let material = member.given(material.iter().map(|(title, text)| (title.clone(), text.as_str())));
         let is_last = at + 1 == crew.len();
         let audience = if is_last { round.audience() } else { Audience::Workflow };
         let part = fleet.part(Some(task), &material, round);
