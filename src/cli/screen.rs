@@ -208,6 +208,13 @@ impl Screen {
                 complain(&format!("{} (request {id}): {request}", text(event, "message")));
                 self.asked = Some(id);
             }
+            "request.closed" => {
+                // One that a log tells of again would look as if it were still open.
+                self.end_line();
+                let id = text(&event["data"], "request_id");
+                complain(&format!("request {id}: {}", text(&event["data"], "outcome")));
+                self.asked.take_if(|asked| *asked == id);
+            }
             "error" => {
                 self.end_line();
                 let retry = event["data"]["retry_after"].as_u64().map(|s| format!(" (try again in {s} s)"));

@@ -142,6 +142,8 @@ async fn a_question_of_an_agent_takes_words_and_the_run_is_gone_on_with_in_place
     assert_eq!((said.code, said.json()), (0, expected));
     let resumed = place.local(&["checkpoints", "resume", run_of(&question)]);
     assert!(resumed.code == 0 && resumed.out.contains("2026"), "{resumed:?}");
+    let closed = format!("request {}: answered", id(&question));
+    assert!(resumed.err.contains(&closed), "a question that is shown again is told to be over: {resumed:?}");
     assert_eq!(place.counted("completed").await, 2);
 }
 
