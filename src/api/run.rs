@@ -17,7 +17,7 @@ use super::Api;
 use super::body::{read_object, refuse};
 use super::error::ApiError;
 use super::metrics::Metrics;
-use super::start::NewRun;
+use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 
 /// Starts a run and waits for its end.
@@ -107,6 +107,7 @@ async fn submitted(
         key,
         checkpointing,
         background,
+        traceparent: traceparent(request),
         ..NewRun::default()
     };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
