@@ -96,7 +96,8 @@ impl Run {
         let workflow: WorkflowId =
             workflow.map_err(|_| CommandError::Failed("the server does not say which run it started".to_owned()))?;
         let shown = deltas == Deltas::Shown;
-        let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await?;
+        let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await;
+        let events = events.map_err(|error| left(&workflow, Some(client.base()), &error.to_string()))?;
         let there = There { client: client.clone(), events };
         Ok(Self { workflow, conversation, from: Source::There(Box::new(there)) })
     }
@@ -168,13 +169,13 @@ impl Run {
         }
     }
 
-    /// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
+    /// An end of following it, with the way back.
     pub fn left(&self, why: &str) -> CommandError {
         let server = match &self.from {
-            Source::Here(_) => String::new(),
-            Source::There(there) => format!(" --server {}", there.client.base()),
+            Source::Here(_) => None,
+            Source::There(there) => Some(there.client.base()),
         };
-        CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {}{server}", self.workflow))
+        left(&self.workflow, server, why)
     }
 
     /// Leaves everything in order.
@@ -183,6 +184,12 @@ impl Run {
             here.writer.close().await;
         }
     }
+}
+
+/// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
+fn left(workflow: &WorkflowId, server: Option<&str>, why: &str) -> CommandError {
+    let server = server.map(|url| format!(" --server {url}")).unwrap_or_default();
+    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{server}"))
 }
 
 impl Here {
