@@ -37,7 +37,7 @@ use crate::ports::{
     AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, Pinned, ReasoningEffort, Rest, Store, StoreError,
     StoreWrite, TaskInput, Tools, WorkflowRow, Workflows,
 };
-use crate::session_manager::{SessionManager, TurnEnded};
+use crate::session_manager::{Manager, TurnEnded};
 use crate::stream::{Log, Logs, TailState};
 use crate::trace::{Tracer, trace_of};
 use crate::turn::RunPorts;
@@ -113,11 +113,11 @@ const SIGNALS: usize = 16;
 /// Owns one running turn.
 pub struct SupervisorActor {
     signals: mpsc::Sender<Signal>,
-    run: Option<(Job, Services, Mailbox<SessionManager>, mpsc::Receiver<Signal>)>,
+    run: Option<(Job, Services, Manager, mpsc::Receiver<Signal>)>,
 }
 
 impl SupervisorActor {
-    pub(crate) fn new(job: Job, services: Services, manager: Mailbox<SessionManager>) -> Self {
+    pub(crate) fn new(job: Job, services: Services, manager: Manager) -> Self {
         let (signals, receiver) = mpsc::channel(SIGNALS);
         Self { signals, run: Some((job, services, manager, receiver)) }
     }
@@ -140,9 +140,7 @@ impl Actor for SupervisorActor {
             let bore = Rc::new(Cell::new(false));
             let end = supervise(job, &services, &mut signals, &bore).await;
             tracing::debug!(%workflow, ?end, "turn ended");
-            if let Err(error) = manager.ask(TurnEnded::new(workflow, &end, bore.get())).await {
-                tracing::error!(%error, "the session manager was not told of a turn's end");
-            }
+            manager.ended(TurnEnded::new(workflow, &end, bore.get()));
         };
         ctx.spawn(work.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }

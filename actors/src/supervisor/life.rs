@@ -403,15 +403,19 @@ impl Life {
                     reach(FailPoint::AfterTakeover);
                 }
                 self.after = last;
-                if in_flight.last {
+                let is_last = in_flight.last;
+                if is_last {
                     self.end_span();
                     (self.release)();
+                }
+                if let Next::Ended(entry) = in_flight.append.next {
+                    self.log.ended_with(entry);
                 }
                 self.run.set_durable(last);
                 if let Some(started) = self.started.borrow_mut().take() {
                     let _ = started.send(Ok(()));
                 }
-                in_flight.last.then(|| self.over())
+                is_last.then(|| self.over())
             }
             Ok(Outcome::Duplicate { workflow, same_body }) => {
                 self.refuse(StartFailure::Duplicate { workflow, same_body });
