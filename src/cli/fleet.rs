@@ -6,12 +6,12 @@
 
 mod run;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet_actors::ids::{CheckpointId, ConversationId, Position, RequestId, Seq, WorkflowId};
-use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite};
+use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite, WorkflowState};
 use fleet_actors::recovery;
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ use crate::runtime::{Purpose, Runtime};
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
 
-pub(super) use self::run::{Run, Seen, left};
+pub(super) use self::run::{Run, Seen};
 
 /// How long the end of a command waits for the history file; what is left is written by the next process.
 const EXPORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -75,6 +75,17 @@ impl Local {
     }
 }
 
+/// When a run that was answered goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    /// At once.
+    Now,
+    /// Under the next server: it is parked.
+    Served,
+    /// When somebody resumes it: its process or its client went away before it was parked.
+    Resumed,
+}
+
 /// A page and the cursor of the next one if there is one.
 pub(super) type Page = (Vec<Value>, Option<String>);
 
@@ -98,11 +109,6 @@ impl Fleet {
             local.stays = true;
         }
         self
-    }
-
-    /// In the data directory, where runs go on only while a command that serves them stays.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Self::Here(_))
     }
 
     /// Whoever there is to work, as `GET /agents` shows it.
@@ -200,21 +206,27 @@ impl Fleet {
         workflow: &WorkflowId,
         request: &RequestId,
         response: Value,
-    ) -> Result<(), CommandError> {
+    ) -> Result<GoesOn, CommandError> {
         match self {
             Self::Here(local) => {
                 let writer = local.writer()?;
                 let row = writer.api.sessions.store().workflow(workflow).await?;
+                let goes_on = match &row {
+                    Some(row) if row.state == WorkflowState::Parked => GoesOn::Served,
+                    Some(_) | None => GoesOn::Resumed,
+                };
                 let answered = match row {
                     Some(_) => writer.api.answer(workflow, request, response).await,
                     None => Err(ApiError::not_found("workflow")),
                 };
                 writer.close().await;
-                Ok(answered?)
+                answered?;
+                Ok(goes_on)
             }
             Self::There(client) => {
                 let body = json!({ "request_id": request, "response": response });
-                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await.map(drop)
+                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await?;
+                Ok(GoesOn::Now)
             }
         }
     }
@@ -327,6 +339,8 @@ fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
 struct Writer {
     api: Api,
     runtime: Runtime,
+    /// Who answers was said.
+    said: Cell<bool>,
 }
 
 impl Writer {
@@ -334,7 +348,7 @@ impl Writer {
         let runtime = Runtime::start(settings, command, purpose)?;
         let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
         let api = Api { sessions, settings: settings.clone(), workflow_config, connections: Connections::new(1) };
-        Ok(Self { api, runtime })
+        Ok(Self { api, runtime, said: Cell::new(false) })
     }
 
     /// Lets parked runs that are answered go on, and scores answers.
@@ -344,8 +358,9 @@ impl Writer {
         actix_web::rt::spawn(async move { recovery::child_queue(&children).await });
     }
 
+    /// Once, however many runs it starts.
     fn say_who_answers(&self) {
-        if self.runtime.model.is_simulated() {
+        if self.runtime.model.is_simulated() && !self.said.replace(true) {
             complain("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
         }
     }

@@ -14,7 +14,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The binary in a directory, without whatever the environment of the tests says about it.
 pub fn binary(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
-    let names = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "MAX_CONCURRENT_WORKFLOWS", "LOG_JSON", "LOG_LEVEL"];
+    let names =
+        ["OPENAI_API_KEY", "OPENAI_BASE_URL", "MAX_CONCURRENT_WORKFLOWS", "LOG_JSON", "LOG_LEVEL", "TAVILY_API_KEY"];
     for name in names.iter().copied().chain(["FLEET_CONFIG", "FLEET_PROFILE", "FLEET_DATA_DIR"]) {
         command.env_remove(name);
     }
@@ -120,6 +121,10 @@ impl Place {
         url
     }
 
+    pub fn url(&self) -> &str {
+        &self.server.as_ref().unwrap().1
+    }
+
     pub fn server(&self) -> &Process {
         &self.server.as_ref().unwrap().0
     }
@@ -190,6 +195,10 @@ impl Process {
             }
         });
         Self { child, log }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: &str) {
