@@ -200,6 +200,17 @@ fn every_public_error_code_has_a_heading_in_the_runbook() {
 
 /// Cargo gives a test's build of the binary the features of what tests depend on, and every other build none of them.
 #[test]
+fn each_decision_has_a_number_of_its_own() {
+    let files = std::fs::read_dir(root().join("docs/decisions")).unwrap();
+    let mut numbers: Vec<String> =
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()[..4].to_owned()).collect();
+    let all = numbers.len();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all, "{numbers:?}");
+}
+
+#[test]
 fn only_builds_for_tests_can_be_killed_at_a_fail_point() {
     let features = |edges: &str| {
         let output = Command::new(env!("CARGO"))
