@@ -18,6 +18,8 @@ use crate::api::{Api, cors, routes};
 
 /// Connections of each worker above the cap: those that are being told so.
 const REFUSALS: usize = 256;
+/// What connections get to end by themselves once the server is told to stop, in seconds; runs had their time before.
+const FAREWELL_S: u64 = 5;
 
 /// A bound server.
 pub struct Application {
@@ -67,6 +69,7 @@ impl Application {
                 settle(connection, &accepted.server);
                 drop(extensions.insert(connections.connection()));
             })
+            .shutdown_timeout(FAREWELL_S)
             .disable_signals()
             .bind((server.host.ip(), server.port.as_u16()))?;
         let port = http.addrs().first().map_or(0, std::net::SocketAddr::port);

@@ -16,4 +16,5 @@ mod process;
 mod reload;
 mod run;
 mod settings;
+mod stopping;
 mod streams;
