@@ -20,6 +20,7 @@ mod breaker;
 mod chat;
 mod client;
 mod config;
+mod connections;
 mod failure;
 mod responses;
 pub mod schema;

@@ -16,6 +16,7 @@ use fleet_actors::ports::{Clock, Pinned, Store};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
+use fleet_actors::trace::Tracer;
 use fleet_actors::watch::Watch;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -29,6 +30,7 @@ use crate::settings::{
     StorageSettings, StructuredOutput, process_environment,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::telemetry::traces::{FlushOnDrop, Traces};
 use crate::tools;
 use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
@@ -62,6 +64,9 @@ pub enum RuntimeError {
     /// A tool's HTTP client cannot be made.
     #[error("the tools cannot be started: {0}")]
     Tools(reqwest::Error),
+    /// Traces cannot be exported as the environment says.
+    #[error("traces cannot be exported: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     /// The settings name no agent.
     #[error("the settings name no agent: `agents` needs at least one")]
     NoAgent,
@@ -99,6 +104,8 @@ pub struct Runtime {
     pub mcp: McpGuard,
     /// Ends the process when a service panics.
     pub watch: Watch,
+    /// Held as long as the runtime lives: with it the last spans are exported.
+    pub traces: FlushOnDrop,
 }
 
 impl Runtime {
@@ -134,11 +141,14 @@ impl Runtime {
         let mcp = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, &storage.data_dir)?;
         let artifacts = Artifacts::in_data_dir(&storage.data_dir);
         let tools = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]).map_err(RuntimeError::Tools)?;
+        let provider = if model.is_simulated() { "simulated" } else { "openai" };
+        let traces = Traces::start(&settings.tracing, provider)?;
         let services = Services {
             store,
             checkpoints,
             cache: Arc::new(MemoryCache::new(clock.clone(), CACHE_ENTRIES_MAX)),
             meter: Arc::default(),
+            tracer: traces.clone().map(|traces| traces as Arc<dyn Tracer>),
             clock,
             agents,
             tools: Arc::new(tools),
@@ -148,7 +158,8 @@ impl Runtime {
         };
         let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
         let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp: mcp.guard(), watch })
+        let (mcp, traces) = (mcp.guard(), FlushOnDrop(traces));
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp, watch, traces })
     }
 }
 

@@ -1,4 +1,8 @@
-//! Logs: one JSON object a line by default, `LOG_JSON=0` for people. Both escape control characters of logged fields.
+//! What an operator is told: logs here, [traces] in a file of their own.
+//!
+//! Logs are one JSON object a line by default, `LOG_JSON=0` for people. Both escape control characters of logged fields.
+
+pub mod traces;
 
 use std::io::IsTerminal as _;
 

@@ -1,21 +1,23 @@
 //! The store's only writer: hands on what arrives at once, in groups when the store is behind.
 //!
 //! The store makes one transaction of the commits that came while its last one ran, so the disk is never idle while this
-//! actor's thread is on its way to say what comes next. Once a write finds the store full, new work is refused
-//! ([`Checkpoints::is_full`]) until a probe finds room again; what runs, and what deletes, still asks for itself.
+//! actor's thread is on its way to say what comes next. As long as nobody waits and the store has room for more, its door
+//! hands an append on without a change of thread; what comes beyond waits in the actor. Once a write finds the store full,
+//! new work is refused ([`Checkpoints::is_full`]) until a probe finds room again; what runs, and what deletes, still asks
+//! for itself.
 //!
 //! Invariant: asks reach the store in the order they were asked.
 //! Absent on purpose: a delay to make groups larger. The disk's own time is the window.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, ResponseFuture, WrapFuture as _,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::failpoint::{FailPoint, reach};
 use crate::mailbox::{AskError, Mailbox};
@@ -43,6 +45,8 @@ impl Default for WriterLimits {
     }
 }
 
+/// As the log knows it.
+const NAME: &str = "CheckpointActor";
 /// At most this many commits are the store's to do; what comes then waits here and goes on in groups.
 const UNDER_WAY_MAX: usize = 64;
 /// An ask waits this long; a slow disk is not a lost one, so the asker asks again.
@@ -51,30 +55,85 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What to do when the store can promise nothing any more.
 pub type OnStorageFailed = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What the actor and its doors share.
+struct Shared {
+    store: Arc<dyn Store>,
+    on_failed: OnStorageFailed,
+    watch: Watch,
+    full: AtomicBool,
+    /// Asks that the store was not given yet, in the mailbox or behind it.
+    waiting: AtomicUsize,
+    /// Asks and groups of them that the store was given.
+    under_way: AtomicUsize,
+    /// Wakes the actor: the store may have room for one that waits, or was found full.
+    moved: Notify,
+}
+
+impl Shared {
+    /// The right to give the store something; none while it has as much as it may.
+    fn enter(self: &Arc<Self>) -> Option<UnderWay> {
+        let one_more = |under_way| (under_way < UNDER_WAY_MAX).then_some(under_way + 1);
+        let entered = self.under_way.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        entered.ok().map(|_| UnderWay(self.clone()))
+    }
+
+    fn wait(self: &Arc<Self>) -> InLine {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        InLine(self.clone())
+    }
+
+    /// Looks at what the store said before its asker does, so that whoever is told "full" finds the doors closed.
+    fn judge<T>(&self, result: &Result<T, StoreError>) {
+        match result {
+            Err(StoreError::Failed(reason)) => (self.on_failed)(reason),
+            Err(StoreError::Full) if !self.full.swap(true, Ordering::Relaxed) => self.moved.notify_one(),
+            Err(_) | Ok(_) => {}
+        }
+    }
+}
+
+/// Something that the store was given.
+struct UnderWay(Arc<Shared>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.moved.notify_one();
+        }
+    }
+}
+
+/// Somebody who waits for the store's turn.
+struct InLine(Arc<Shared>);
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Commits a workflow's append.
 #[derive(Message)]
 #[rtype(result = "Result<Outcome, StoreError>")]
-struct CommitAppend(Append);
+struct CommitAppend(Append, InLine);
 
 /// Makes another change of the store.
 #[derive(Message)]
 #[rtype(result = "Result<Written, StoreError>")]
-struct CommitWrite(StoreWrite);
+struct CommitWrite(StoreWrite, InLine);
 
 enum Waiting {
-    Append(Box<Append>, oneshot::Sender<Result<Outcome, StoreError>>),
-    Write(Box<StoreWrite>, oneshot::Sender<Result<Written, StoreError>>),
+    Append(Box<Append>, oneshot::Sender<Result<Outcome, StoreError>>, InLine),
+    Write(Box<StoreWrite>, oneshot::Sender<Result<Written, StoreError>>, InLine),
 }
 
 /// The store's only writer.
 pub struct CheckpointActor {
-    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
     waiting: std::collections::VecDeque<Waiting>,
-    under_way: usize,
-    on_failed: OnStorageFailed,
     limits: WriterLimits,
-    /// Shared with every door. A probe is under way as long as it is set.
-    full: Arc<AtomicBool>,
+    probing: bool,
     _alive: Alive,
 }
 
@@ -94,75 +153,89 @@ impl CheckpointActor {
         limits: WriterLimits,
         watch: &Watch,
     ) -> Checkpoints {
-        let (full, alive) = (Arc::new(AtomicBool::new(false)), watch.alive("CheckpointActor"));
+        let shared = Arc::new(Shared {
+            store,
+            on_failed,
+            watch: watch.clone(),
+            full: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
+            moved: Notify::new(),
+        });
+        let alive = watch.alive(NAME);
         let waiting = std::collections::VecDeque::new();
-        let actor = Self { store, waiting, under_way: 0, on_failed, limits, full: full.clone(), _alive: alive };
+        let actor = Self { shared: shared.clone(), waiting, limits, probing: false, _alive: alive };
         let address = Self::start_in_arbiter(arbiter, |_| actor);
-        Checkpoints { door: Mailbox::new(address, limits.queue_max, ASK_TIMEOUT), full }
+        Checkpoints { door: Mailbox::new(address, limits.queue_max, ASK_TIMEOUT), shared }
     }
 
+    /// Gives the store what waits, as far as it has room.
     fn commit_next(&mut self, ctx: &mut Context<Self>) {
-        if self.under_way >= UNDER_WAY_MAX {
-            return;
+        while !self.waiting.is_empty() {
+            let Some(under_way) = self.shared.enter() else { return };
+            let Some(first) = self.waiting.pop_front() else { return };
+            let shared = self.shared.clone();
+            let work: LocalFuture<'static, ()> = match first {
+                Waiting::Write(write, reply, in_line) => Box::pin(async move {
+                    drop(in_line);
+                    let result = shared.store.write(*write).await;
+                    shared.judge(&result);
+                    let _ = reply.send(result);
+                }),
+                Waiting::Append(append, reply, in_line) => {
+                    drop(in_line);
+                    let (appends, replies) = self.group(*append, reply);
+                    Box::pin(async move {
+                        let result = shared.store.commit(appends).await;
+                        shared.judge(&result);
+                        match result {
+                            Ok(outcomes) => {
+                                reach(FailPoint::BeforeAck);
+                                for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                                    let _ = reply.send(Ok(outcome));
+                                }
+                            }
+                            Err(error) => {
+                                for reply in replies {
+                                    let _ = reply.send(Err(error.clone()));
+                                }
+                            }
+                        }
+                    })
+                }
+            };
+            ctx.spawn(work.into_actor(self).map(|(), actor, ctx| {
+                drop(under_way);
+                actor.commit_next(ctx);
+            }));
         }
-        let Some(first) = self.waiting.pop_front() else { return };
-        self.under_way += 1;
-        let store = self.store.clone();
-        let on_failed = self.on_failed.clone();
-        // Known before the answer is, so that whoever is told "full" finds the doors closed.
-        let full = self.full.clone();
-        let found_full =
-            move |error: Option<&StoreError>| error == Some(&StoreError::Full) && !full.swap(true, Ordering::Relaxed);
-        // Answers whether the store was found full for the first time.
-        let work: LocalFuture<'static, bool> = match first {
-            Waiting::Write(write, reply) => Box::pin(async move {
-                let result = store.write(*write).await;
-                report(&result, &on_failed);
-                let newly_full = found_full(result.as_ref().err());
-                let _ = reply.send(result);
-                newly_full
-            }),
-            Waiting::Append(append, reply) => {
-                let (appends, replies) = self.group(*append, reply);
-                Box::pin(async move {
-                    match store.commit(appends).await {
-                        Ok(outcomes) => {
-                            reach(FailPoint::BeforeAck);
-                            for (outcome, reply) in outcomes.into_iter().zip(replies) {
-                                let _ = reply.send(Ok(outcome));
-                            }
-                            false
-                        }
-                        Err(error) => {
-                            report::<()>(&Err(error.clone()), &on_failed);
-                            let newly_full = found_full(Some(&error));
-                            for reply in replies {
-                                let _ = reply.send(Err(error.clone()));
-                            }
-                            newly_full
-                        }
-                    }
-                })
-            }
-        };
-        ctx.spawn(work.into_actor(self).map(|newly_full, actor, ctx| {
-            actor.under_way -= 1;
-            if newly_full {
+    }
+
+    /// Waits for a word of the doors.
+    fn listen(&mut self, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let word = async move { shared.moved.notified().await };
+        ctx.spawn(word.into_actor(self).map(|(), actor, ctx| {
+            if actor.shared.full.load(Ordering::Relaxed) && !actor.probing {
+                actor.probing = true;
                 tracing::error!("the store is full: new work is refused until there is room");
                 ctx.run_later(actor.limits.probe_interval, Self::probe);
             }
             actor.commit_next(ctx);
+            actor.listen(ctx);
         }));
     }
 
     /// Looks whether there is room again; if not, looks again later.
     fn probe(&mut self, ctx: &mut Context<Self>) {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push_back(Waiting::Write(Box::new(StoreWrite::Probe), reply));
+        let in_line = self.shared.wait();
+        self.waiting.push_back(Waiting::Write(Box::new(StoreWrite::Probe), reply, in_line));
         self.commit_next(ctx);
         ctx.spawn(answer.into_actor(self).map(|probed, actor, ctx| match probed {
             Ok(Ok(_)) => {
-                actor.full.store(false, Ordering::Relaxed);
+                actor.probing = false;
+                actor.shared.full.store(false, Ordering::Relaxed);
                 tracing::info!("the store has room again");
             }
             Ok(Err(_)) | Err(_) => drop(ctx.run_later(actor.limits.probe_interval, Self::probe)),
@@ -179,7 +252,7 @@ impl CheckpointActor {
         let (mut appends, mut replies) = (vec![first], vec![reply]);
         while appends.len() < self.limits.group_max {
             match self.waiting.pop_front() {
-                Some(Waiting::Append(append, reply)) if bytes + append.bytes() <= self.limits.group_bytes_max => {
+                Some(Waiting::Append(append, reply, _)) if bytes + append.bytes() <= self.limits.group_bytes_max => {
                     bytes += append.bytes();
                     appends.push(*append);
                     replies.push(reply);
@@ -195,26 +268,21 @@ impl CheckpointActor {
     }
 }
 
-fn report<T>(result: &Result<T, StoreError>, on_failed: &OnStorageFailed) {
-    if let Err(StoreError::Failed(reason)) = result {
-        on_failed(reason);
-    }
-}
-
 impl Actor for CheckpointActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.limits.queue_max);
+        self.listen(ctx);
     }
 }
 
 impl Handler<CommitAppend> for CheckpointActor {
     type Result = ResponseFuture<Result<Outcome, StoreError>>;
 
-    fn handle(&mut self, CommitAppend(append): CommitAppend, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, CommitAppend(append, in_line): CommitAppend, ctx: &mut Self::Context) -> Self::Result {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push_back(Waiting::Append(Box::new(append), reply));
+        self.waiting.push_back(Waiting::Append(Box::new(append), reply, in_line));
         self.commit_next(ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(gone())) })
     }
@@ -223,9 +291,9 @@ impl Handler<CommitAppend> for CheckpointActor {
 impl Handler<CommitWrite> for CheckpointActor {
     type Result = ResponseFuture<Result<Written, StoreError>>;
 
-    fn handle(&mut self, CommitWrite(write): CommitWrite, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, CommitWrite(write, in_line): CommitWrite, ctx: &mut Self::Context) -> Self::Result {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push_back(Waiting::Write(Box::new(write), reply));
+        self.waiting.push_back(Waiting::Write(Box::new(write), reply, in_line));
         self.commit_next(ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(gone())) })
     }
@@ -236,10 +304,16 @@ fn gone() -> StoreError {
 }
 
 /// The CheckpointActor's door.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Checkpoints {
     door: Mailbox<CheckpointActor>,
-    full: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Checkpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoints").field("door", &self.door).finish_non_exhaustive()
+    }
 }
 
 impl Checkpoints {
@@ -251,7 +325,26 @@ impl Checkpoints {
     /// # Cancel safety
     /// It may still be written. Ask again with the same words: the first outcome comes back.
     pub async fn append(&self, append: Append) -> Result<Outcome, StoreError> {
-        self.door.ask(CommitAppend(append)).await.unwrap_or_else(|error| Err(unavailable(error)))
+        if self.shared.waiting.load(Ordering::SeqCst) == 0
+            && let Some(under_way) = self.shared.enter()
+        {
+            return self.hand_on(append, under_way).await;
+        }
+        let in_line = self.shared.wait();
+        self.door.ask(CommitAppend(append, in_line)).await.unwrap_or_else(|error| Err(unavailable(error)))
+    }
+
+    /// Gives the store an append without the actor: nobody waits that it could overtake.
+    async fn hand_on(&self, append: Append, under_way: UnderWay) -> Result<Outcome, StoreError> {
+        let _place = self.door.place().map_err(unavailable)?;
+        let _alive = self.shared.watch.alive(NAME);
+        let committed = tokio::time::timeout(ASK_TIMEOUT, self.shared.store.commit(vec![append])).await;
+        drop(under_way);
+        let result = committed.unwrap_or_else(|_| Err(unavailable(AskError::TimedOut)));
+        self.shared.judge(&result);
+        let outcomes = result?;
+        reach(FailPoint::BeforeAck);
+        outcomes.into_iter().next().ok_or_else(gone)
     }
 
     /// Makes another change. Durable when it answers.
@@ -259,13 +352,14 @@ impl Checkpoints {
     /// # Errors
     /// [`StoreError`]; it may or may not have been done.
     pub async fn write(&self, write: StoreWrite) -> Result<Written, StoreError> {
-        self.door.ask(CommitWrite(write)).await.unwrap_or_else(|error| Err(unavailable(error)))
+        let in_line = self.shared.wait();
+        self.door.ask(CommitWrite(write, in_line)).await.unwrap_or_else(|error| Err(unavailable(error)))
     }
 
     /// Whether the store was found full and no probe has found room since.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.shared.full.load(Ordering::Relaxed)
     }
 
     pub(crate) fn writer(&self) -> Rc<dyn Writer> {
@@ -345,9 +439,9 @@ mod tests {
         CheckpointActor::start_watched(&arbiter, Arc::new(store.clone()), Arc::new(|_| {}), limits, &Watch::default())
     }
 
-    /// Asks for so many more than the store is given one by one; how many commits there were
-    /// behind those, the largest of them, and how many asks of the surplus were answered.
-    async fn groups(limits: WriterLimits, surplus: usize) -> (usize, usize, usize) {
+    /// Asks so many at once while the store has as much as it may; how many commits there were behind that, the largest of
+    /// them, and how many asks were answered.
+    async fn groups(limits: WriterLimits, asked: usize) -> (usize, usize, usize) {
         let (store, sizes) = (store(), Arc::new(Mutex::new(Vec::new())));
         let seen = sizes.clone();
         store.on_commit(move |appends| {
@@ -355,28 +449,56 @@ mod tests {
             CommitFault::Proceed
         });
         let door = start(&store, limits);
-        let answers =
-            futures_util::future::join_all((0..UNDER_WAY_MAX + surplus).map(|n| door.append(append(n)))).await;
+        let held: Vec<_> = std::iter::from_fn(|| door.shared.enter()).collect();
+        assert_eq!(held.len(), UNDER_WAY_MAX);
+        let asks = futures_util::future::join_all((0..asked).map(|n| door.append(append(n))));
+        let make_room = async {
+            while door.shared.waiting.load(Ordering::SeqCst) < asked.min(limits.queue_max) {
+                tokio::task::yield_now().await;
+            }
+            // In the mailbox is not yet behind it: the actor, awake since the first ask, has its turn before this goes on.
+            tokio::task::yield_now().await;
+            drop(held);
+        };
+        let (answers, ()) = futures_util::future::join(asks, make_room).await;
         let done = answers.iter().filter(|answer| answer.is_ok()).count();
         let full = |answer: &Result<_, _>| matches!(answer, Err(StoreError::Unavailable(_)));
         assert!(answers.iter().all(|answer| answer.is_ok() || full(answer)), "{answers:?}");
+        assert_eq!(door.shared.waiting.load(Ordering::SeqCst), 0);
         let sizes = sizes.lock().expect("no panic").clone();
-        assert!(sizes[..UNDER_WAY_MAX].iter().all(|size| *size == 1), "{sizes:?}");
-        let behind = &sizes[UNDER_WAY_MAX..];
-        (behind.len(), behind.iter().copied().max().unwrap_or_default(), done - UNDER_WAY_MAX)
+        (sizes.len(), sizes.iter().copied().max().unwrap_or_default(), done)
     }
 
     #[actix::test]
     async fn a_commit_takes_as_many_asks_and_bytes_as_the_limits_say_and_the_queue_no_more() {
-        // The store is given the first asks at once, and makes its own groups of them; behind those they are grouped here.
         let limits = WriterLimits { group_max: 4, ..WriterLimits::default() };
         assert_eq!(groups(limits, 11).await, (3, 4, 11));
         let limits = WriterLimits { group_bytes_max: 3 * RECORD_BYTES, ..WriterLimits::default() };
         assert_eq!(groups(limits, 8).await, (3, 3, 8));
         let limits = WriterLimits { group_bytes_max: 1, ..WriterLimits::default() };
         assert_eq!(groups(limits, 3).await, (3, 1, 3));
-        let limits = WriterLimits { queue_max: UNDER_WAY_MAX + 5, ..WriterLimits::default() };
+        let limits = WriterLimits { queue_max: 5, ..WriterLimits::default() };
         assert_eq!(groups(limits, 9).await, (1, 5, 5));
+    }
+
+    #[actix::test]
+    async fn an_append_is_handed_on_by_the_door_itself_unless_somebody_waits() {
+        let store = store();
+        let door = start(&store, WriterLimits::default());
+        let polled = |ask: &mut std::pin::Pin<Box<dyn Future<Output = _> + '_>>| {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            ask.as_mut().poll(&mut cx).is_ready()
+        };
+        assert!(
+            polled(&mut (Box::pin(door.append(append(0))) as _)),
+            "the store answers at once, and so does the door"
+        );
+        let waits = door.shared.wait();
+        let mut behind: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(door.append(append(1)));
+        assert!(!polled(&mut behind), "it does not overtake");
+        drop(waits);
+        assert!(behind.await.is_ok());
+        assert_eq!(door.shared.under_way.load(Ordering::SeqCst), 0);
     }
 
     #[actix::test]
@@ -390,6 +512,7 @@ mod tests {
         assert!(door.is_full());
         store.heal();
         assert!(door.append(append(0)).await.is_ok(), "what runs asks for itself");
+        assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
         assert!(door.is_full(), "neither an append nor a change clears it");

@@ -32,5 +32,6 @@ pub mod stream;
 pub mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 pub mod turn;
 pub mod watch;

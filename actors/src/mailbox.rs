@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Why an actor gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,12 +66,20 @@ impl<A: Actor> Mailbox<A> {
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
-        let _place = self.places.try_acquire().map_err(|_| AskError::Full)?;
+        let _place = self.place()?;
         match tokio::time::timeout(self.timeout, self.address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(actix::MailboxError::Closed)) => Err(AskError::Closed),
             Ok(Err(actix::MailboxError::Timeout)) | Err(_) => Err(AskError::TimedOut),
         }
+    }
+
+    /// A place as an ask holds it, for work that the caller does in the actor's stead.
+    ///
+    /// # Errors
+    /// [`AskError::Full`].
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, AskError> {
+        self.places.try_acquire().map_err(|_| AskError::Full)
     }
 
     /// Whether the actor still runs.

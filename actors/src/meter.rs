@@ -22,6 +22,12 @@ pub enum CallEnd {
     Failed,
     /// Without one, and another attempt follows.
     Retried,
+    /// Never made: the rules do not allow it.
+    Denied,
+    /// Never made: a person said no.
+    Rejected,
+    /// Never made: nobody said yes in time.
+    Expired,
 }
 
 impl CallEnd {
@@ -32,6 +38,9 @@ impl CallEnd {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Retried => "retried",
+            Self::Denied => "denied",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The registry of live sessions: who runs, who ran lately, and whom to tell to stop.
 //!
 //! Admission itself is decided at its door, [`Admission`](crate::admission::Admission), without waiting for this mailbox.
+//! So are a turn's claim and its end, at [`Manager`]: a look at a map under a lock that is held for no longer. Whatever asks
+//! other actors, or makes a list, is a message.
 //!
 //! Invariant: a workflow has at most one owner in this process; who registers second is refused.
 //! Absent on purpose: the address of a session anywhere else.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
@@ -69,18 +71,23 @@ struct Owner {
     supervisor: Mailbox<SupervisorActor>,
 }
 
-/// The registry.
-pub struct SessionManager {
+/// Who runs and who ran.
+struct Registry {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
     /// At most this many ended sessions are remembered.
     recent_max: usize,
-    clock: Arc<dyn Clock>,
-    /// Wakes the queues of runs and of children that wait to go on.
-    wake: Wake,
     draining: bool,
+}
+
+/// The registry's actor.
+pub struct SessionManager {
+    registry: Arc<Mutex<Registry>>,
     _alive: Alive,
 }
+
+/// As the log knows it.
+const NAME: &str = "SessionManager";
 
 impl SessionManager {
     pub(crate) fn start_on(
@@ -89,10 +96,12 @@ impl SessionManager {
         wake: Wake,
         recent_max: usize,
         watch: &Watch,
-    ) -> Mailbox<Self> {
-        let (live, recent, alive) = (HashMap::new(), VecDeque::new(), watch.alive("SessionManager"));
-        let manager = Self { live, recent, recent_max, clock, wake, draining: false, _alive: alive };
-        Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT)
+    ) -> Manager {
+        let registry = Registry { live: HashMap::new(), recent: VecDeque::new(), recent_max, draining: false };
+        let registry = Arc::new(Mutex::new(registry));
+        let manager = Self { registry: registry.clone(), _alive: watch.alive(NAME) };
+        let door = Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT);
+        Manager { door, registry, clock, wake, watch: watch.clone() }
     }
 }
 
@@ -104,16 +113,25 @@ impl Actor for SessionManager {
     }
 }
 
-/// Claims a workflow for a supervisor that is about to start.
-#[derive(Message)]
-#[rtype(result = "Registered")]
-pub(crate) struct RegisterTurn {
-    pub info: SessionInfo,
-    pub supervisor: Mailbox<SupervisorActor>,
+fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
+    // A panic under the lock ends the process, and what comes after it is not believed.
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The SessionManager's door.
+#[derive(Clone)]
+pub(crate) struct Manager {
+    /// For what is a message.
+    pub door: Mailbox<SessionManager>,
+    registry: Arc<Mutex<Registry>>,
+    clock: Arc<dyn Clock>,
+    /// Wakes the queues of runs and of children that wait to go on.
+    wake: Wake,
+    watch: Watch,
 }
 
 /// What became of a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, actix::MessageResponse)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Registered {
     Done,
     /// It has an owner here already.
@@ -122,25 +140,7 @@ pub(crate) enum Registered {
     Draining,
 }
 
-impl Handler<RegisterTurn> for SessionManager {
-    type Result = Registered;
-
-    fn handle(&mut self, RegisterTurn { info, supervisor }: RegisterTurn, _: &mut Self::Context) -> Registered {
-        reach(FailPoint::Register);
-        if self.draining {
-            return Registered::Draining;
-        }
-        if self.live.get(&info.workflow).is_some_and(|owner| owner.supervisor.is_open()) {
-            return Registered::Owned;
-        }
-        self.live.insert(info.workflow.clone(), Owner { info, supervisor });
-        Registered::Done
-    }
-}
-
 /// A supervisor's turn is over.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(crate) struct TurnEnded {
     workflow: WorkflowId,
     state: WorkflowState,
@@ -160,19 +160,37 @@ impl TurnEnded {
     }
 }
 
-impl Handler<TurnEnded> for SessionManager {
-    type Result = ();
+impl Manager {
+    /// Claims a workflow for a supervisor that is about to start.
+    pub fn register(&self, info: SessionInfo, supervisor: Mailbox<SupervisorActor>) -> Registered {
+        let _alive = self.watch.alive(NAME);
+        reach(FailPoint::Register);
+        let mut registry = lock(&self.registry);
+        if registry.draining {
+            return Registered::Draining;
+        }
+        if registry.live.get(&info.workflow).is_some_and(|owner| owner.supervisor.is_open()) {
+            return Registered::Owned;
+        }
+        registry.live.insert(info.workflow.clone(), Owner { info, supervisor });
+        Registered::Done
+    }
 
-    fn handle(&mut self, TurnEnded { workflow, state, bore }: TurnEnded, _: &mut Self::Context) {
-        let Some(Owner { mut info, .. }) = self.live.remove(&workflow) else { return };
+    /// Takes note of a turn's end.
+    pub fn ended(&self, TurnEnded { workflow, state, bore }: TurnEnded) {
+        let _alive = self.watch.alive(NAME);
+        let mut registry = lock(&self.registry);
+        let Some(Owner { mut info, .. }) = registry.live.remove(&workflow) else { return };
         info.state = state;
         if !info.child
             && matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled))
         {
             info.completed_at = Some(self.clock.now());
-            self.recent.push_front(info);
-            self.recent.truncate(self.recent_max);
+            registry.recent.push_front(info);
+            let max = registry.recent_max;
+            registry.recent.truncate(max);
         }
+        drop(registry);
         // A command may have been committed while the turn was on its way to rest. A run that is over has nothing to wake
         // for, and a look at the store for each of them was a quarter of the processor's time under load.
         if !matches!(state, WorkflowState::Ended(_)) {
@@ -196,7 +214,7 @@ impl Handler<TellOwner> for SessionManager {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, TellOwner { workflow, signal }: TellOwner, _: &mut Self::Context) -> Self::Result {
-        let supervisor = self.live.get(&workflow).map(|owner| owner.supervisor.clone());
+        let supervisor = lock(&self.registry).live.get(&workflow).map(|owner| owner.supervisor.clone());
         Box::pin(async move {
             match supervisor {
                 Some(supervisor) => supervisor.ask(TellTurn(signal)).await.is_ok(),
@@ -218,8 +236,10 @@ impl Handler<DrainAll> for SessionManager {
     type Result = ResponseFuture<usize>;
 
     fn handle(&mut self, DrainAll { rest }: DrainAll, _: &mut Self::Context) -> Self::Result {
-        self.draining = true;
-        let supervisors: Vec<_> = self.live.values().map(|owner| owner.supervisor.clone()).collect();
+        let mut registry = lock(&self.registry);
+        registry.draining = true;
+        let supervisors: Vec<_> = registry.live.values().map(|owner| owner.supervisor.clone()).collect();
+        drop(registry);
         Box::pin(async move {
             if rest {
                 let asks = supervisors.iter().map(|supervisor| supervisor.ask(TellTurn(Signal::Drain)));
@@ -239,12 +259,13 @@ impl Handler<ListSessions> for SessionManager {
     type Result = Vec<SessionInfo>;
 
     fn handle(&mut self, ListSessions: ListSessions, _: &mut Self::Context) -> Self::Result {
-        // A claim whose asker gave up before the answer has no owner.
-        self.live.retain(|_, owner| owner.supervisor.is_open());
-        let listed = self.live.values().filter(|owner| !owner.info.child);
+        let mut registry = lock(&self.registry);
+        // A supervisor that died without a word is no owner.
+        registry.live.retain(|_, owner| owner.supervisor.is_open());
+        let listed = registry.live.values().filter(|owner| !owner.info.child);
         let mut live: Vec<_> = listed.map(|owner| owner.info.clone()).collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
-        live.extend(self.recent.iter().cloned());
+        live.extend(registry.recent.iter().cloned());
         live
     }
 }
@@ -258,7 +279,9 @@ impl Handler<FindSession> for SessionManager {
     type Result = Option<SessionInfo>;
 
     fn handle(&mut self, FindSession(workflow): FindSession, _: &mut Self::Context) -> Self::Result {
-        let live = self.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
-        live.or_else(|| self.recent.iter().find(|info| info.workflow == workflow).cloned())
+        let registry = lock(&self.registry);
+        let live =
+            registry.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
+        live.or_else(|| registry.recent.iter().find(|info| info.workflow == workflow).cloned())
     }
 }

@@ -15,14 +15,13 @@ use crate::admission::{Admission, AdmitError, Claimant, SessionPermit};
 use crate::event::{Answer, RunOutcome};
 use crate::ids::{CheckpointId, Position, RequestId, Seq, WorkflowId};
 use crate::journal::{Positioned, Record};
-use crate::mailbox::{AskError, Mailbox};
+use crate::mailbox::AskError;
 use crate::ports::{
     Command, MessageRow, NewWorkflow, Pinned, Posted, ReasoningEffort, Rest, Store, StoreError, StoreWrite, TaskInput,
     WorkflowState, Written,
 };
 use crate::session_manager::{
-    DrainAll, FindSession, ListSessions, RegisterTurn, Registered, SessionInfo, SessionManager, TellOwner, Wake,
-    preview,
+    DrainAll, FindSession, ListSessions, Manager, Registered, SessionInfo, SessionManager, TellOwner, Wake, preview,
 };
 use crate::stream::{Seen, TooManyWatchers, Watcher};
 use crate::supervisor::{Job, JobKind, New, Place, Services, Signal, StartFailure, SupervisorActor};
@@ -95,7 +94,7 @@ impl From<StartFailure> for StartError {
 pub struct Sessions {
     services: Services,
     admission: Admission,
-    manager: Mailbox<SessionManager>,
+    manager: Manager,
     pub(crate) wake: Wake,
     /// Places for children.
     pub(crate) children: Arc<Semaphore>,
@@ -173,7 +172,7 @@ impl Sessions {
             detached,
             started: Some(started),
         };
-        self.spawn(job, info).await?;
+        self.spawn(job, info)?;
         match answer.await {
             Ok(Ok(())) => Ok(EventStream::live(watcher, self.services.store.clone())),
             Ok(Err(StartFailure::Duplicate { workflow, same_body: true })) => self.watch(&workflow, Seq(0)).await,
@@ -241,7 +240,7 @@ impl Sessions {
         let kind = JobKind::Resume { effort };
         let (started, answer) = oneshot::channel();
         let job = Job { workflow: workflow.clone(), kind, permit, detached, started: Some(started) };
-        match self.spawn(job, info).await {
+        match self.spawn(job, info) {
             // Another caller was faster; the run is live, which is what was asked.
             Err(StartError::Owned) => return Ok(()),
             other => other?,
@@ -253,20 +252,15 @@ impl Sessions {
         }
     }
 
-    async fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
+    /// Claims the run and starts its supervisor in one breath: no claim is left behind that nobody owns.
+    fn spawn(&self, job: Job, info: SessionInfo) -> Result<(), StartError> {
         let actor = SupervisorActor::new(job, self.services.clone(), self.manager.clone());
         let (context, supervisor) = SupervisorActor::prepare();
-        let manager = self.manager.clone();
-        // A task of its own: a caller that stops waiting must not leave a claim behind that nobody owns.
-        let claim = tokio::task::spawn_local(async move {
-            let registered = manager.ask(RegisterTurn { info, supervisor }).await?;
-            if registered == Registered::Done {
+        match self.manager.register(info, supervisor) {
+            Registered::Done => {
                 drop(context.run(actor));
+                Ok(())
             }
-            Ok(registered)
-        });
-        match claim.await.unwrap_or(Err(AskError::Closed))? {
-            Registered::Done => Ok(()),
             Registered::Owned => Err(StartError::Owned),
             Registered::Draining => Err(StartError::Draining),
         }
@@ -290,7 +284,7 @@ impl Sessions {
     /// # Errors
     /// [`AskError`].
     pub async fn is_live(&self, workflow: &WorkflowId) -> Result<bool, AskError> {
-        let session = self.manager.ask(FindSession(workflow.clone())).await?;
+        let session = self.manager.door.ask(FindSession(workflow.clone())).await?;
         Ok(session.is_some_and(|session| session.state == WorkflowState::Running))
     }
 
@@ -299,7 +293,7 @@ impl Sessions {
     /// # Errors
     /// [`AskError`].
     pub async fn list(&self) -> Result<Vec<SessionInfo>, AskError> {
-        self.manager.ask(ListSessions).await
+        self.manager.door.ask(ListSessions).await
     }
 
     /// Follows a workflow from the event after `after`, wherever it stands.
@@ -364,7 +358,7 @@ impl Sessions {
         let mut watcher = Watcher::new(self.services.logs.open(workflow), Seq(u64::MAX))?;
         let reason: Arc<str> = reason.into();
         let signal = Signal::Cancel(reason.clone());
-        if self.manager.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
+        if self.manager.door.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
             // The owner commits the end; a store that is slow is not a reason to say less than the truth.
             let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
             if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
@@ -403,7 +397,7 @@ impl Sessions {
         let posted = self.post(workflow, command).await?;
         if posted == Posted::Accepted {
             let signal = Signal::Inbox;
-            if !self.manager.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
+            if !self.manager.door.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
                 self.wake.runs.notify_one();
                 self.wake.children.notify_one();
             }
@@ -427,7 +421,7 @@ impl Sessions {
     /// # Errors
     /// [`AskError`].
     pub async fn drain(&self, rest: bool) -> Result<usize, AskError> {
-        self.manager.ask(DrainAll { rest }).await
+        self.manager.door.ask(DrainAll { rest }).await
     }
 }
 

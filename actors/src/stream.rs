@@ -9,13 +9,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::watch;
 
 use crate::event::LogEvent;
 use crate::ids::{Position, Seq, WorkflowId};
-use crate::ports::Rest;
+use crate::ports::{HistoryRow, Rest};
 
 /// How a life's tail stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Log {
     workflow: WorkflowId,
     tail: Mutex<Tail>,
     tip: watch::Sender<Tip>,
+    /// The entry that the run ended with, once a life of this process ended it.
+    entry: OnceLock<Box<HistoryRow>>,
     watchers: watch::Sender<usize>,
     watchers_max: usize,
     /// Runs of this process that are in their grace, shared with [`Logs`].
@@ -85,7 +87,7 @@ impl Log {
         let tip = Tip { visible: Seq(0), state: TailState::Parked };
         let (tip, _) = watch::channel(tip);
         let (watchers, _) = watch::channel(0);
-        Self { workflow, tail: Mutex::default(), tip, watchers, watchers_max, in_grace }
+        Self { workflow, tail: Mutex::default(), tip, entry: OnceLock::new(), watchers, watchers_max, in_grace }
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -140,6 +142,12 @@ impl Log {
         } else if unsealed {
             self.tip.send_modify(|_| {});
         }
+    }
+
+    /// The run ended, durably, with this entry; said before its last events show.
+    pub(crate) fn ended_with(&self, entry: Box<HistoryRow>) {
+        // A run ends once.
+        drop(self.entry.set(entry));
     }
 
     /// The life ended.
@@ -220,6 +228,12 @@ impl Watcher {
     #[must_use]
     pub fn workflow(&self) -> &WorkflowId {
         &self.log.workflow
+    }
+
+    /// The entry of history that the run ended with, if a life of this process ended it.
+    #[must_use]
+    pub fn entry(&self) -> Option<&HistoryRow> {
+        self.log.entry.get().map(|entry| &**entry)
     }
 
     /// Whether the run is owned by a life now.

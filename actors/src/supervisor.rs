@@ -23,6 +23,7 @@ use actix::{
 use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::admission::SessionPermit;
 use crate::checkpoint::Checkpoints;
@@ -36,8 +37,9 @@ use crate::ports::{
     AgentClients, Cache, Clock, Command, MessageRow, NewWorkflow, Pinned, ReasoningEffort, Rest, Store, StoreError,
     StoreWrite, TaskInput, Tools, WorkflowRow, Workflows,
 };
-use crate::session_manager::{SessionManager, TurnEnded};
+use crate::session_manager::{Manager, TurnEnded};
 use crate::stream::{Log, Logs, TailState};
+use crate::trace::{Tracer, trace_of};
 use crate::turn::RunPorts;
 pub use life::StartFailure;
 pub(crate) use life::{Fresh, LifeEnd, LifeInputs, Signal, Started, WhoStarted, Writer, live};
@@ -59,6 +61,8 @@ pub struct Services {
     pub cache: Arc<dyn Cache>,
     /// What all runs have used.
     pub meter: Arc<Meter>,
+    /// Takes spans of what runs do; absent when nobody traces.
+    pub tracer: Option<Arc<dyn Tracer>>,
     /// The workflows this binary knows.
     pub workflows: Arc<dyn Workflows>,
     /// The live tails.
@@ -109,11 +113,11 @@ const SIGNALS: usize = 16;
 /// Owns one running turn.
 pub struct SupervisorActor {
     signals: mpsc::Sender<Signal>,
-    run: Option<(Job, Services, Mailbox<SessionManager>, mpsc::Receiver<Signal>)>,
+    run: Option<(Job, Services, Manager, mpsc::Receiver<Signal>)>,
 }
 
 impl SupervisorActor {
-    pub(crate) fn new(job: Job, services: Services, manager: Mailbox<SessionManager>) -> Self {
+    pub(crate) fn new(job: Job, services: Services, manager: Manager) -> Self {
         let (signals, receiver) = mpsc::channel(SIGNALS);
         Self { signals, run: Some((job, services, manager, receiver)) }
     }
@@ -136,9 +140,7 @@ impl Actor for SupervisorActor {
             let bore = Rc::new(Cell::new(false));
             let end = supervise(job, &services, &mut signals, &bore).await;
             tracing::debug!(%workflow, ?end, "turn ended");
-            if let Err(error) = manager.ask(TurnEnded::new(workflow, &end, bore.get())).await {
-                tracing::error!(%error, "the session manager was not told of a turn's end");
-            }
+            manager.ended(TurnEnded::new(workflow, &end, bore.get()));
         };
         ctx.spawn(work.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
@@ -221,6 +223,12 @@ async fn supervise(
         let Prepared { made, epoch, past, runtime, fresh: new, function } = inputs;
         let input = new.as_ref().map(|fresh| &fresh.input).or(past.input.as_ref());
         let principal = input.map_or_else(TaskInput::local, |input| input.principal.clone());
+        // Log lines of a traced run carry the trace's id.
+        let lines = services.tracer.as_ref().map_or_else(tracing::Span::none, |_| {
+            let of = made.child_of.as_ref().unwrap_or(&workflow);
+            let trace = trace_of(of, input.and_then(|input| input.traceparent.as_ref()));
+            tracing::error_span!("run", trace_id = format_args!("{trace:032x}"))
+        });
         let ports = RunPorts {
             clock: services.clock.clone(),
             model: services.agents.client(made.effort),
@@ -228,6 +236,7 @@ async fn supervise(
             store: services.store.clone(),
             cache: services.cache.clone(),
             meter: services.meter.clone(),
+            tracer: services.tracer.clone(),
         };
         let inputs = LifeInputs {
             workflow: workflow.clone(),
@@ -247,7 +256,7 @@ async fn supervise(
             started: started.clone(),
         };
         // A panic of the life's own driver costs no more than one of the workflow: all of both is thrown away.
-        let life = AssertUnwindSafe(live(inputs, signals)).catch_unwind().await;
+        let life = AssertUnwindSafe(live(inputs, signals)).catch_unwind().instrument(lines).await;
         match life.unwrap_or_else(|panic| LifeEnd::Panicked(life::panic_text(panic.as_ref()))) {
             LifeEnd::Panicked(text) => {
                 let recent = panics.one_more(services.limits.rebuild_window);

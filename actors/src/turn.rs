@@ -12,7 +12,9 @@
 mod ambiguous;
 mod concurrent;
 mod run;
+mod spans;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::ports::{
     Approval, EffectPolicy, MessageRow, ModelCall, ModelReply, ModelRequest, ToolCall, ToolOffer, ToolOutput,
 };
 use crate::spend::Spend;
+use crate::trace::OpenSpan;
 pub(crate) use run::{Batch, Halt, Run, RunPorts, json};
 
 use run::OpenStep;
@@ -74,13 +77,15 @@ pub struct ToolAsk {
     pub schema_digest: Arc<str>,
     /// A human's word for it.
     pub approval: Option<Approval>,
+    /// The id that the model gave the call; only traces name it.
+    pub call_id: Option<Arc<str>>,
 }
 
 impl ToolAsk {
     /// A call on nobody's behalf, without a human's word.
     #[must_use]
     pub fn new(tool: impl Into<Arc<str>>, arguments: Value) -> Self {
-        Self { tool: tool.into(), arguments, agent: None, schema_digest: Arc::from(""), approval: None }
+        Self { tool: tool.into(), arguments, agent: None, schema_digest: Arc::from(""), approval: None, call_id: None }
     }
 }
 
@@ -91,6 +96,10 @@ pub struct Turn {
     ordinals: BTreeMap<Box<str>, u32>,
     /// A replayed winner of a race: it may find only what is recorded.
     sealed: bool,
+    /// The last step that was asked for was one that a journal has the end of.
+    last_is_recorded: Cell<bool>,
+    /// What its calls are below; absent when nobody traces.
+    span: Option<Rc<OpenSpan>>,
 }
 
 /// What the journal has for a step.
@@ -107,12 +116,15 @@ enum Found {
 }
 
 impl Turn {
-    pub(crate) fn root(run: Rc<Run>) -> Self {
-        Self { run, scope: Arc::from(""), ordinals: BTreeMap::new(), sealed: false }
+    pub(crate) fn root(run: Rc<Run>, span: Option<Rc<OpenSpan>>) -> Self {
+        let (scope, ordinals) = (Arc::from(""), BTreeMap::new());
+        Self { run, scope, ordinals, sealed: false, last_is_recorded: Cell::new(false), span }
     }
 
     fn child(&self, scope: Arc<str>, sealed: bool) -> Self {
-        Self { run: self.run.clone(), scope, ordinals: BTreeMap::new(), sealed: self.sealed || sealed }
+        let (run, ordinals, sealed, span) =
+            (self.run.clone(), BTreeMap::new(), self.sealed || sealed, self.span.clone());
+        Self { run, scope, ordinals, sealed, last_is_recorded: Cell::new(false), span }
     }
 
     fn path(&mut self, name: &str) -> Arc<str> {
@@ -132,6 +144,7 @@ impl Turn {
 
     /// Finds the step in the journal, or ends the life if what stands there is something else.
     fn find(&self, path: &Arc<str>, kind: StepKind, input: &str) -> Option<Found> {
+        self.last_is_recorded.set(false);
         if self.run.halted().is_some() {
             return None;
         }
@@ -159,13 +172,15 @@ impl Turn {
         Some(match state {
             StepState::Open | StepState::Lost => Found::Restarted { attempt: attempt + 1 },
             StepState::Voided => Found::Fresh { attempt: attempt + 1 },
+            StepState::Asked(_) | StepState::TimerSet(_) => Found::Recorded(state.clone()),
             StepState::Done(_)
             | StepState::Failed(_)
-            | StepState::Asked(_)
             | StepState::Answered(..)
-            | StepState::TimerSet(_)
             | StepState::TimerFired
-            | StepState::Won(_) => Found::Recorded(state.clone()),
+            | StepState::Won(_) => {
+                self.last_is_recorded.set(true);
+                Found::Recorded(state.clone())
+            }
         })
     }
 
@@ -212,17 +227,20 @@ impl Turn {
                 return Err(Failure::new("storage_unavailable", "an append failed"));
             }
             let mut deltas = |delta| run.delta(&path, delta);
+            let span = self.model_span(&call);
             reach(FailPoint::BeforeDispatch);
             let reply = tokio::time::timeout_at(deadline, run.ports.model.call(&call, &mut deltas)).await;
             reach(FailPoint::AfterDispatch);
             let failure = match reply {
                 Ok(Ok(reply)) => {
                     run.ports.meter.model(CallEnd::Completed, reply.usage);
+                    spans::model_ended(span, CallEnd::Completed, Ok(&reply));
                     return Ok(run.complete_model(&path, reply));
                 }
                 Ok(Err(error)) => match error.retry_in {
                     Some(wait) if tokio::time::Instant::now() + wait < deadline => {
                         run.ports.meter.model(CallEnd::Retried, None);
+                        spans::model_ended(span, CallEnd::Retried, Err(&error.failure));
                         run.void_to_retry(&path);
                         tokio::time::sleep(wait).await;
                         attempt += 1;
@@ -234,6 +252,7 @@ impl Turn {
                 Err(_) => timed_out("model", run.limits.model_timeout),
             };
             run.ports.meter.model(CallEnd::Failed, None);
+            spans::model_ended(span, CallEnd::Failed, Err(&failure));
             run.fail(&path, &failure);
             return Err(failure);
         }
@@ -288,7 +307,7 @@ impl Turn {
     /// The tool's failure, `step_timeout`, or `ambiguous_effect` when the human said so or nobody answered; recorded.
     pub async fn tool(&mut self, name: &str, ask: ToolAsk) -> StepResult<ToolOutput> {
         let path = self.path(name);
-        let ToolAsk { tool, arguments, agent, schema_digest, approval } = ask;
+        let ToolAsk { tool, arguments, agent, schema_digest, approval, call_id } = ask;
         let input = digest(json(&(&tool, &arguments, &agent)).as_bytes());
         let found = self.find(&path, StepKind::Tool, &input);
         let (attempt, restarted) = match found {
@@ -324,6 +343,7 @@ impl Turn {
                 return Err(failure);
             }
         }
+        let span = self.tool_span(&tool, call_id.as_deref(), agent.as_deref(), &arguments);
         reach(FailPoint::BeforeDispatch);
         let workflow = run.workflow.clone();
         let call =
@@ -333,6 +353,7 @@ impl Turn {
         let failure = match result {
             Ok(Ok(output)) => {
                 run.ports.meter.tool(&call.name, CallEnd::Completed);
+                spans::tool_ended(span, CallEnd::Completed, Ok(&output));
                 run.complete_tool(&path, &output);
                 return Ok(output);
             }
@@ -340,6 +361,7 @@ impl Turn {
             Err(_) => timed_out("tool", run.limits.tool_timeout),
         };
         run.ports.meter.tool(&call.name, CallEnd::Failed);
+        spans::tool_ended(span, CallEnd::Failed, Err(&failure));
         run.fail(&path, &failure);
         Err(failure)
     }

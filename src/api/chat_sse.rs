@@ -18,7 +18,7 @@ use super::connections::Connection;
 use super::error::ApiError;
 use super::rejoin::{Returning, stopped};
 use super::sse::{self, Wish};
-use super::start::NewRun;
+use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 use super::wire::{Deltas, Version};
 use super::{Api, at};
@@ -41,7 +41,7 @@ async fn stream(
 ) -> Result<HttpResponse, ApiError> {
     let place = api.connections.take()?;
     let conversation = conversation_id(&path)?;
-    let run = new_run(&api, conversation.clone(), &query)?;
+    let run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };
     let mut wish = wish(&query)?;
     if let Some(after) = last_event_id(&request)? {
         wish.after = after;

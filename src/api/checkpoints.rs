@@ -167,7 +167,7 @@ pub(super) async fn are_listed(store: &dyn Store, id: &WorkflowId) -> Result<boo
         let Some(last) = rows.last() else { return Ok(true) };
         after = last.position;
         if let Some(input) = rows.iter().find(|row| *row.kind == *Record::Input.kind()) {
-            return Ok(is_listed(input.body.as_ref().map(|body| body.bytes.as_slice()).unwrap_or_default()));
+            return Ok(is_listed(input.body.as_ref().map(|body| &*body.bytes).unwrap_or_default()));
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::body::{read_object, refuse};
 use super::error::ApiError;
-use super::run::{CancelOnDrop, about, begin, output_of};
+use super::run::{CancelOnDrop, about, begin, output_at_end};
 use super::start::NewRun;
 use crate::workflow::{ENTITY_WORKFLOW, INTENT_WORKFLOW, LANGUAGE_VERSION};
 
@@ -84,7 +84,7 @@ async fn ended(api: &Api, started: Result<fleet_actors::sessions::EventStream, A
             StreamItem::Rests(rest, text) => return Err(about(ApiError::rests(rest, text), &workflow)),
         }
     }
-    Ok(output_of(api, &workflow).await?.metadata["answer"].take())
+    Ok(output_at_end(api, &stream).await?.metadata["answer"].take())
 }
 
 /// What every other door calls the message is the text here.

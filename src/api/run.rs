@@ -17,7 +17,7 @@ use super::Api;
 use super::body::{read_object, refuse};
 use super::error::ApiError;
 use super::metrics::Metrics;
-use super::start::NewRun;
+use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 
 /// Starts a run and waits for its end.
@@ -107,6 +107,7 @@ async fn submitted(
         key,
         checkpointing,
         background,
+        traceparent: traceparent(request),
         ..NewRun::default()
     };
     let turn = api.prepare(run).map_err(task_is_the_message)?;
@@ -144,7 +145,7 @@ async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError
     let of_start = |error| api.refusal(error);
     let row = api.sessions.store().workflow(workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
     match row.state {
-        WorkflowState::Ended(_) => return answer(api, workflow).await,
+        WorkflowState::Ended(_) => return answer(output_of(api, workflow).await?, workflow),
         WorkflowState::Parked => return Ok(accepted(workflow)),
         WorkflowState::Running | WorkflowState::Resting(_) => {}
     }
@@ -164,14 +165,13 @@ async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiE
         };
         match item {
             StreamItem::Event(_) => {}
-            StreamItem::End => return answer(api, &workflow).await,
+            StreamItem::End => return answer(output_at_end(api, &stream).await?, &workflow),
             StreamItem::Rests(rest, text) => return Err(about(ApiError::rests(rest, text), &workflow)),
         }
     }
 }
 
-async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
-    let mut output = output_of(api, workflow).await?;
+fn answer(mut output: RunOutput, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
     // True of this moment alone, so it stands in no entry.
     if output.quality.as_ref().is_some_and(|quality| quality.pending) {
         output.metadata["quality_pending"] = true.into();
@@ -184,10 +184,24 @@ async fn answer(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiErr
     })))
 }
 
+/// The result of a run that was followed to its end, or why it has none.
+pub(super) async fn output_at_end(api: &Api, stream: &EventStream) -> Result<RunOutput, ApiError> {
+    match stream.entry() {
+        // What was just made durable need not be read back.
+        Some(entry) => output(entry.clone()),
+        None => output_of(api, stream.workflow()).await,
+    }
+}
+
 /// The result of a run that is over, or why it has none.
-pub(super) async fn output_of(api: &Api, workflow: &WorkflowId) -> Result<RunOutput, ApiError> {
+async fn output_of(api: &Api, workflow: &WorkflowId) -> Result<RunOutput, ApiError> {
     let entry = api.sessions.store().history_entry(workflow).await?;
-    let HistoryRow { status, result, error, .. } = entry.ok_or_else(|| ApiError::not_found("execution"))?;
+    output(entry.ok_or_else(|| ApiError::not_found("execution"))?)
+}
+
+fn output(entry: HistoryRow) -> Result<RunOutput, ApiError> {
+    let HistoryRow { workflow_id, status, result, error, .. } = entry;
+    let workflow = &workflow_id;
     match (status, result) {
         (RunOutcome::Completed, Some(output)) => Ok(output),
         (RunOutcome::Cancelled, _) => {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use actix_web::HttpRequest;
 use fleet_actors::ids::{ConversationId, WorkflowId};
 use fleet_actors::ports::{MessageRow, NewWorkflow, OnDisconnect, ReasoningEffort, RequestKey, Role, TaskInput};
 use fleet_actors::sessions::StartTurn;
+use fleet_actors::trace::TraceParent;
 use serde_json::Value;
 
 use super::Api;
@@ -32,8 +34,15 @@ pub struct NewRun {
     pub checkpointing: Option<bool>,
     /// A background run: nobody needs to watch it.
     pub background: bool,
+    /// Where the client's own trace stands.
+    pub traceparent: Option<TraceParent>,
     /// Another workflow than the one that messages start: its name and version.
     pub workflow: Option<(&'static str, u32)>,
+}
+
+/// Where the client's own trace stands. What is no `traceparent` is none, as the W3C's Trace Context wants it.
+pub(super) fn traceparent(request: &HttpRequest) -> Option<TraceParent> {
+    request.headers().get("traceparent")?.to_str().ok()?.parse().ok()
 }
 
 impl Api {
@@ -103,6 +112,7 @@ impl Api {
             additional_context: run.additional_context,
             principal: TaskInput::local(),
             checkpoints_listed: run.checkpointing.unwrap_or(sessions.enable_checkpointing),
+            traceparent: run.traceparent,
         };
         let config = self.workflow_config.clone();
         Ok(StartTurn { workflow, made, input, config, message, detached: run.background })

@@ -74,6 +74,7 @@ impl From<RuntimeError> for CommandError {
             | RuntimeError::Llm(_)
             | RuntimeError::Tools(_)
             | RuntimeError::Mcp(_)
+            | RuntimeError::Traces(_)
             | RuntimeError::NoAgent => Self::Failed(error.to_string()),
         }
     }

@@ -1,6 +1,6 @@
 //! Calls a provider over HTTP: one request, one answer, streamed or whole.
 //!
-//! What all sessions share (connections, breaker, retry budget) is the [`Service`]; what belongs to one session (its
+//! What all sessions share (breaker, retry budget, connections as far as they are on one thread) is the [`Service`]; what belongs to one session (its
 //! effort) is its [`SessionClient`], so an effort cannot leak. Nobody's answer is trusted: bytes, events and depth are
 //! capped while they arrive, redirects are not followed, and nothing is decompressed.
 //! Absent on purpose: waiting before a retry (the caller makes the next attempt, as a step it can journal) and a
@@ -22,6 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::answer::{Answer, Flow};
 use super::breaker::{Breaker, Retries};
 use super::config::{Api, Caps, LlmConfig, ModelRule};
+use super::connections::Connections;
 use super::failure::{Fault, Health};
 use super::responses::ResponsesDecoder;
 use super::sse::SseDecoder;
@@ -31,12 +32,12 @@ use super::{ConfigError, chat, responses};
 const TAIL: Duration = Duration::from_secs(2);
 /// The part of a refusal's body that is read.
 const REFUSAL_BYTES: usize = 16 * 1024;
-/// Idle connections kept to the provider.
+/// Idle connections that a thread keeps to the provider.
 const IDLE_CONNECTIONS: usize = 1_024;
 
 /// One provider, shared by all sessions.
 pub(super) struct Service {
-    http: reqwest::Client,
+    http: Connections,
     url: Url,
     api: Api,
     key: Option<SecretString>,
@@ -74,17 +75,19 @@ impl Service {
                 Some(value)
             }
         };
-        let mut http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(config.connect_timeout)
-            .read_timeout(config.silence_timeout)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .user_agent(concat!("agentic-fleet/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&url) {
-            http = http.no_proxy();
-        }
+        let (connect_timeout, silence_timeout) = (config.connect_timeout, config.silence_timeout);
+        let loopback = is_loopback(&url);
+        let http = Connections::new(move || {
+            let http = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(connect_timeout)
+                .read_timeout(silence_timeout)
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .user_agent(concat!("agentic-fleet/", env!("CARGO_PKG_VERSION")));
+            if loopback { http.no_proxy().build() } else { http.build() }
+        });
         Ok(Self {
-            http: http.build().map_err(|_| ConfigError::HttpClient)?,
+            http: http.map_err(|_| ConfigError::HttpClient)?,
             url,
             api,
             key,
@@ -197,6 +200,7 @@ impl SessionClient {
         };
         let mut post = service
             .http
+            .here()
             .post(service.url.clone())
             .header(ACCEPT, "text/event-stream, application/json")
             .header("Idempotency-Key", &*call.idempotency_key);

@@ -187,7 +187,7 @@ fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Res
 
 fn insert_record(db: &Connection, place: &Place, id: &str, record: &RecordRow) -> Result<(), Fault> {
     let seal = seal(id, record);
-    let bytes = record.body.as_ref().map(|body| &body.bytes);
+    let bytes = record.body.as_ref().map(|body| &*body.bytes);
     let (inline, hash) = match (bytes, seal.body_hash) {
         (Some(bytes), Some(hash)) if bytes.len() > INLINE_BYTES => {
             keep_payload(db, place, &hash, bytes, seal.scope)?;
@@ -218,8 +218,12 @@ fn insert_record(db: &Connection, place: &Place, id: &str, record: &RecordRow) -
 
 fn keep_payload(db: &Connection, place: &Place, hash: &[u8], bytes: &[u8], scope: Scope) -> Result<(), Fault> {
     if scope == Scope::Everybody {
-        db.prepare_cached("INSERT INTO shared_payloads (hash, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute(params![hash, bytes])?;
+        // Nearly every run is pinned to what is there already, and it is large: it is not even bound then.
+        let mut find = db.prepare_cached("SELECT 1 FROM shared_payloads WHERE tenant = 'local' AND hash = ?1")?;
+        if !find.exists([hash])? {
+            db.prepare_cached("INSERT INTO shared_payloads (hash, bytes) VALUES (?1, ?2)")?
+                .execute(params![hash, bytes])?;
+        }
         db.prepare_cached("INSERT INTO shared_refs (workflow, hash) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
             .execute(params![place.num, hash])?;
     } else {

@@ -5,6 +5,7 @@
 //! Absent on purpose: what a record means. Head and body are bytes here.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use fleet_actors::ids::{Epoch, Position, Seq};
 use fleet_actors::ports::{RecordBody, RecordRow};
@@ -36,23 +37,28 @@ pub(super) enum Scope {
     Everybody = 2,
 }
 
+/// A large shared body and its hash.
+type Hashed = (Arc<[u8]>, [u8; 32]);
+
 thread_local! {
     /// The last large shared body this thread hashed. Nearly every run of a process is pinned to the same one.
-    static LAST_SHARED: RefCell<(Vec<u8>, [u8; 32])> = const { RefCell::new((Vec::new(), [0; 32])) };
+    static LAST_SHARED: RefCell<Option<Hashed>> = const { RefCell::new(None) };
 }
 
-/// The hash of a body. That of a large shared one is taken from the last if the bytes are the same: each is compared, so
-/// the hash stands for what is written or read, not for what somebody says it is.
+/// The hash of a body. That of a large shared one is taken from the last if the bytes are the same: either they are
+/// the same allocation, which cannot change while it is held here, or each is compared. So the hash stands for what is written
+/// or read, not for what somebody says it is.
 fn hash_of(body: &RecordBody) -> [u8; 32] {
     if !body.shared || body.bytes.len() <= INLINE_BYTES {
         return *blake3::hash(&body.bytes).as_bytes();
     }
-    LAST_SHARED.with_borrow_mut(|(bytes, hash)| {
-        if *bytes != body.bytes {
-            bytes.clone_from(&body.bytes);
-            *hash = *blake3::hash(&body.bytes).as_bytes();
+    LAST_SHARED.with_borrow_mut(|last| match last {
+        Some((bytes, hash)) if Arc::ptr_eq(bytes, &body.bytes) || *bytes == body.bytes => *hash,
+        Some(_) | None => {
+            let hash = *blake3::hash(&body.bytes).as_bytes();
+            *last = Some((body.bytes.clone(), hash));
+            hash
         }
-        *hash
     })
 }
 
@@ -101,8 +107,8 @@ pub(super) fn open(workflow: &str, row: &Row<'_>) -> Result<RecordRow, Fault> {
     let scope: u8 = row.get(7).map_err(unreadable)?;
     let body = match (scope, row.get::<_, Option<Vec<u8>>>(9).map_err(unreadable)?) {
         (0, None) => None,
-        (1, Some(bytes)) => Some(RecordBody { bytes, shared: false }),
-        (2, Some(bytes)) => Some(RecordBody { bytes, shared: true }),
+        (1, Some(bytes)) => Some(RecordBody { bytes: bytes.into(), shared: false }),
+        (2, Some(bytes)) => Some(RecordBody { bytes: bytes.into(), shared: true }),
         _ => return Err(damaged("its body is missing")),
     };
     let record = RecordRow {

@@ -58,7 +58,7 @@ pub(super) async fn answer(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> 
 pub(super) async fn work(turn: &mut Turn, fleet: &Fleet<'_>, job: Job<'_>) -> StepResult<Outcome> {
     let agent = job.agent;
     tell(turn, agent, AgentMoment::Start, "started", None);
-    let result = turn.scope(&agent.name, async |turn| Box::pin(converse(turn, fleet, &job)).await).await;
+    let result = turn.agent(&agent.name, async |turn| Box::pin(converse(turn, fleet, &job)).await).await;
     match &result {
         Ok(Outcome::Answered(draft)) => {
             let files = (!draft.artifacts.is_empty()).then(|| json!({ "artifacts": draft.artifacts }));

@@ -115,6 +115,7 @@ pub(super) fn in_background(turn: &Turn, fleet: &Fleet<'_>, draft: &Draft) -> Ch
         additional_context: Some(more),
         principal: fleet.input.principal.clone(),
         checkpoints_listed: fleet.input.checkpoints_listed,
+        traceparent: fleet.input.traceparent,
     };
     ChildRun { name: QUALITY_WORKFLOW.into(), version: QUALITY_VERSION, input }
 }

@@ -89,6 +89,7 @@ fn asked_under(config: &Value) -> String {
         let arbiter = actix::Arbiter::current();
         let services = Services {
             meter: Arc::default(),
+            tracer: None,
             checkpoints: CheckpointActor::start_on(&arbiter, store.clone(), Arc::new(|_| {})),
             store: store.clone(),
             clock: clock.clone(),
@@ -122,6 +123,7 @@ fn asked_under(config: &Value) -> String {
             additional_context: None,
             principal: TaskInput::local(),
             checkpoints_listed: true,
+            traceparent: None,
         };
         let (config, message) = (config.clone().into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };

@@ -193,6 +193,7 @@ fn api(settings: Settings, script: Arc<Script>, workflows: Arc<dyn Workflows>) -
     };
     let services = Services {
         meter: Arc::default(),
+        tracer: None,
         store: store.clone(),
         checkpoints: CheckpointActor::start_on(&arbiter, store, Arc::new(|text| panic!("{text}"))),
         clock,

@@ -196,6 +196,7 @@ impl House {
         let on_failed = Arc::new(|reason: &str| panic!("{reason}"));
         let services = Services {
             meter: Arc::default(),
+            tracer: None,
             store: store.clone(),
             checkpoints: CheckpointActor::start_on(&arbiter.handle(), store, on_failed),
             clock,
@@ -223,6 +224,7 @@ impl House {
             additional_context: None,
             principal: TaskInput::local(),
             checkpoints_listed: true,
+            traceparent: None,
         };
         let made = NewWorkflow {
             name: "long".into(),

@@ -61,6 +61,7 @@ fn turn(message: &str, config: &Value) -> StartTurn {
         additional_context: None,
         principal: TaskInput::local(),
         checkpoints_listed: true,
+        traceparent: None,
     };
     let config = config.clone().into();
     StartTurn { workflow: WorkflowId::generate(), made, input, config, message: None, detached: false }

@@ -181,6 +181,7 @@ impl Recipe {
         let failed = Arc::new(|text: &str| panic!("{text}"));
         let services = Services {
             meter: Arc::default(),
+            tracer: None,
             checkpoints: CheckpointActor::start_on(&arbiter, self.store.clone(), failed),
             store: self.store.clone(),
             clock: self.clock.clone(),

@@ -8,6 +8,7 @@
 
 mod answers;
 mod client;
+mod collector;
 mod crash;
 mod crowd;
 mod forgotten;
@@ -21,3 +22,4 @@ mod process;
 mod score;
 mod storage;
 mod teams;
+mod traces;

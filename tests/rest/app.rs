@@ -114,6 +114,7 @@ impl TestApp {
             tools: Arc::new(NoTools),
             cache: Arc::new(MemoryCache::new(Arc::new(ManualClock::default()), 16)),
             meter: Arc::default(),
+            tracer: None,
             workflows: Arc::new(FleetWorkflows),
             logs: Logs::new(64),
             limits: RunLimits::default(),

@@ -1,5 +1,6 @@
 //! What holds for every route: refusals, bad bodies, ids, origins, the specification.
 
+use fleet_actors::meter::CallEnd;
 use serde_json::Value;
 
 use crate::app::{Script, TestApp};
@@ -130,6 +131,20 @@ async fn metrics_move_with_what_happens() {
         assert!(page.contains(line), "{line} in\n{page}");
     }
     drop(permit);
+}
+
+#[actix_web::test]
+async fn metrics_tell_tool_calls_that_were_refused_from_those_that_failed() {
+    let app = TestApp::spawn(Script::Answers("hi"), 1);
+    let ends = [CallEnd::Completed, CallEnd::Failed, CallEnd::Denied, CallEnd::Rejected, CallEnd::Expired];
+    for (n, end) in ends.into_iter().enumerate() {
+        (0..=n).for_each(|_| app.sessions.services().meter.tool("python", end));
+    }
+    let page = app.get("/metrics").await.text().await.unwrap();
+    for (n, outcome) in ["completed", "failed", "denied", "rejected", "expired"].iter().enumerate() {
+        let line = format!("fleet_tool_calls_total{{tool=\"python\",outcome=\"{outcome}\"}} {}", n + 1);
+        assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+    }
 }
 
 #[actix_web::test]

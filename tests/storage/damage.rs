@@ -13,12 +13,12 @@ const ALL: usize = usize::MAX;
 fn written(disk: &OnDisk) -> Vec<(&'static str, Vec<RecordRow>)> {
     let mut appends: Vec<_> = ["bad", "good"].map(|name| make::with_bodies(make::first(name, 6), 3_000)).into();
     for append in &mut appends {
-        append.records[0].body = Some(RecordBody { bytes: vec![b'p'; 2_000], shared: true });
-        append.records[1].body = Some(RecordBody { bytes: b"small".to_vec(), shared: false });
+        append.records[0].body = Some(RecordBody { bytes: vec![b'p'; 2_000].into(), shared: true });
+        append.records[1].body = Some(RecordBody { bytes: b"small"[..].into(), shared: false });
         append.records[2].body = None;
     }
     // What is shared is shared by the two of them, so the good one gets another.
-    appends[1].records[0].body = Some(RecordBody { bytes: vec![b'q'; 2_000], shared: true });
+    appends[1].records[0].body = Some(RecordBody { bytes: vec![b'q'; 2_000].into(), shared: true });
     let records = appends.iter().map(|append| append.records.clone());
     let written = ["bad", "good"].into_iter().zip(records).collect();
     block_on(disk.store().commit(appends)).expect("written");

@@ -68,8 +68,14 @@ fn bare() -> Duration {
 #[test]
 fn durable_appends_keep_pace_with_the_bare_database() {
     let rate = |took: Duration| (BATCHES * APPENDS) as f64 / took.as_secs_f64();
-    let best = |run: fn() -> Duration| (0..3).map(|_| run()).min().expect("runs");
-    let (bare, ours) = (rate(best(bare)), rate(best(ours)));
+    // In turns, so that what else the machine does meets both; the best of each is what the code costs.
+    let (mut bares, mut owns) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        bares.push(bare());
+        owns.push(ours());
+    }
+    let best = |runs: &[Duration]| rate(*runs.iter().min().expect("runs"));
+    let (bare, ours) = (best(&bares), best(&owns));
     println!(
         "durable appends a second, {APPENDS} a sync: {ours:.0}; bare SQLite {bare:.0}; {:.0} % (optimised: {})",
         100.0 * ours / bare,

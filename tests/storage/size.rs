@@ -98,7 +98,7 @@ fn a_body_is_kept_once_however_often_it_is_recorded() {
     let store = disk.store();
     let same = |mut append: fleet_actors::ports::Append, shared| {
         for record in &mut append.records {
-            record.body = Some(fleet_actors::ports::RecordBody { bytes: vec![b'z'; 100_000], shared });
+            record.body = Some(fleet_actors::ports::RecordBody { bytes: vec![b'z'; 100_000].into(), shared });
         }
         append
     };
@@ -135,7 +135,7 @@ fn what_was_deleted_is_in_no_file_any_more() {
     let mut append = make::with_bodies(make::first("w", 3), 5_000);
     append.records[0].head = secret.as_bytes().to_vec();
     if let Some(body) = &mut append.records[1].body {
-        body.bytes[1_000..1_000 + secret.len()].copy_from_slice(secret.as_bytes());
+        std::sync::Arc::make_mut(&mut body.bytes)[1_000..1_000 + secret.len()].copy_from_slice(secret.as_bytes());
     }
     append.messages.push(MessageRow {
         id: "m".into(),

@@ -118,7 +118,7 @@ pub mod make {
             let mut body = vec![b'x'; bytes];
             let mark = format!("{}:{}", append.claim.workflow, record.position.0);
             body[..mark.len()].copy_from_slice(mark.as_bytes());
-            record.body = Some(RecordBody { bytes: body, shared: false });
+            record.body = Some(RecordBody { bytes: body.into(), shared: false });
         }
         append
     }

@@ -13,3 +13,4 @@ mod phases;
 mod plans;
 mod roster;
 mod support;
+mod traces;

@@ -252,7 +252,7 @@ pub fn encode(entry: &Positioned) -> RecordRow {
         path: entry.path.clone(),
         head: serde_json::to_vec(&entry.record).unwrap_or_default(),
         body: entry.body.as_ref().map(|body| RecordBody {
-            bytes: body.as_bytes().to_vec(),
+            bytes: body.clone().into(),
             shared: matches!(entry.record, Record::Pinned { .. }),
         }),
     }

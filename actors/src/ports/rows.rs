@@ -37,7 +37,7 @@ pub struct RecordRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordBody {
     /// JSON.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<[u8]>,
     /// Holds no user data, so that runs of any conversation may share one copy.
     pub shared: bool,
 }

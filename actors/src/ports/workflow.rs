@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{ChildRun, FinishReason, LocalFuture, Quality};
 use crate::ids::ConversationId;
+use crate::trace::TraceParent;
 
 /// What a run is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct TaskInput {
     /// Whether its positions are listed as checkpoints. They are there either way; journals that say nothing are listed.
     #[serde(default = "TaskInput::listed", skip_serializing_if = "Clone::clone")]
     pub checkpoints_listed: bool,
+    /// Where the trace of whoever asked for it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 impl TaskInput {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::event::{LogEvent, RunOutcome};
 use crate::ids::{Seq, WorkflowId};
 use crate::journal::{Positioned, decode, events_of};
-use crate::ports::{Rest, Store, StoreError, WorkflowRow, WorkflowState};
+use crate::ports::{HistoryRow, Rest, Store, StoreError, WorkflowRow, WorkflowState};
 use crate::stream::{Seen, Watcher};
 
 /// What an [`EventStream`] gives.
@@ -65,6 +65,12 @@ impl EventStream {
     #[must_use]
     pub fn workflow(&self) -> &WorkflowId {
         self.watcher.workflow()
+    }
+
+    /// The entry of history that the run ended with, if that is known without the store: a life of this process ended it.
+    #[must_use]
+    pub fn entry(&self) -> Option<&HistoryRow> {
+        self.watcher.entry()
     }
 
     /// Waits until the run is parked: for callers that will not wait for a human. Sockets stay subscribed over a park, so it

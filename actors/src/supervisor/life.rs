@@ -8,6 +8,7 @@
 //! what became of it.
 
 mod ending;
+mod spans;
 mod times;
 
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,7 @@ use crate::ports::{
     StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
 };
 use crate::stream::{Grace, Log};
+use crate::trace::OpenSpan;
 use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
 
 /// The door to the store's one writer.
@@ -141,10 +143,12 @@ pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal
     };
     let function = inputs.function;
     let mut life = Life::begin(inputs, &input, config);
-    let run = life.run.clone();
-    life.function =
-        Some(Box::pin(AssertUnwindSafe(async move { function(&mut Turn::root(run), &input).await }).catch_unwind()));
-    life.drive(signals).await
+    let (run, span) = (life.run.clone(), life.span.clone());
+    let mut turn = Turn::root(run, span.clone());
+    life.function = Some(Box::pin(AssertUnwindSafe(async move { function(&mut turn, &input).await }).catch_unwind()));
+    let end = life.drive(signals).await;
+    span.iter().for_each(|span| spans::end(span, &end, None));
+    end
 }
 
 struct InFlight {
@@ -158,6 +162,8 @@ struct InFlight {
 
 struct Life {
     run: Rc<Run>,
+    /// Absent when nobody traces.
+    span: Option<Rc<OpenSpan>>,
     made: NewWorkflow,
     writer: Rc<dyn Writer>,
     log: Arc<Log>,
@@ -212,6 +218,7 @@ impl Life {
         // which a new run does not have yet.
         past.input.get_or_insert_with(|| input.clone());
         let takeover = fresh.is_none();
+        let span = spans::begin(&inputs.ports, &workflow, &made, epoch, input);
         let after = past.head;
         let open = past.open_attempts();
         let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config);
@@ -237,6 +244,7 @@ impl Life {
         }
         Self {
             run,
+            span,
             made,
             writer: inputs.writer,
             log: inputs.log,
@@ -395,14 +403,19 @@ impl Life {
                     reach(FailPoint::AfterTakeover);
                 }
                 self.after = last;
-                if in_flight.last {
+                let is_last = in_flight.last;
+                if is_last {
+                    self.end_span();
                     (self.release)();
+                }
+                if let Next::Ended(entry) = in_flight.append.next {
+                    self.log.ended_with(entry);
                 }
                 self.run.set_durable(last);
                 if let Some(started) = self.started.borrow_mut().take() {
                     let _ = started.send(Ok(()));
                 }
-                in_flight.last.then(|| self.over())
+                is_last.then(|| self.over())
             }
             Ok(Outcome::Duplicate { workflow, same_body }) => {
                 self.refuse(StartFailure::Duplicate { workflow, same_body });

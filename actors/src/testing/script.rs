@@ -35,6 +35,7 @@ use crate::ports::{
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
 use crate::supervisor::{Fresh, LifeEnd, LifeInputs, Signal, Writer, live, read_records};
+use crate::trace::Tracer;
 use crate::turn::RunPorts;
 
 pub use self::ran::{Continued, Ran};
@@ -107,6 +108,7 @@ struct Ports {
     model_calls: Rc<RefCell<Vec<ModelCall>>>,
     tool_calls: Rc<RefCell<Vec<ToolCall>>>,
     meter: Arc<Meter>,
+    tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Script {
@@ -122,6 +124,7 @@ impl Script {
             additional_context: None,
             principal: TaskInput::local(),
             checkpoints_listed: true,
+            traceparent: None,
         };
         let ports = Ports {
             model: Rc::new(move |_| unavailable().into()),
@@ -130,6 +133,7 @@ impl Script {
             human: Rc::new(|_| None),
             human_after: Duration::ZERO,
             meter: Arc::default(),
+            tracer: None,
             cache: Arc::new(MemoryCache::new(Arc::new(super::ManualClock::default()), 64)),
             model_calls: Rc::default(),
             tool_calls: Rc::default(),
@@ -197,6 +201,13 @@ impl Script {
     #[must_use]
     pub fn cache(mut self, cache: Arc<dyn Cache>) -> Self {
         self.ports.cache = cache;
+        self
+    }
+
+    /// Who takes the spans of its lives.
+    #[must_use]
+    pub fn tracer(mut self, tracer: Arc<dyn Tracer>) -> Self {
+        self.ports.tracer = Some(tracer);
         self
     }
 
@@ -378,6 +389,7 @@ impl Script {
                 store: Arc::new(store.clone()),
                 cache: self.ports.cache.clone(),
                 meter: self.ports.meter.clone(),
+                tracer: self.ports.tracer.clone(),
             },
             limits: self.limits.clone(),
             log,

@@ -26,6 +26,7 @@ use crate::mutant::{self, Mutant};
 use crate::ports::{Cache, Clock, ModelClient, OpenedQuestion, Pinned, Store, ToolRunner};
 use crate::spend::Spend;
 use crate::stream::Log;
+use crate::trace::Tracer;
 
 /// What a life is given.
 pub(crate) struct RunPorts {
@@ -35,6 +36,7 @@ pub(crate) struct RunPorts {
     pub store: Arc<dyn Store>,
     pub cache: Arc<dyn Cache>,
     pub meter: Arc<Meter>,
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 /// Why the driver must stop the function; never shown to it.

@@ -132,6 +132,7 @@ const LIMIT: Param = Param::number("limit", "entries of a page, from 1 to `serve
 const OFFSET: Param = Param::number("offset", "entries to pass over");
 const KEY: Param =
     Param::header("Idempotency-Key", "asking again with the same key joins the first run; kept for 24 h");
+const TRACE: Param = Param::header("traceparent", "of the W3C's Trace Context: where the caller's trace stands");
 const VERSION: Param = Param::query("version", "of the events: 1 or 2");
 const STREAM: Param = Param::query("stream", "false: no text before it is whole");
 const LAST_ID: Param = Param::header("Last-Event-ID", "go on behind this number; never starts a run");
@@ -155,6 +156,7 @@ pub const URLS: &[Url] = &[
             VERSION,
             STREAM,
             LAST_ID,
+            TRACE,
         ])
         .answers(&[(200, Answer::Events), (204, Answer::Empty)])
         .refuses(&[404, 422, 429, 500, 503]),
@@ -170,12 +172,12 @@ pub const URLS: &[Url] = &[
     Url::get("/api/v1/types", "The workflows that can be run").answers(&[(200, Answer::Names)]),
     Url::get("/api/v1/agents", "The roster").answers(&[(200, Answer::List("Agent"))]),
     Url::post("/api/v1/run", "Run a task and wait for its result; a run that waits for a human answers 202")
-        .takes(&[KEY])
+        .takes(&[KEY, TRACE])
         .body("Task")
         .answers(&[(201, Answer::Json("RunResult")), (202, Answer::Json("Accepted"))])
         .refuses(&[400, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504]),
     Url::post("/api/v1/runs", "Run a task in the background")
-        .takes(&[KEY])
+        .takes(&[KEY, TRACE])
         .body("Task")
         .answers(&[(202, Answer::Json("Accepted"))])
         .refuses(&[400, 408, 413, 415, 422, 429, 500, 503]),

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use fleet_actors::event::Failure;
+use fleet_actors::meter;
 use fleet_actors::ports::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRequest};
 use fleet_actors::turn::{StepResult, ToolAsk, Turn};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::kit::Kit;
 use super::people::{self, Word};
@@ -144,19 +145,21 @@ async fn judged(
     match offer.access {
         Access::Deny => {
             attempted(turn, "tool_denied", "the rules do not allow it");
+            turn.refused(call, &agent.name, meter::CallEnd::Denied);
             let text = format!("tool_denied: `{name}` may not be used here; go on without it");
             Ok(CallEnd::refused("denied", text))
         }
-        Access::Allow => Ok(made(turn, fleet, agent, offer, arguments, None, left).await),
-        Access::Ask => match people::approve(turn, fleet, agent, offer, arguments).await? {
+        Access::Allow => Ok(made(turn, fleet, agent, offer, call, None, left).await),
+        Access::Ask => match people::approve(turn, fleet, agent, offer, call).await? {
             Word::Refused { outcome, text } => Ok(CallEnd::refused(outcome, text)),
             Word::Approved { request_id, arguments: approved } => {
                 let arguments_digest = ToolCall::arguments_digest(name, &approved);
                 let approval = Approval { request_id, arguments_digest };
+                let approved = ToolRequest { arguments: approved, ..call.clone() };
                 let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
-                if approved != *arguments {
-                    end.text = format!("(a person changed the arguments to {approved})\n{}", end.text);
-                    end.changed = Some(approved);
+                if approved.arguments != *arguments {
+                    end.text = format!("(a person changed the arguments to {})\n{}", approved.arguments, end.text);
+                    end.changed = Some(approved.arguments);
                 }
                 Ok(end)
             }
@@ -170,11 +173,11 @@ async fn made(
     fleet: &Fleet<'_>,
     agent: &Agent,
     offer: &ToolOffer,
-    arguments: &Value,
+    call: &ToolRequest,
     approval: Option<Approval>,
     left: Duration,
 ) -> CallEnd {
-    let tool = &offer.spec.name;
+    let (tool, arguments) = (&offer.spec.name, &call.arguments);
     let serves = agent.cache_ttl_s.filter(|_| offer.effect == EffectPolicy::SafeToRepeat && approval.is_none());
     let key = format!(
         "tool/{}/{}/{}",
@@ -191,6 +194,7 @@ async fn made(
         agent: Some(agent.name.as_str().into()),
         schema_digest: offer.schema_digest.clone(),
         approval,
+        call_id: Some(call.id.as_str().into()),
         ..ToolAsk::new(tool.as_str(), arguments.clone())
     };
     let began = turn.now();

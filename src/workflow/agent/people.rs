@@ -4,7 +4,8 @@
 
 use fleet_actors::event::{Answer, Failure};
 use fleet_actors::ids::RequestId;
-use fleet_actors::ports::ToolOffer;
+use fleet_actors::meter::CallEnd;
+use fleet_actors::ports::{ToolOffer, ToolRequest};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -38,9 +39,9 @@ pub(super) async fn approve(
     fleet: &Fleet<'_>,
     agent: &Agent,
     offer: &ToolOffer,
-    arguments: &Value,
+    call: &ToolRequest,
 ) -> StepResult<Word> {
-    let tool = &offer.spec.name;
+    let (tool, arguments) = (&offer.spec.name, &call.arguments);
     let request = json!({
         "tool": tool,
         "arguments": arguments,
@@ -52,6 +53,7 @@ pub(super) async fn approve(
     let answered = turn.ask_human("approval", ask).await;
     let answer = match answered.answer {
         Answer::Expired => {
+            turn.refused(call, &agent.name, CallEnd::Expired);
             return expired(fleet, &format!("the approval of `{tool}`")).map(|text| Word::Refused {
                 outcome: "expired",
                 text: format!("tool_denied: {text}; `{tool}` was not called"),
@@ -59,11 +61,12 @@ pub(super) async fn approve(
         }
         Answer::Given(answer) => answer,
     };
-    let refused = |why: &str| Word::Refused {
-        outcome: "rejected",
-        text: format!(
+    let refused = |why: &str| {
+        turn.refused(call, &agent.name, CallEnd::Rejected);
+        let text = format!(
             "tool_denied: a person did not allow this call of `{tool}`{why}; do not try it again in another way"
-        ),
+        );
+        Word::Refused { outcome: "rejected", text }
     };
     let changed = answer.get("arguments").filter(|arguments| arguments.is_object());
     Ok(match decision(&answer) {

@@ -94,6 +94,7 @@ impl Life {
             finish_reason: Some(output.finish_reason),
             quality: output.quality.clone(),
         });
+        self.say_output(output.as_ref());
         let is_child = self.made.child_of.is_some();
         let said = said.filter(|_| !is_child);
         let children = output.as_mut().map(|output| std::mem::take(&mut output.children)).unwrap_or_default();
@@ -149,6 +150,7 @@ impl Life {
 
     pub(super) fn park(&mut self) {
         let wake_at = self.run.first_wake();
+        self.span.iter().for_each(|span| span.rests("parked"));
         self.function = None;
         self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
         self.closing = Some(Closing::plain(Next::Parked { wake_at }, LifeEnd::Parked));
@@ -156,6 +158,7 @@ impl Life {
 
     /// Rests for the next process: the record says that this life ended on purpose, so it counts as no failed start.
     pub(super) fn drain(&mut self) {
+        self.span.iter().for_each(|span| span.rests("drained"));
         self.function = None;
         self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
         self.closing = Some(Closing::plain(Next::Running, LifeEnd::Drained));

@@ -310,6 +310,7 @@ impl World {
             additional_context: None,
             principal: TaskInput::local(),
             checkpoints_listed: true,
+            traceparent: None,
         };
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
@@ -339,6 +340,7 @@ impl World {
             function: workflow,
             ports: RunPorts {
                 meter: Arc::default(),
+                tracer: None,
                 clock: self.clock.clone(),
                 model: Rc::new(SimModel(self.outside.clone())),
                 tools: Rc::new(SimTools(self.outside.clone())),

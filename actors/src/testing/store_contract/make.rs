@@ -40,7 +40,7 @@ pub(super) fn record(epoch: u32, position: u64, kind: &str) -> RecordRow {
 }
 
 pub(super) fn body(fill: u8, bytes: usize, shared: bool) -> Option<RecordBody> {
-    Some(RecordBody { bytes: vec![fill; bytes], shared })
+    Some(RecordBody { bytes: vec![fill; bytes].into(), shared })
 }
 
 /// The first append of a workflow: `records` of them, made at the time 1000.
