@@ -12,6 +12,7 @@ use actix_web::{App, HttpServer};
 use crate::api::connections::settle;
 use crate::api::health::Draining;
 use crate::api::metrics::Metrics;
+use crate::api::origin::origins as pages;
 use crate::api::problems::problems;
 use crate::api::request_id::request_id;
 use crate::api::{Api, cors, routes};
@@ -46,6 +47,7 @@ impl Application {
                 .app_data(api)
                 .app_data(draining)
                 .app_data(metrics.clone())
+                .wrap(from_fn(pages))
                 .wrap(cors(&origins))
                 .wrap(from_fn(problems))
                 .wrap(from_fn(request_id))

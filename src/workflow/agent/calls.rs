@@ -8,7 +8,7 @@ use fleet_actors::event::Failure;
 use fleet_actors::meter;
 use fleet_actors::ports::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRequest};
 use fleet_actors::turn::{StepResult, ToolAsk, Turn};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::kit::Kit;
 use super::people::{self, Word};
@@ -157,7 +157,7 @@ async fn judged(
                 let approval = Approval { request_id, arguments_digest };
                 let approved = ToolRequest { arguments: approved, ..call.clone() };
                 let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
-                if approved.arguments != *arguments {
+                if approved.arguments != call.arguments {
                     end.text = format!("(a person changed the arguments to {})\n{}", approved.arguments, end.text);
                     end.changed = Some(approved.arguments);
                 }
