@@ -1,6 +1,7 @@
 //! Makes the runtime of the settings: the store, the model clients, the actors. The only place where services start,
 //! besides the doors in [`startup`](crate::startup).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +33,11 @@ use crate::settings::{
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::telemetry::traces::{FlushOnDrop, Traces};
 use crate::tools;
+use crate::tools::FleetTools;
 use crate::tools::artifacts::Artifacts;
 use crate::tools::mcp::{McpGuard, McpServers};
+use crate::tools::policy::Policy;
+use crate::tools::sandbox::SandboxGuard;
 use crate::workflow::{ApprovalRules, FastPathRules, FleetWorkflows, OnExpiry, PipelineRules, WorkflowConfig};
 
 /// Exit code when a service panicked (`EX_SOFTWARE` of sysexits.h): the next process takes the runs up.
@@ -88,6 +92,15 @@ impl Clock for SystemClock {
     }
 }
 
+/// What a process needs the services for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Runs work in it.
+    Runs,
+    /// It changes what is stored. No run is admitted, and there is no model, no tool and no server of tools.
+    Store,
+}
+
 /// The running services.
 pub struct Runtime {
     /// The door to them.
@@ -100,12 +113,21 @@ pub struct Runtime {
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
-    /// Held as long as the runtime lives: with it the processes of MCP servers end.
-    pub mcp: McpGuard,
+    /// Held as long as the runtime lives.
+    pub guards: ToolGuards,
     /// Ends the process when a service panics.
     pub watch: Watch,
     /// Held as long as the runtime lives: with it the last spans are exported.
     pub traces: FlushOnDrop,
+}
+
+/// What tools have outside of this process ends with this.
+#[derive(Debug)]
+pub struct ToolGuards {
+    /// The processes of MCP servers.
+    pub mcp: McpGuard,
+    /// The directory of programs, where it is not in the data directory.
+    pub sandbox: SandboxGuard,
 }
 
 impl Runtime {
@@ -113,9 +135,12 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError`]; nothing runs then.
-    pub fn start(settings: &Settings, address: &str) -> Result<Self, RuntimeError> {
+    pub fn start(settings: &Settings, address: &str, purpose: Purpose) -> Result<Self, RuntimeError> {
         let workflow_config = Pinned::from(workflow_config(settings)?);
-        let llm = llm_config(settings);
+        let llm = match purpose {
+            Purpose::Runs => llm_config(settings),
+            Purpose::Store => LlmConfig { provider: llm::Provider::Simulated, ..LlmConfig::default() },
+        };
         let model = LlmIdentity::of(&llm);
         let agents = llm::clients(&llm)?;
         let storage = &settings.storage;
@@ -136,13 +161,13 @@ impl Runtime {
         let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, limits, &watch);
         let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
         HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
-        // In the background: neither this start nor readiness waits for one of them.
-        let environment = process_environment();
-        let mcp = McpServers::start(&settings.mcp, &settings.mcp_servers, &environment, &storage.data_dir)?;
-        let artifacts = Artifacts::in_data_dir(&storage.data_dir);
-        let tools = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]).map_err(RuntimeError::Tools)?;
+        let (tools, guards) = tools_for(purpose, settings)?;
+        // Without runs there are no spans.
         let provider = if model.is_simulated() { "simulated" } else { "openai" };
-        let traces = Traces::start(&settings.tracing, provider)?;
+        let traces = match purpose {
+            Purpose::Runs => Traces::start(&settings.tracing, provider)?,
+            Purpose::Store => None,
+        };
         let services = Services {
             store,
             checkpoints,
@@ -156,11 +181,31 @@ impl Runtime {
             logs: Logs::new(settings.sessions.watchers_per_run_max.as_usize()),
             limits: run_limits(settings),
         };
-        let admission = Admission::new(settings.sessions.max_concurrent_workflows.as_u32());
+        let admission = Admission::new(match purpose {
+            Purpose::Runs => settings.sessions.max_concurrent_workflows.as_u32(),
+            Purpose::Store => 0,
+        });
         let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
-        let (mcp, traces) = (mcp.guard(), FlushOnDrop(traces));
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, mcp, watch, traces })
+        let traces = FlushOnDrop(traces);
+        Ok(Self { sessions, workflow_config, model, lock, arbiter, guards, watch, traces })
     }
+}
+
+/// The tools, and what ends with the process.
+fn tools_for(purpose: Purpose, settings: &Settings) -> Result<(FleetTools, ToolGuards), RuntimeError> {
+    let data_dir = &settings.storage.data_dir;
+    let start = |servers| McpServers::start(&settings.mcp, servers, &process_environment(), data_dir);
+    if purpose == Purpose::Store {
+        let policy = Policy::new(&settings.tools.policy);
+        let tools = FleetTools::new(Vec::new(), policy, settings.tools.arguments_bytes_max.as_usize());
+        return Ok((tools, ToolGuards { mcp: start(&BTreeMap::new())?.guard(), sandbox: SandboxGuard::default() }));
+    }
+    // In the background: neither this start nor readiness waits for one of them.
+    let mcp = start(&settings.mcp_servers)?;
+    let artifacts = Artifacts::in_data_dir(data_dir);
+    let started = tools::start(settings, &artifacts, vec![Arc::new(mcp.clone())]);
+    let (tools, sandbox) = started.map_err(RuntimeError::Tools)?;
+    Ok((tools, ToolGuards { mcp: mcp.guard(), sandbox }))
 }
 
 /// What bounds the writer.

@@ -8,7 +8,6 @@
 //! Invariant: no provider is called before all of that held. What a model says is data; it cannot change a rule.
 //! Absent on purpose: a tool that no setting names, and rules that a prompt, an agent or a tool's own words could relax.
 
-pub mod arguments;
 pub mod artifacts;
 pub mod builtin;
 pub mod fetch_page;
@@ -16,7 +15,6 @@ pub mod mcp;
 pub mod policy;
 pub mod runner;
 pub mod sandbox;
-pub mod security;
 pub mod tavily;
 
 use std::sync::Arc;
@@ -32,7 +30,7 @@ use self::builtin::Builtin;
 use self::fetch_page::FetchPage;
 use self::policy::Policy;
 pub use self::runner::FleetTools;
-use self::sandbox::{CodeTool, Language};
+use self::sandbox::{CodeTool, Language, SandboxGuard};
 use self::tavily::TavilySearch;
 use crate::settings::Settings;
 
@@ -110,7 +108,8 @@ pub trait Provider: Send + Sync {
     fn call<'a>(&'a self, call: Dispatch<'a>) -> LocalFuture<'a, Result<ToolOutput, Failure>>;
 }
 
-/// The tools of the settings: those built in that are enabled, then those of `others`.
+/// The tools of the settings: those built in that are enabled, then those of `others`; and what to hold as long as they are
+/// used.
 ///
 /// # Errors
 /// An HTTP client cannot be made.
@@ -118,7 +117,7 @@ pub fn start(
     settings: &Settings,
     artifacts: &Artifacts,
     others: Vec<Arc<dyn Provider>>,
-) -> Result<FleetTools, reqwest::Error> {
+) -> Result<(FleetTools, SandboxGuard), reqwest::Error> {
     let tools = &settings.tools;
     let mut enabled: Vec<Arc<dyn builtin::Tool>> = Vec::new();
     if tools.tavily_search.enabled {
@@ -131,8 +130,10 @@ pub fn start(
     let languages = [(Language::Python, &tools.python), (Language::Javascript, &tools.javascript)];
     let wanted = languages.into_iter().filter(|(_, settings)| settings.enabled);
     let wanted = wanted.map(|(language, settings)| (language, settings.clone())).collect();
-    enabled.extend(CodeTool::start(wanted, &tools.sandbox, &settings.storage.data_dir, artifacts));
+    let guard = SandboxGuard::default();
+    enabled.extend(CodeTool::start(wanted, &tools.sandbox, &settings.storage.data_dir, artifacts, &guard));
     let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::new(Builtin::new(enabled))];
     providers.extend(others);
-    Ok(FleetTools::new(providers, Policy::new(&tools.policy), tools.arguments_bytes_max.as_usize()))
+    let tools = FleetTools::new(providers, Policy::new(&tools.policy), tools.arguments_bytes_max.as_usize());
+    Ok((tools, guard))
 }

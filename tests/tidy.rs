@@ -55,6 +55,18 @@ fn the_runtime_knows_no_http_no_vendor_and_no_config_format() {
 }
 
 #[test]
+fn workflows_know_nothing_of_what_is_above_them_or_carries_their_steps_out() {
+    let above = ["api", "cli", "llm", "runtime", "settings", "startup", "storage", "telemetry", "tools"];
+    for under in ["src/workflow", "src/prompts"] {
+        for module in above {
+            forbid(under, &[&format!("crate::{module}"), &format!("crate::{{{module}")]);
+        }
+    }
+    let (_, pure) = sources("src").into_iter().find(|(name, _)| name == "src/agents.rs").expect("the roster");
+    assert!(above.iter().all(|module| !code(&pure).contains(&format!("crate::{module}"))));
+}
+
+#[test]
 fn workflows_and_prompts_reach_time_chance_and_io_only_through_the_turn() {
     let words = [
         "tokio",

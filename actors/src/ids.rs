@@ -156,6 +156,12 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(later.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The time `earlier` before this one.
+    #[must_use]
+    pub fn before(self, earlier: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(earlier.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// How long from `earlier` to this; zero when it is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> std::time::Duration {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
-use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState};
+use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
 use crate::sessions::{Sessions, StartError};
 use crate::supervisor::Place;
 
@@ -54,9 +54,15 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
         let Ok(Some(row)) = sessions.store().workflow(&workflow).await else { continue };
         let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Interrupted };
         match sessions.services().checkpoints.write(write).await {
-            Ok(_) => {
-                tracing::info!(%workflow, "its client did not come back after the restart, it rests as interrupted")
+            Ok(Written::Done) => {
+                tracing::info!(%workflow, "its client did not come back after the restart, it rests as interrupted");
+                // Who watches it did not make it go on, and must not wait for what nobody does.
+                if let Some(log) = sessions.services().logs.find(&workflow) {
+                    log.put_to_rest(Rest::Interrupted);
+                }
             }
+            // It went on meanwhile, or is over, or was removed.
+            Ok(Written::Conflict | Written::NotFound | Written::Posted(_) | Written::Removed(_)) => {}
             Err(error) => tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest"),
         }
     }

@@ -75,7 +75,9 @@ struct Owner {
 struct Registry {
     live: HashMap<WorkflowId, Owner>,
     recent: VecDeque<SessionInfo>,
-    /// At most this many ended sessions are remembered.
+    /// Runs that came to rest here, until they go on: a store that took no more could not be told.
+    resting: HashMap<WorkflowId, SessionInfo>,
+    /// At most this many ended sessions are remembered, and as many that rest.
     recent_max: usize,
     draining: bool,
 }
@@ -97,7 +99,8 @@ impl SessionManager {
         recent_max: usize,
         watch: &Watch,
     ) -> Manager {
-        let registry = Registry { live: HashMap::new(), recent: VecDeque::new(), recent_max, draining: false };
+        let (live, recent, resting) = (HashMap::new(), VecDeque::new(), HashMap::new());
+        let registry = Registry { live, recent, resting, recent_max, draining: false };
         let registry = Arc::new(Mutex::new(registry));
         let manager = Self { registry: registry.clone(), _alive: watch.alive(NAME) };
         let door = Mailbox::new(Self::start_in_arbiter(arbiter, |_| manager), MAILBOX, ASK_TIMEOUT);
@@ -172,6 +175,7 @@ impl Manager {
         if registry.live.get(&info.workflow).is_some_and(|owner| owner.supervisor.is_open()) {
             return Registered::Owned;
         }
+        registry.resting.remove(&info.workflow);
         registry.live.insert(info.workflow.clone(), Owner { info, supervisor });
         Registered::Done
     }
@@ -189,6 +193,8 @@ impl Manager {
             registry.recent.push_front(info);
             let max = registry.recent_max;
             registry.recent.truncate(max);
+        } else if matches!(state, WorkflowState::Resting(_)) && registry.resting.len() < registry.recent_max {
+            registry.resting.insert(workflow, info);
         }
         drop(registry);
         // A command may have been committed while the turn was on its way to rest. A run that is over has nothing to wake
@@ -262,8 +268,8 @@ impl Handler<ListSessions> for SessionManager {
         let mut registry = lock(&self.registry);
         // A supervisor that died without a word is no owner.
         registry.live.retain(|_, owner| owner.supervisor.is_open());
-        let listed = registry.live.values().filter(|owner| !owner.info.child);
-        let mut live: Vec<_> = listed.map(|owner| owner.info.clone()).collect();
+        let listed = registry.live.values().map(|owner| &owner.info).chain(registry.resting.values());
+        let mut live: Vec<_> = listed.filter(|info| !info.child).cloned().collect();
         live.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.workflow.cmp(&a.workflow)));
         live.extend(registry.recent.iter().cloned());
         live
@@ -282,6 +288,7 @@ impl Handler<FindSession> for SessionManager {
         let registry = lock(&self.registry);
         let live =
             registry.live.get(&workflow).filter(|owner| owner.supervisor.is_open()).map(|owner| owner.info.clone());
+        let live = live.or_else(|| registry.resting.get(&workflow).cloned());
         live.or_else(|| registry.recent.iter().find(|info| info.workflow == workflow).cloned())
     }
 }

@@ -299,12 +299,21 @@ impl Sessions {
     /// Follows a workflow from the event after `after`, wherever it stands.
     ///
     /// # Errors
-    /// [`StartError::Unknown`], [`StartError::Watchers`], [`StartError::Store`].
+    /// [`StartError::Unknown`], [`StartError::Watchers`], [`StartError::Store`], [`StartError::Busy`].
     pub async fn watch(&self, workflow: &WorkflowId, after: Seq) -> Result<EventStream, StartError> {
         // Before the look at the store, so that nothing can happen between the two unseen.
         let watcher = Watcher::new(self.services.logs.open(workflow), after)?;
         let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
-        Ok(EventStream::of(watcher, self.services.store.clone(), &row))
+        let mut state = row.state;
+        if state == WorkflowState::Running && !watcher.is_live() {
+            // A store that took no more does not know that the run rests.
+            let known = self.manager.door.ask(FindSession(workflow.clone())).await?;
+            state = known
+                .map(|session| session.state)
+                .filter(|state| matches!(state, WorkflowState::Resting(_)))
+                .unwrap_or(state);
+        }
+        Ok(EventStream::of(watcher, self.services.store.clone(), state))
     }
 
     /// The run that a checkpoint id stands for: the workflow itself, or a new fork of it when results stand behind the

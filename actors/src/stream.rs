@@ -155,6 +155,17 @@ impl Log {
         self.tip.send_modify(|tip| tip.state = state);
     }
 
+    /// A run that no life owns was put to rest. A life that began meanwhile says itself how it stands.
+    pub(crate) fn put_to_rest(&self, rest: Rest) {
+        self.tip.send_if_modified(|tip| {
+            let unowned = tip.state == TailState::Parked;
+            if unowned {
+                tip.state = TailState::Resting(rest, rest.text());
+            }
+            unowned
+        });
+    }
+
     /// The run's grace begins.
     pub(crate) fn begin_grace(&self) -> Grace {
         self.in_grace.fetch_add(1, Ordering::Relaxed);
@@ -327,6 +338,12 @@ impl Logs {
     #[must_use]
     pub fn in_grace(&self) -> usize {
         self.in_grace.load(Ordering::Relaxed)
+    }
+
+    /// The log of `workflow`, if somebody holds it.
+    #[must_use]
+    pub(crate) fn find(&self, workflow: &WorkflowId) -> Option<Arc<Log>> {
+        self.by_workflow.lock().unwrap_or_else(PoisonError::into_inner).get(workflow).and_then(Weak::upgrade)
     }
 
     /// The log of `workflow`, made if nobody holds it.

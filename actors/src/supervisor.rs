@@ -138,6 +138,8 @@ impl Actor for SupervisorActor {
         let work = async move {
             let workflow = job.workflow.clone();
             let bore = Rc::new(Cell::new(false));
+            // Held until the registry knows the end: whoever comes between the two finds it here.
+            let _log = services.logs.open(&workflow);
             let end = supervise(job, &services, &mut signals, &bore).await;
             tracing::debug!(%workflow, ?end, "turn ended");
             manager.ended(TurnEnded::new(workflow, &end, bore.get()));

@@ -402,6 +402,11 @@ impl Turn {
     /// Waits. The end is a wall time that stands in the journal, so a restart does not start the wait anew, and never
     /// makes it longer than `duration`.
     pub async fn sleep(&mut self, name: &str, duration: Duration) {
+        self.timer(name, duration, Duration::ZERO).await;
+    }
+
+    /// Waits by a clock that leaves `lost` out.
+    async fn timer(&mut self, name: &str, duration: Duration, lost: Duration) {
         let path = self.path(name);
         let input = digest(json(&duration).as_bytes());
         let run = self.run.clone();
@@ -410,13 +415,14 @@ impl Turn {
             Some(Found::Recorded(StepState::TimerFired)) => return self.replayed().await,
             Some(Found::Recorded(StepState::TimerSet(until))) => until,
             Some(Found::Recorded(_) | Found::Fresh { .. } | Found::Restarted { .. }) => {
-                let until = run.now().after(duration);
+                let until = run.now().before(lost).after(duration);
                 run.push(&path, Record::TimerSet { until, input }, None);
                 until
             }
         };
-        let left = until.since(run.now()).min(duration);
-        run.set_waiting(&path, Some(until));
+        let now = run.now();
+        let left = until.since(now.before(lost)).min(duration);
+        run.set_waiting(&path, Some(now.after(left)));
         tokio::time::sleep(left).await;
         run.set_waiting(&path, None);
         run.push(&path, Record::TimerFired, None);
@@ -441,6 +447,12 @@ impl Turn {
     /// The time, recorded.
     pub fn now(&mut self) -> Timestamp {
         self.value("now", "", |run| run.now())
+    }
+
+    /// The time without what the run lost to ends of its process, recorded: the difference of two is what lies between
+    /// them of the run's life. A run's journal cannot tell it from [`now`](Self::now).
+    pub fn lived(&mut self) -> Timestamp {
+        self.value("now", "", |run| run.now().before(run.lost))
     }
 
     /// Does something that leaves the run as it is, as writing a line of a log: once, and not again when it is replayed.
@@ -471,7 +483,7 @@ impl Turn {
         value
     }
 
-    /// What the run is pinned to, as a `T`: parsed once for all runs that share it.
+    /// What the run is pinned to, as a `T`: parsed once for all runs that share it, if they ask for the same type.
     ///
     /// # Errors
     /// `internal`; it is no `T`.

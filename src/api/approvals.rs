@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, rt};
 use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
-use fleet_actors::ports::{QuestionFilter, QuestionRow, Store};
+use fleet_actors::ports::{QuestionFilter, QuestionRow, Rest, Store, WorkflowState};
 use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
 use super::query::Params;
 use super::rejoin::answered;
-use crate::tools::arguments;
+use crate::arguments;
 
 /// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_id`, `request_type`, `limit`, `offset`.
 ///
@@ -63,6 +63,27 @@ impl Api {
         let posted = self.sessions.answer(workflow, request, response).await;
         posted.map_err(|error| self.refusal(error)).and_then(answered)
     }
+}
+
+/// Lets a run go on whose client is gone, be it in its grace after a restart or at rest: its question was answered, so somebody
+/// wants it. A parked one is woken by the store, a live one reads its answer.
+///
+/// Absent on purpose: a failure. The answer is durable, and the run can be resumed.
+pub(super) async fn wake(api: &Api, workflow: &WorkflowId) {
+    let row = api.sessions.store().workflow(workflow).await;
+    let left = row.is_ok_and(|row| {
+        row.is_some_and(|row| matches!(row.state, WorkflowState::Running | WorkflowState::Resting(Rest::Interrupted)))
+    });
+    if !left || api.sessions.is_live(workflow).await.unwrap_or(true) {
+        return;
+    }
+    let (sessions, workflow) = (api.sessions.clone(), workflow.clone());
+    // Not awaited: in a full house it waits for a place.
+    rt::spawn(async move {
+        if let Err(error) = sessions.resume_detached(&workflow, None).await {
+            tracing::warn!(%workflow, %error, "an answered workflow did not go on");
+        }
+    });
 }
 
 fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {

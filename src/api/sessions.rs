@@ -91,10 +91,11 @@ fn shown(session: &SessionInfo) -> Value {
     })
 }
 
-/// Version 1 knows no waiting: what can go on by itself or by its client's return counts as running.
+/// Version 1 knows no waiting: what goes on by itself counts as running. What nobody takes up does not.
 fn status(state: WorkflowState) -> &'static str {
     match state {
-        WorkflowState::Running | WorkflowState::Parked | WorkflowState::Resting(Rest::Interrupted) => "running",
+        WorkflowState::Running | WorkflowState::Parked => "running",
+        WorkflowState::Resting(Rest::Interrupted) => Rest::Interrupted.code(),
         WorkflowState::Resting(Rest::Quarantined | Rest::VersionUnavailable | Rest::StorageUnavailable) => "failed",
         WorkflowState::Ended(outcome @ (RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) => {
             outcome.as_str()

@@ -142,11 +142,15 @@ impl Feed {
         }
     }
 
-    /// A failure of the stream itself: it ends without `done`, so that an EventSource comes back.
+    /// A failure of the stream itself: it ends without `done`, so that an EventSource comes back, when that is of use.
     fn last(&mut self, error: &ApiError) -> Bytes {
         self.over = true;
         let event = WireEvent::refusal(self.now(), error).of_workflow(self.stream.workflow());
-        self.encode(None, event)
+        let last = self.encode(None, event);
+        match error.retry_after_s {
+            Some(seconds) => Bytes::from([format!("retry: {}\n", seconds * 1_000).as_bytes(), &last].concat()),
+            None => last,
+        }
     }
 
     fn now(&self) -> fleet_actors::ids::Timestamp {

@@ -11,7 +11,7 @@ use fleet_actors::ports::QuestionFilter;
 use serde_json::{Value, json};
 
 use super::failure::CommandError;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, GoesOn};
 use super::terminal::{complain, preview, say, table, text};
 use super::{Reach, page_limit};
 
@@ -38,8 +38,8 @@ Works beside a running server. A question that expired or is answered is no long
   agentic-fleet approvals answer 547e592e05bbc6e22cb47c33b1c8daca --text \"the blue one\" --server http://127.0.0.1:8000
 
 The first answer wins. An approval is for the exact arguments that were asked for, or for those of --edit, all of them.
-Through a server the run goes on at once. In the data directory the answer is written, and the run goes on under the
-next `agentic-fleet serve`, or with `agentic-fleet checkpoints resume`.
+Through a server the run goes on at once. In the data directory the answer is written, and what is printed says how the
+run goes on: under the next `agentic-fleet serve`, or with `agentic-fleet checkpoints resume`.
 Exit codes: 0 answered, 1 no such open question or answered before, 2 an answer that does not fit or wrong usage, 75 a
 server has the data directory.")]
     Answer(Answer),
@@ -208,16 +208,19 @@ async fn answer(options: &Answer) -> Result<i32, CommandError> {
     };
     let kind = open.map_or(String::new(), |row| text(&row, "request_type"));
     let response = options.word.to(&kind).map_err(|error| error.about(request))?;
-    fleet.answer(&workflow, request, response).await.map_err(|error| error.about(request))?;
+    let goes_on = fleet.answer(&workflow, request, response).await.map_err(|error| error.about(request))?;
     if options.json {
         say(&json!({ "request_id": request, "workflow_id": workflow, "status": "ok" }).to_string());
         return Ok(0);
     }
     say(&format!("answered {request} of run {workflow}"));
-    if fleet.is_here() {
-        complain(&format!(
-            "the run goes on under the next `agentic-fleet serve`; to watch it now: agentic-fleet checkpoints resume {workflow}"
-        ));
+    let resume = format!("agentic-fleet checkpoints resume {workflow}");
+    match goes_on {
+        GoesOn::Now => {}
+        GoesOn::Served => {
+            complain(&format!("the run goes on under the next `agentic-fleet serve`; to watch it now: {resume}"));
+        }
+        GoesOn::Resumed => complain(&format!("the run was left by its client; to go on: {resume}")),
     }
     Ok(0)
 }

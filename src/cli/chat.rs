@@ -1,10 +1,11 @@
 //! `chat`: a conversation in the terminal, turn by turn, in the data directory or through a server.
 //!
-//! Between two turns a line is a message or a command; while a turn asks something, a line is the answer. Ctrl-C stops the
-//! turn and never the program; Ctrl-D and `/quit` leave.
+//! Between two turns a line is a message or a command; while a turn asks something, a line is the answer. The turn is watched
+//! meanwhile, for somebody else may answer first. Ctrl-C stops the turn and never the program; Ctrl-D and `/quit` leave.
 //!
 //! Absent on purpose: a line editor. The terminal's own is there, and in a pipe there is none.
 
+use std::collections::VecDeque;
 use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::Args;
@@ -17,9 +18,9 @@ use tokio::sync::mpsc;
 
 use super::approvals::{approved, edited, rejected};
 use super::failure::CommandError;
-use super::fleet::{Fleet, Run, Seen, left};
+use super::fleet::{Fleet, Run, Seen};
 use super::screen::{Form, Screen};
-use super::terminal::{complain, say, stream, text};
+use super::terminal::{complain, harmless, say, stream, text};
 use super::{Effort, Reach};
 use crate::api::start::NewRun;
 use crate::workflow::MODES;
@@ -133,76 +134,148 @@ impl Talk {
         };
         let mut run = self.fleet.start(new, Form::Verbose.deltas()).await?;
         let mut screen = Screen::new(Form::Verbose);
+        let mut open = VecDeque::new();
         let mut stopping = false;
         self.failed = false;
         loop {
             let seen = tokio::select! {
                 seen = run.next() => seen?,
                 _ = self.lines.interrupts.recv() => {
+                    screen.end_line();
                     if stopping {
-                        return Err(left(run.workflow(), "left while it was being stopped"));
+                        return Err(run.left("left while it was being stopped"));
                     }
                     stopping = true;
+                    open.clear();
                     run.cancel();
+                    continue;
+                }
+                line = self.lines.from.recv(), if !open.is_empty() => {
+                    screen.line_ended();
+                    let Some(line) = line else { return Err(run.left("nobody is there to answer it")) };
+                    if self.answered(&run, &open, line.trim()).await {
+                        open.pop_front();
+                    }
+                    self.prompt(&mut screen, &mut open);
                     continue;
                 }
             };
             let Seen::Event(event) = seen else {
                 screen.end_line();
-                return Err(left(run.workflow(), "the stream ended before the run did"));
+                return Err(run.left("the stream ended before the run did"));
             };
-            if let Some(status) = screen.show(&event) {
-                self.failed = status != "completed";
-                run.close().await;
-                return Ok(());
+            match event["type"].as_str() {
+                Some("orchestrator.message") if event["kind"] == "request" => {
+                    if !stopping {
+                        if open.is_empty() {
+                            screen.end_line();
+                        }
+                        open.push_back(Question::of(&event["data"]));
+                    }
+                }
+                Some("request.closed") => self.closed(&mut screen, &mut open, &event["data"]),
+                _ => {
+                    if let Some(status) = screen.show(&event) {
+                        self.failed = status != "completed";
+                        run.close().await;
+                        return Ok(());
+                    }
+                }
             }
-            if event["kind"] == "request" && event["type"] == "orchestrator.message" {
-                stopping |= self.ask(&run, &event["data"]).await?;
+            self.prompt(&mut screen, &mut open);
+        }
+    }
+
+    /// Asks the question that waits longest, unless that stands on the last line already.
+    fn prompt(&self, screen: &mut Screen, open: &mut VecDeque<Question>) {
+        let Some(question) = open.front_mut().filter(|_| !screen.in_line()) else { return };
+        if !std::mem::replace(&mut question.told, true) {
+            question.tell();
+        }
+        if self.lines.prompts {
+            stream(question.prompt());
+            screen.line_begun();
+        }
+    }
+
+    /// Answers the question that waits longest with a line; whether it was taken.
+    async fn answered(&self, run: &Run, open: &VecDeque<Question>, line: &str) -> bool {
+        let Some(question) = open.front().filter(|_| !line.is_empty()) else { return false };
+        match run.answer(&question.id, meant(&question.kind, line)).await {
+            Ok(()) => true,
+            Err(error) => {
+                complain(&error.to_string());
+                // Its end comes as an event, too, but a person need not be asked until then.
+                error.to_string().starts_with("request_closed")
             }
         }
     }
 
-    /// Has a question answered in place; true when the turn is stopped instead.
-    async fn ask(&mut self, run: &Run, asked: &Value) -> Result<bool, CommandError> {
-        let request = &asked["request"];
-        let kind = text(asked, "request_type");
-        let prompt = match kind.as_str() {
+    /// A question is over; one that still stands here was answered by somebody else, or by nobody.
+    fn closed(&self, screen: &mut Screen, open: &mut VecDeque<Question>, data: &Value) {
+        let id = text(data, "request_id");
+        let Some(at) = open.iter().position(|question| question.id == id) else { return };
+        if at == 0 {
+            screen.end_line();
+        }
+        if open.remove(at).is_some_and(|question| question.told) {
+            let by =
+                if data["outcome"] == "expired" { "nobody answered it in time" } else { "it was answered elsewhere" };
+            complain(by);
+        }
+    }
+}
+
+/// An open question of the turn.
+struct Question {
+    id: String,
+    kind: String,
+    request: Value,
+    /// The person was told what is asked.
+    told: bool,
+}
+
+impl Question {
+    fn of(data: &Value) -> Self {
+        let (id, kind, request) = (text(data, "request_id"), text(data, "request_type"), data["request"].clone());
+        Self { id, kind, request, told: false }
+    }
+
+    fn tell(&self) {
+        let (id, request) = (&self.id, &self.request);
+        match self.kind.as_str() {
             "tool_approval" => {
-                complain(&format!("{} wants to call {} with", text(request, "agent"), text(request, "tool")));
+                let (agent, tool) = (text(request, "agent"), text(request, "tool"));
+                complain(&format!("{agent} wants to call {tool} (request {id}) with"));
                 complain(&pretty(&request["arguments"]));
-                "allow it? y, n, why not, or other arguments as JSON> "
             }
             "plan_review" => {
+                complain(&format!("the plan (request {id})"));
                 complain(&pretty(request));
-                "go on with this plan? y, n, why not, or a changed plan as JSON> "
             }
             "user_input" => {
                 say(&text(request, "question"));
-                "answer> "
-            }
-            _ => "answer> ",
-        };
-        loop {
-            let line = match self.lines.next(prompt).await {
-                Line::Text(line) if line.trim().is_empty() => continue,
-                Line::Text(line) => line,
-                Line::Interrupt => {
-                    run.cancel();
-                    return Ok(true);
+                if let Some(options) = request["options"].as_array().filter(|options| !options.is_empty()) {
+                    let options: Vec<_> = options.iter().filter_map(Value::as_str).map(harmless).collect();
+                    say(&format!("({})", options.join(" | ")));
                 }
-                Line::End => return Err(left(run.workflow(), "nobody is there to answer it")),
-            };
-            match run.answer(&text(asked, "request_id"), meant(&kind, line.trim())).await {
-                Ok(()) => return Ok(false),
-                Err(error) => complain(&error.to_string()),
             }
+            _ => complain(&format!("{} (request {id})\n{}", self.kind, pretty(request))),
+        }
+    }
+
+    fn prompt(&self) -> &'static str {
+        match self.kind.as_str() {
+            "tool_approval" => "allow it? y, n, why not, or other arguments as JSON> ",
+            "plan_review" => "go on with this plan? y, n, why not, or a changed plan as JSON> ",
+            _ => "answer> ",
         }
     }
 }
 
 fn pretty(value: &Value) -> String {
     let shown = serde_json::to_string_pretty(value).unwrap_or_default();
-    super::terminal::harmless(&shown).into_owned()
+    harmless(&shown).into_owned()
 }
 
 /// What a typed line means as an answer.

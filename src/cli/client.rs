@@ -44,6 +44,11 @@ impl Client {
         Ok(Self { http, base: parsed.as_str().trim_end_matches('/').to_owned() })
     }
 
+    /// Its address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     pub async fn get(&self, path: &str) -> Result<Value, CommandError> {
         Ok(self.get_page(path).await?.0)
     }

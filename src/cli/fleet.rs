@@ -1,17 +1,17 @@
 //! Where a command reads, writes and runs: in the data directory, or through a running server. Both give the JSON of the
 //! HTTP API, so that a command does not know which it is.
 //!
-//! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock and the
-//! whole runtime: a run is the same run as under `serve`, without the doors.
+//! Reading opens the database to read, beside whoever writes it. Writing and running take the directory's lock; running takes
+//! the whole runtime: a run is the same run as under `serve`, without the doors.
 
 mod run;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet_actors::ids::{CheckpointId, ConversationId, Position, RequestId, Seq, WorkflowId};
-use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite};
+use fleet_actors::ports::{PageFrom, QuestionFilter, ReasoningEffort, StoreWrite, WorkflowState};
 use fleet_actors::recovery;
 use serde_json::{Value, json};
 
@@ -25,11 +25,11 @@ use crate::api::error::ApiError;
 use crate::api::start::NewRun;
 use crate::api::wire::Deltas;
 use crate::api::{Api, approvals, checkpoints, history, sessions, types};
-use crate::runtime::Runtime;
+use crate::runtime::{Purpose, Runtime};
 use crate::settings::Settings;
 use crate::storage::{SqliteOptions, SqliteStore};
 
-pub(super) use self::run::{Run, Seen, left};
+pub(super) use self::run::{Run, Seen};
 
 /// How long the end of a command waits for the history file; what is left is written by the next process.
 const EXPORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -53,16 +53,37 @@ pub(super) struct Local {
 }
 
 impl Local {
+    /// To change what is stored.
     fn writer(&self) -> Result<Rc<Writer>, CommandError> {
+        self.open(Purpose::Store)
+    }
+
+    /// To run. A command that runs does so before it changes anything else.
+    fn runner(&self) -> Result<Rc<Writer>, CommandError> {
+        self.open(Purpose::Runs)
+    }
+
+    fn open(&self, purpose: Purpose) -> Result<Rc<Writer>, CommandError> {
         if let Some(writer) = self.writer.get() {
             return Ok(writer.clone());
         }
-        let writer = Rc::new(Writer::open(&self.settings, self.command)?);
+        let writer = Rc::new(Writer::open(&self.settings, self.command, purpose)?);
         if self.stays {
             writer.serve_what_waits();
         }
         Ok(self.writer.get_or_init(|| writer).clone())
     }
+}
+
+/// When a run that was answered goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    /// At once.
+    Now,
+    /// Under the next server: it is parked.
+    Served,
+    /// When somebody resumes it: its process or its client went away before it was parked.
+    Resumed,
 }
 
 /// A page and the cursor of the next one if there is one.
@@ -88,11 +109,6 @@ impl Fleet {
             local.stays = true;
         }
         self
-    }
-
-    /// In the data directory, where runs go on only while a command that serves them stays.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Self::Here(_))
     }
 
     /// Whoever there is to work, as `GET /agents` shows it.
@@ -190,21 +206,27 @@ impl Fleet {
         workflow: &WorkflowId,
         request: &RequestId,
         response: Value,
-    ) -> Result<(), CommandError> {
+    ) -> Result<GoesOn, CommandError> {
         match self {
             Self::Here(local) => {
                 let writer = local.writer()?;
                 let row = writer.api.sessions.store().workflow(workflow).await?;
+                let goes_on = match &row {
+                    Some(row) if row.state == WorkflowState::Parked => GoesOn::Served,
+                    Some(_) | None => GoesOn::Resumed,
+                };
                 let answered = match row {
                     Some(_) => writer.api.answer(workflow, request, response).await,
                     None => Err(ApiError::not_found("workflow")),
                 };
                 writer.close().await;
-                Ok(answered?)
+                answered?;
+                Ok(goes_on)
             }
             Self::There(client) => {
                 let body = json!({ "request_id": request, "response": response });
-                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await.map(drop)
+                client.post(&format!("/api/v1/workflows/{workflow}/respond"), &body).await?;
+                Ok(GoesOn::Now)
             }
         }
     }
@@ -251,7 +273,7 @@ impl Fleet {
         let conversation = new.conversation.clone();
         match self {
             Self::Here(local) => {
-                let writer = local.writer()?;
+                let writer = local.runner()?;
                 writer.say_who_answers();
                 let turn = writer.api.prepare(new)?;
                 let started = writer.api.begin(turn).await?;
@@ -279,7 +301,7 @@ impl Fleet {
     ) -> Result<Run, CommandError> {
         match self {
             Self::Here(local) => {
-                let writer = local.writer()?;
+                let writer = local.runner()?;
                 writer.say_who_answers();
                 let workflow = checkpoints::go_on(&writer.api, id, effort).await?;
                 let watched = writer.api.sessions.watch(&workflow, Seq(0)).await;
@@ -313,18 +335,20 @@ fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()))
 }
 
-/// The runtime, to write and to run. Holds the directory's lock.
+/// The runtime, to write or to run. Holds the directory's lock.
 struct Writer {
     api: Api,
     runtime: Runtime,
+    /// Who answers was said.
+    said: Cell<bool>,
 }
 
 impl Writer {
-    fn open(settings: &Arc<Settings>, command: &str) -> Result<Self, CommandError> {
-        let runtime = Runtime::start(settings, command)?;
+    fn open(settings: &Arc<Settings>, command: &str, purpose: Purpose) -> Result<Self, CommandError> {
+        let runtime = Runtime::start(settings, command, purpose)?;
         let (sessions, workflow_config) = (runtime.sessions.clone(), runtime.workflow_config.clone());
         let api = Api { sessions, settings: settings.clone(), workflow_config, connections: Connections::new(1) };
-        Ok(Self { api, runtime })
+        Ok(Self { api, runtime, said: Cell::new(false) })
     }
 
     /// Lets parked runs that are answered go on, and scores answers.
@@ -334,8 +358,9 @@ impl Writer {
         actix_web::rt::spawn(async move { recovery::child_queue(&children).await });
     }
 
+    /// Once, however many runs it starts.
     fn say_who_answers(&self) {
-        if self.runtime.model.is_simulated() {
+        if self.runtime.model.is_simulated() && !self.said.replace(true) {
             complain("note: the simulated model answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real one");
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::CommandError;
-use super::fleet::{Run, Seen, left};
+use super::fleet::{Run, Seen};
 use super::terminal::{complain, harmless, preview, say, stream, text};
 use crate::api::wire::Deltas;
 
@@ -104,7 +104,7 @@ pub(super) async fn follow(
             }
             Seen::End => {
                 screen.end_line();
-                return Err(left(run.workflow(), "the stream ended before the run did"));
+                return Err(run.left("the stream ended before the run did"));
             }
         }
     }
@@ -154,7 +154,9 @@ pub(super) fn news(event: &Value) -> Option<String> {
         "agent.message" if data["kind"] == "tool_call" => {
             let (tool, outcome) = (text(data, "tool"), text(data, "outcome"));
             let arguments = preview(data["arguments_preview"].as_str().unwrap_or_default(), 60);
-            Some(format!("{agent} called {tool}({arguments}): {outcome} after {} ms", text(data, "duration_ms")))
+            let why = preview(data["degraded"].as_str().unwrap_or_default(), 100);
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            Some(format!("{agent} called {tool}({arguments}): {outcome}{why} after {} ms", text(data, "duration_ms")))
         }
         "agent.message" => Some(format!("{agent}: {message}")),
         "step.failed" => Some(format!("{} failed: {}", text(event, "step"), text(event, "error"))),
@@ -206,6 +208,13 @@ impl Screen {
                 complain(&format!("{} (request {id}): {request}", text(event, "message")));
                 self.asked = Some(id);
             }
+            "request.closed" => {
+                // One that a log tells of again would look as if it were still open.
+                self.end_line();
+                let id = text(&event["data"], "request_id");
+                complain(&format!("request {id}: {}", text(&event["data"], "outcome")));
+                self.asked.take_if(|asked| *asked == id);
+            }
             "error" => {
                 self.end_line();
                 let retry = event["data"]["retry_after"].as_u64().map(|s| format!(" (try again in {s} s)"));
@@ -245,6 +254,21 @@ impl Screen {
         if self.form != Form::Json {
             say(line);
         }
+    }
+
+    /// Something stands on the last line: text, or a question to the person.
+    pub fn in_line(&self) -> bool {
+        self.in_line
+    }
+
+    /// Something was written there without a line feed, as a prompt is.
+    pub fn line_begun(&mut self) {
+        self.in_line = true;
+    }
+
+    /// The person typed the line feed.
+    pub fn line_ended(&mut self) {
+        self.in_line = false;
     }
 
     pub fn end_line(&mut self) {

@@ -19,7 +19,7 @@ use super::terminal::{complain, say};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
-use crate::runtime::{EXIT_IN_USE, Runtime, RuntimeError};
+use crate::runtime::{EXIT_IN_USE, Purpose, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
 use crate::telemetry::LogLevel;
@@ -60,7 +60,7 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
     let mut hangup = signal(SignalKind::hangup())?;
     let host = settings.server.host.ip();
     let wanted = format!("http://{host}:{}", settings.server.port.as_u16());
-    let mut runtime = Runtime::start(&settings, &wanted)?;
+    let mut runtime = Runtime::start(&settings, &wanted, Purpose::Runs)?;
     let sessions = runtime.sessions.clone();
     let (waker, sweeper) = (sessions.clone(), sessions.clone());
     let (adopted, waiting) = tokio::sync::oneshot::channel();

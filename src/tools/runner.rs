@@ -10,7 +10,8 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::policy::Policy;
-use super::{Dispatch, Offered, Provider, arguments, builtin, security};
+use super::{Dispatch, Offered, Provider, builtin};
+use crate::{arguments, security};
 
 /// Failures of tools that tell of somebody who tries what may not be.
 const ATTEMPTS: [&str; 2] = ["url_denied", "sandbox_limit"];

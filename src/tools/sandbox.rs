@@ -18,7 +18,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_actors::event::Failure;
@@ -47,6 +47,41 @@ struct Inner {
     base: Base,
     filter: PathBuf,
     places: Semaphore,
+}
+
+/// Where code is run in this process.
+#[derive(Debug, Default)]
+enum Ground {
+    /// Nowhere yet.
+    #[default]
+    None,
+    Made(Base),
+    /// The process ends.
+    Left,
+}
+
+/// Leaves nothing outside of the data directory when it is dropped: the sandbox itself may be held by threads that never end.
+#[derive(Debug, Default)]
+pub struct SandboxGuard(Arc<Mutex<Ground>>);
+
+impl Drop for SandboxGuard {
+    fn drop(&mut self) {
+        let mut ground = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ground::Made(base) = std::mem::replace(&mut *ground, Ground::Left) {
+            base.leave();
+        }
+    }
+}
+
+/// Makes the sandbox of this process, unless it ends already.
+fn make(ground: &Mutex<Ground>, settings: SandboxSettings, data_dir: &Path) -> Result<Sandbox, String> {
+    let mut ground = ground.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*ground, Ground::Left) {
+        return Err("the process ends".to_owned());
+    }
+    let sandbox = Sandbox::new(settings, data_dir)?;
+    *ground = Ground::Made(sandbox.0.base.clone());
+    Ok(sandbox)
 }
 
 /// What to run.
@@ -126,7 +161,7 @@ impl Sandbox {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = super::security::encoded(said.trim().lines().next().unwrap_or_default());
+        let said = crate::security::encoded(said.trim().lines().next().unwrap_or_default());
         Err(format!("{} does not run in the sandbox: {}, {said}", program.interpreter.display(), output.status))
     }
 

@@ -219,7 +219,7 @@ pub(super) fn clip(text: &str, chars: usize) -> String {
 
 /// The time a piece of work has left, waiting for people not counted.
 ///
-/// Each part of the work runs under its own recorded deadline, so a restart neither gives the time anew nor takes it twice.
+/// Each part of the work runs under its own recorded deadline, so a restart takes no time twice and none that was lost.
 pub(super) struct Budget {
     pub left: Duration,
 }
@@ -231,9 +231,9 @@ impl Budget {
         turn: &mut Turn,
         body: impl AsyncFn(&mut Turn) -> StepResult<R> + Sync,
     ) -> StepResult<R> {
-        let began = turn.now();
+        let began = turn.lived();
         let result = turn.timeout("deadline", self.left, body).await;
-        self.left = self.left.saturating_sub(turn.now().since(began));
+        self.left = self.left.saturating_sub(turn.lived().since(began));
         result
     }
 }

@@ -1,9 +1,11 @@
 //! `approvals`: open questions, listed and answered in the data directory and through a server, and what an answer that comes late
 //! leads to.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
-use crate::process::{Place, get_until};
+use crate::process::{Place, Process, get_until};
 
 /// A place whose assistant asks before it fetches a page; the model's own statistics are a page that it may have then.
 fn careful() -> Place {
@@ -140,6 +142,8 @@ async fn a_question_of_an_agent_takes_words_and_the_run_is_gone_on_with_in_place
     assert_eq!((said.code, said.json()), (0, expected));
     let resumed = place.local(&["checkpoints", "resume", run_of(&question)]);
     assert!(resumed.code == 0 && resumed.out.contains("2026"), "{resumed:?}");
+    let closed = format!("request {}: answered", id(&question));
+    assert!(resumed.err.contains(&closed), "a question that is shown again is told to be over: {resumed:?}");
     assert_eq!(place.counted("completed").await, 2);
 }
 
@@ -177,5 +181,36 @@ async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_st
         assert_eq!(answer(id(&question), &["--value", r#"{"decision":"reject"}"#]).code, 0);
         answer(id(&question), &["--approve"]).failed(1, "request_unknown: no open question");
         answer(id(&question), &["--approve", "--workflow", run_of(&question)]).failed(1, "request_closed");
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_client_died_before_it_was_parked_keeps_its_question_and_goes_on_when_it_is_answered() {
+    for served in [false, true] {
+        let mut place = careful();
+        place.set("FLEET_SESSIONS__PARK_AFTER_MS", "3600000");
+        place.set("FLEET_SESSIONS__DISCONNECT_GRACE_MS", "0");
+        let mut run = place.command(&["run", "-m", &format!("please {}", fetch(&place))]);
+        let run = Process::reading(run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        run.wait_for("an answer is needed", 1);
+        drop(run);
+        if served {
+            place.serve();
+        }
+        let listed = place.cli(&["approvals", "list", "--json"]).json();
+        let question = &listed["approvals"][0];
+        let answered = place.cli(&["approvals", "answer", id(question), "--approve"]);
+        assert_eq!(answered.code, 0, "{answered:?}");
+        if served {
+            let url = place.url();
+            let entry = format!("{url}/api/v1/history/{}", run_of(question));
+            get_until(&entry, |entry| entry["status"] == "completed").await;
+        } else {
+            let resume = format!("to go on: agentic-fleet checkpoints resume {}", run_of(question));
+            assert!(answered.err.contains(&resume) && !answered.err.contains("serve"), "{answered:?}");
+            let resumed = place.cli(&["checkpoints", "resume", run_of(question), "--json"]);
+            assert_eq!((resumed.code, &resumed.json()["status"]), (0, &json!("completed")), "{resumed:?}");
+        }
+        assert_eq!(place.counted("completed").await, 2, "no finished call is made again");
     }
 }

@@ -71,9 +71,9 @@ pipeline: { default_agent: assistant }
     }
 }
 
-/// Plays a script at a terminal of its own: what to wait for, what to type then. Prints the exit code and all that was seen.
+/// Plays a script at a terminal of its own: what to wait for, what to type then, or behind a `!` what to run elsewhere. Prints the exit code and all that was seen.
 const TERMINAL: &str = r#"
-import os, pty, signal, sys
+import os, pty, signal, subprocess, sys
 def late(*_):
     os.kill(pid, signal.SIGKILL)
     sys.exit("too late\n" + seen)
@@ -97,6 +97,10 @@ for wait, keys in script:
         if not more():
             sys.exit("it ended before: " + wait + "\n" + seen)
     at = seen.find(wait, at) + len(wait)
+    if keys.startswith("!"):
+        # A command of another terminal.
+        subprocess.run(keys[1:], shell=True, check=True, stdout=subprocess.DEVNULL)
+        continue
     os.write(fd, keys.encode().decode("unicode_escape").encode())
 while more():
     pass
@@ -140,6 +144,105 @@ async fn ctrl_c_at_a_terminal_stops_the_turn_and_not_the_program_here_and_throug
         let ends: Vec<_> = listed["executions"].as_array().unwrap().iter().map(|entry| &entry["status"]).collect();
         assert_eq!(ends, ["completed", "cancelled"], "{said:?}");
     }
+}
+
+/// A place whose assistant asks before it fetches a page.
+fn careful() -> Place {
+    let mut place = Place::new();
+    let rule = r#"tools: { policy: [{ principal: "*", tool: fetch_page, access: ask }] }
+agents: { assistant: { tools: [fetch_page] } }
+pipeline: { default_agent: assistant }
+sessions: { park_after_ms: 50 }
+"#;
+    let file = place.dir.path().join("rules.yaml");
+    std::fs::write(&file, rule).unwrap();
+    place.set("FLEET_CONFIG", file.to_str().unwrap());
+    place
+}
+
+const FETCH: &str = r#"please [[sim:tool name=fetch_page args={"url":"https://127.0.0.1:7/"}]]"#;
+
+#[tokio::test]
+async fn a_chat_that_waits_for_an_answer_goes_on_when_somebody_else_gives_it() {
+    let mut place = careful();
+    let url = place.serve();
+    let answer = format!(
+        "{} approvals list --server {url} --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"approvals\"][0][\"request_id\"])' \
+         | xargs -I ID {} approvals answer ID --reject 'not from here' --server {url}",
+        env!("CARGO_BIN_EXE_agentic-fleet"),
+        env!("CARGO_BIN_EXE_agentic-fleet"),
+    );
+    let script = [
+        ("you> ", format!("{FETCH}\\n")),
+        ("why not, or other arguments as JSON> ", format!("!{answer}")),
+        ("it was answered elsewhere", String::new()),
+        // The model was told why.
+        ("not from here", String::new()),
+        ("you> ", "/quit\\n".to_owned()),
+    ];
+    let script: Vec<(&str, &str)> = script.iter().map(|(wait, keys)| (*wait, keys.as_str())).collect();
+    let said = at_a_terminal(&place, &script);
+    assert!(said.code == 0 && said.out.starts_with("0\n"), "{said:?}");
+    assert_eq!(said.out.matches("wants to call fetch_page").count(), 1, "{said:?}");
+    assert_eq!(said.out.matches("127.0.0.1:7").count(), 3, "typed, asked, and in the line of the call: {said:?}");
+}
+
+#[tokio::test]
+async fn a_chat_asks_again_after_an_answer_that_does_not_fit_and_parks_meanwhile_here_and_through_a_server() {
+    for served in [false, true] {
+        let mut place = careful();
+        if served {
+            place.serve();
+        }
+        let ask = "why not, or other arguments as JSON> ";
+        let order = format!("{FETCH}\\n");
+        let script = [
+            ("you> ", order.as_str()),
+            (ask, "\\n"),
+            (ask, r#"{"url": 7}\n"#),
+            ("response/arguments/url", ""),
+            (ask, r#"{"url": "https://127.0.0.1:9/changed"}\n"#),
+            ("127.0.0.1:9/changed", ""),
+            ("you> ", "/quit\\n"),
+        ];
+        let said = at_a_terminal(&place, &script);
+        assert!(said.code == 0 && said.out.starts_with("0\n"), "{said:?}");
+        assert_eq!(place.counted("completed").await, 2, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chat_in_which_a_tool_has_no_key_says_so_and_answers_all_the_same() {
+    let mut place = Place::new();
+    place.set("FLEET_PIPELINE__DEFAULT_AGENT", "researcher");
+    let order = r#"please [[sim:tool name=tavily_search args={"query":"rust"}]]"#;
+    let said = chat(&place, &[], &format!("{order}\n"));
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("degraded (TAVILY_API_KEY is not set"), "{said:?}");
+    assert!(said.out.contains("TAVILY_API_KEY is not set: the web cannot be searched"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_chat_whose_server_dies_says_how_to_go_on_and_that_gives_the_whole_answer() {
+    let mut place = Place::with_model(0, 20);
+    place.set("FLEET_SESSIONS__DISCONNECT_GRACE_MS", "0");
+    place.serve();
+    let script = [
+        ("you> ", "please tell me more\\n".to_owned()),
+        ("begins", format!("!kill -9 {}", place.server().id())),
+        ("to go on: agentic-fleet checkpoints resume ", String::new()),
+        ("you> ", "/quit\\n".to_owned()),
+    ];
+    let script: Vec<(&str, &str)> = script.iter().map(|(wait, keys)| (*wait, keys.as_str())).collect();
+    let said = at_a_terminal(&place, &script);
+    let (_, hint) = said.out.split_once("to go on: agentic-fleet ").unwrap_or_else(|| panic!("{said:?}"));
+    let hint: Vec<&str> = hint.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(hint[3], "--server", "{said:?}");
+    place.serve();
+    let resumed = place.cli(&hint[..3]);
+    assert_eq!(resumed.code, 0, "{resumed:?}");
+    let entry = place.cli(&["history", "show", hint[2], "--json"]).json();
+    assert!(resumed.out.trim_end().ends_with(entry["result"].as_str().unwrap()), "{resumed:?}");
 }
 
 #[tokio::test]

@@ -78,3 +78,30 @@ async fn reading_works_beside_a_server_and_writing_names_it() {
     }
     assert_eq!(place.cli(&["history", "show", &id]).code, 0, "nothing was deleted");
 }
+
+#[tokio::test]
+async fn deleting_and_forking_in_the_data_directory_start_no_tool_and_no_server_of_tools() {
+    let mut place = Place::new();
+    let (id, gone) = (place.ran("please answer"), place.ran("please go"));
+    let started = place.dir.path().join("started");
+    let server = format!("{{ transport: stdio, command: sh, args: [-c, 'touch {}; cat'] }}", started.display());
+    let agent = "{ description: d, instructions: i, tools: ['mcp:marker'] }";
+    let config = format!(
+        "mcp_servers:\n  marker: {server}\nagents:\n  assistant: {agent}\ntools:\n  python: {{ enabled: true }}\n"
+    );
+    let file = place.dir.path().join("fleet.yaml");
+    std::fs::write(&file, config).unwrap();
+    place.set("FLEET_CONFIG", file.to_str().unwrap());
+    place.set("FLEET_TOOLS__PYTHON__ENABLED", "true");
+    place.set("TMPDIR", place.dir.path().join("tmp").to_str().unwrap());
+    std::fs::create_dir(place.dir.path().join("tmp")).unwrap();
+    // Either is made by the first program that a process may run.
+    let places = [".var/scratch", "tmp"].map(|name| place.dir.path().join(name));
+    let ground = || places.iter().any(|place| std::fs::read_dir(place).is_ok_and(|mut found| found.next().is_some()));
+    assert_eq!(place.local(&["history", "delete", &gone]).out, format!("deleted {gone}\n"));
+    assert_eq!(place.local(&["checkpoints", "fork", &id]).code, 0);
+    assert!(!started.exists() && !ground(), "a command that runs nothing started tools");
+    // The same settings start what they say for a run.
+    assert_eq!(place.local(&["run", "-m", "please"]).code, 0);
+    assert!(started.exists());
+}

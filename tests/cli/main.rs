@@ -13,6 +13,7 @@ mod checkpoints;
 mod history;
 mod mistakes;
 mod process;
+mod programs;
 mod reload;
 mod run;
 mod settings;

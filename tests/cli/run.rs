@@ -1,5 +1,6 @@
 //! `run`: the text as it comes, one JSON object, conversations, efforts, failures, interrupts.
 
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
 use crate::process::{Place, Process, get, get_until, until};
@@ -94,7 +95,7 @@ async fn an_interrupt_cancels_the_run_and_its_model_call_here_and_through_a_serv
         get_until(&stats, |stats| stats["live"] == 1).await;
         run.signal("-INT");
         assert_eq!(run.exit_code(), Some(1), "{}", run.log());
-        assert!(run.log().contains("the run was stopped"), "{}", run.log());
+        run.wait_for("the run was stopped", 1);
         let stats = get_until(&stats, |stats| stats["aborted"] == 1).await;
         assert_eq!((&stats["live"], &stats["completed"]), (&0.into(), &0.into()), "{stats}");
         let listed = place.cli(&["history", "list", "--json"]).json();
@@ -145,7 +146,8 @@ async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_c
         let hint = "; to go on: agentic-fleet checkpoints resume ";
         run.wait_for(hint, 1);
         let log = run.log();
-        let id = log.split_once(hint).unwrap().1.trim();
+        let (id, server) = log.split_once(hint).unwrap().1.trim().split_once(' ').unwrap();
+        assert!(server.starts_with("--server http://127.0.0.1:"), "{log}");
         place.kill();
         place.serve();
         // A run that was submitted goes on by itself after a restart; following it again starts no second one.
@@ -192,4 +194,28 @@ fn an_interrupt_while_a_run_begins_is_remembered_and_a_second_one_leaves() {
         run.log().contains("left while the run was being started")
     });
     assert_eq!(run.exit_code(), Some(1), "{}", run.log());
+}
+
+/// The server starts the run and dies before it can be followed.
+#[test]
+fn a_run_that_was_started_and_cannot_be_followed_is_named_with_the_way_back() {
+    let dying = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::new();
+    let url = format!("http://{}", dying.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = dying.accept().unwrap();
+        drop(dying);
+        let (mut asked, mut piece) = (Vec::new(), [0; 4096]);
+        while !String::from_utf8_lossy(&asked).contains("please work") {
+            let read = client.read(&mut piece).unwrap();
+            assert!(read > 0, "the body is missing");
+            asked.extend_from_slice(&piece[..read]);
+        }
+        let body = r#"{"workflow_id":"run-7"}"#;
+        let head = format!("HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        client.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    });
+    let said = place.local(&["run", "-m", "please work", "--server", &url]);
+    server.join().unwrap();
+    said.failed(1, &format!("; to go on: agentic-fleet checkpoints resume run-7 --server {url}"));
 }

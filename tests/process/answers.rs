@@ -40,9 +40,9 @@ fn says_what_is_missing(misfit: &Value, text: &Value) {
     }
 }
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+pub type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn socket(url: &str, protocol: Option<&'static str>) -> Socket {
+pub async fn socket(url: &str, protocol: Option<&'static str>) -> Socket {
     let mut request = format!("{}/api/ws/chat", url.replacen("http", "ws", 1)).into_client_request().unwrap();
     if let Some(protocol) = protocol {
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
@@ -50,7 +50,7 @@ async fn socket(url: &str, protocol: Option<&'static str>) -> Socket {
     tokio_tungstenite::connect_async(request).await.unwrap().0
 }
 
-async fn next(socket: &mut Socket, fits: impl Fn(&Value) -> bool) -> Value {
+pub async fn next(socket: &mut Socket, fits: impl Fn(&Value) -> bool) -> Value {
     let found = async {
         loop {
             let Message::Text(text) = socket.next().await.expect("an event").expect("an event") else { continue };

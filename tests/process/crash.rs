@@ -15,7 +15,7 @@ async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_
     let http = client();
     let (mut accepted, mut kills) = (BTreeSet::new(), 0);
     // From before the first token to after the last one; every second life is long enough for progress, since a run that
-    // starts four times without any is quarantined on purpose.
+    // was started three times without any is quarantined on purpose instead of a fourth time.
     let moments = [0, 250, 5, 300, 15, 350, 25, 400, 35, 450, 50, 500];
     for (round, moment) in moments.into_iter().enumerate() {
         let (server, url) = serve(dir.path(), &model);
@@ -51,7 +51,7 @@ async fn runs_of_the_whole_fleet_in_each_mode_survive_kill_9() {
     let (_model, model) = simulate(dir.path(), 20, 2000);
     let http = client();
     let (mut accepted, mut kills) = (BTreeSet::new(), 0);
-    // Short lives and long ones alternate: a run that is started three times without progress is quarantined, as it should be.
+    // Short lives and long ones alternate, for the same reason.
     for (round, moment) in [10, 700, 90, 400, 200].into_iter().enumerate() {
         let (server, url) = serve_fleet(dir.path(), &model);
         for mode in ["delegated", "sequential", "parallel", "handoff", "discussion"] {

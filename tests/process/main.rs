@@ -13,6 +13,7 @@ mod crash;
 mod crowd;
 mod forgotten;
 mod hostile;
+mod interrupted;
 mod matrix;
 mod mcp;
 mod model;

@@ -249,6 +249,35 @@ async fn while_the_store_is_full_new_work_is_refused_without_asking_it_until_a_p
 }
 
 #[actix_web::test]
+async fn a_run_that_a_full_store_stopped_says_so_to_lists_and_to_who_comes_later() {
+    let app = TestApp::spawn(Script::Answers("so"), 1);
+    app.store.on_commit(|appends| match appends.iter().all(|append| append.create.is_some()) {
+        true => CommitFault::Proceed,
+        false => CommitFault::RefuseBefore(StoreError::Failed("no more".into())),
+    });
+    let run: Value = app.post("/api/v1/runs", r#"{"task":"t"}"#).await.json().await.unwrap();
+    let id = run["workflow_id"].as_str().unwrap();
+    let session = async || app.get(&format!("/api/v1/sessions/{id}")).await.json::<Value>().await.unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while session().await["status"] == "running" {
+        assert!(std::time::Instant::now() < end, "it never stops");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await; // allow-sleep: polls a condition under a deadline
+    }
+    assert_eq!(session().await["status"], "failed");
+    let listed: Value = app.get("/api/v1/sessions").await.json().await.unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["status"]), (1, &json!("failed")), "{listed}");
+    let events = format!("/api/v1/workflows/{id}/events");
+    let told = app.get(&events).await.text().await.unwrap();
+    assert!(told.contains(r#""code":"storage_unavailable""#) && !told.contains(r#""type":"done""#), "{told}");
+    app.store.heal();
+    assert_eq!(app.post(&format!("/api/v1/checkpoints/{id}/resume"), "").await.status(), 202);
+    let told = app.get(&events).await.text().await.unwrap();
+    assert!(told.contains(r#""type":"done""#), "{told}");
+    let listed: Value = app.get("/api/v1/sessions").await.json().await.unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["status"]), (1, &json!("completed")), "{listed}");
+}
+
+#[actix_web::test]
 async fn an_intent_is_one_of_those_that_may_be_and_is_answered_as_it_was_judged() {
     let answer = r#"{"intent":"refund","confidence":0.9,"reasoning":"they want their money"}"#;
     let app = TestApp::spawn(Script::Answers(answer), 1);

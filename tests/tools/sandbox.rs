@@ -319,6 +319,10 @@ async fn a_data_directory_that_nobody_may_enter_moves_programs_to_the_temporary_
     let program = Program { interpreter: Path::new("/usr/bin/python3"), flags: &[], file: "m.py", code: "print(1)" };
     let ended = sandbox.run(program).await.unwrap();
     assert_eq!((ended.exit_code, ended.stdout.as_str(), ended.stderr.as_str()), (0, "1\n", ""));
+    // While it is used nobody else uses it.
+    let second = Sandbox::new(settings(&TIGHT).tools.sandbox, dir.path()).err().unwrap_or_default();
+    assert!(second.contains("no directory to run code in"), "{second}");
+    drop(sandbox);
     // What an earlier process left there is gone at the next start; what somebody else has put there is not used.
     let kept = if root { moved.clone() } else { canonical.join("scratch") };
     std::fs::create_dir_all(kept.join("left/work")).unwrap();

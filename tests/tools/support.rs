@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use agentic_fleet::settings::{Settings, Sources};
 use agentic_fleet::tools::artifacts::Artifacts;
+use agentic_fleet::tools::sandbox::SandboxGuard;
 use agentic_fleet::tools::{self, FleetTools, Provider};
 use fleet_actors::event::Failure;
 use fleet_actors::ids::{RequestId, WorkflowId};
@@ -26,6 +27,7 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub tools: FleetTools,
     pub artifacts: Artifacts,
+    _guard: SandboxGuard,
 }
 
 impl World {
@@ -42,8 +44,8 @@ impl World {
         variables.push(("FLEET_DATA_DIR", data_dir.to_str().unwrap()));
         let settings = settings(&variables);
         let artifacts = Artifacts::in_data_dir(&settings.storage.data_dir);
-        let tools = tools::start(&settings, &artifacts, others).unwrap();
-        Self { dir, tools, artifacts }
+        let (tools, guard) = tools::start(&settings, &artifacts, others).unwrap();
+        Self { dir, tools, artifacts, _guard: guard }
     }
 
     pub fn runner(&self) -> Rc<dyn ToolRunner> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentic_fleet::tools::arguments::validator;
+use agentic_fleet::arguments::validator;
 use agentic_fleet::workflow::{OnExpiry, WorkflowConfig};
 use fleet_actors::event::{EventBody, RunOutcome};
 use fleet_actors::ports::{ToolCall, ToolOutput};

@@ -129,7 +129,7 @@ pub enum Record {
     },
     /// A timer was set.
     TimerSet {
-        /// When it fires.
+        /// When it fires: the wall time of a sleep; of a deadline, the time that its run has lived.
         until: Timestamp,
         /// Digest of the step's input.
         input: Arc<str>,
@@ -150,6 +150,9 @@ pub enum Record {
     Parked {
         /// When.
         at: Timestamp,
+        /// The process was drained: the run does not wait, it has no process.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        drained: bool,
     },
     /// Work was stopped.
     Cancelled {
@@ -198,6 +201,32 @@ impl Record {
             Self::Cancelled { .. } => "cancelled",
             Self::Error { .. } => "error",
             Self::Finished { .. } => "finished",
+        }
+    }
+
+    /// When it was written, if it says so.
+    #[must_use]
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Began { at, .. }
+            | Self::Emitted { at, .. }
+            | Self::StepStarted { at, .. }
+            | Self::StepCompleted { at, .. }
+            | Self::StepFailed { at, .. }
+            | Self::StepVoided { at, .. }
+            | Self::Asked { at, .. }
+            | Self::Answered { at, .. }
+            | Self::Parked { at, .. }
+            | Self::Cancelled { at, .. }
+            | Self::Error { at, .. }
+            | Self::Finished { at, .. } => Some(*at),
+            Self::Pinned { .. }
+            | Self::Input
+            | Self::Effort { .. }
+            | Self::TimerSet { .. }
+            | Self::TimerFired
+            | Self::Read { .. }
+            | Self::RaceDecided { .. } => None,
         }
     }
 

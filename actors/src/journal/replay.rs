@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::event::{Answer, Audience, Channel, EventBody, Failure, LogEvent, Question, RunOutcome, StepKind};
 use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp};
@@ -89,6 +90,12 @@ pub struct Past {
     pub finished: Option<RunOutcome>,
     /// What its completed steps have cost.
     pub spend: Spend,
+    /// The time that its lives lost, each from its last record to the next life, unless the run was parked.
+    lost: Duration,
+    /// When its last record that says so was written.
+    last_at: Option<Timestamp>,
+    /// Its last life parked it.
+    parked: bool,
 }
 
 impl Past {
@@ -113,7 +120,10 @@ impl Past {
         }
         let body = || entry.body.clone().ok_or_else(|| "its body is missing".to_owned());
         match &entry.record {
-            Record::Began { .. } => self.failed_starts += 1,
+            Record::Began { at, .. } => {
+                self.failed_starts += 1;
+                self.lost = self.lost_until(*at);
+            }
             Record::Pinned { workflow, version } => {
                 self.workflow = Some((workflow.clone(), *version));
                 self.config = Some(body()?);
@@ -162,7 +172,15 @@ impl Past {
             Record::Parked { .. } | Record::Cancelled { .. } | Record::Error { .. } => {}
             Record::Finished { outcome, .. } => self.finished = Some(*outcome),
         }
+        self.last_at = entry.record.at().or(self.last_at);
+        self.parked = matches!(entry.record, Record::Parked { drained: false, .. });
         Ok(())
+    }
+
+    /// The time that is lost when the next life begins at `at`.
+    #[must_use]
+    pub fn lost_until(&self, at: Timestamp) -> Duration {
+        self.lost + self.last_at.filter(|_| !self.parked).map_or(Duration::ZERO, |last| at.since(last))
     }
 
     fn insert(&mut self, entry: &Positioned, kind: StepKind, input: &Arc<str>, attempt: u32, state: StepState) {

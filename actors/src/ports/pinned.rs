@@ -1,7 +1,8 @@
 //! What a run is pinned to: a slice of the configuration that never changes once it is made.
 //!
 //! Every run of a process is pinned to the same content, and it is large: the whole roster. So it is one allocation that all
-//! runs hold; its JSON, which stands in every journal, is rendered once, and what it says is parsed once.
+//! runs hold; its JSON, which stands in every journal, is rendered once, and parsed once for the type that asks first. That is
+//! the one of today's workflow; a run of an older form parses for itself.
 
 use std::any::Any;
 use std::fmt;
@@ -29,7 +30,7 @@ impl Pinned {
         self.0.text.get_or_init(|| self.0.value.to_string().into()).clone()
     }
 
-    /// What it says as a `T`. It is kept for the first type that is asked for; a workflow of an older form parses its own.
+    /// What it says as a `T`: shared if `T` is the type that was asked for first, else parsed at each call.
     ///
     /// # Errors
     /// It is no `T`.
@@ -38,7 +39,7 @@ impl Pinned {
             return Ok(known);
         }
         let parsed = Arc::new(T::deserialize(&self.0.value)?);
-        // Whoever was faster parsed the same.
+        // Refused if there is one already, of whatever type.
         drop(self.0.parsed.set(parsed.clone()));
         Ok(parsed)
     }

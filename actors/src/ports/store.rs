@@ -49,6 +49,12 @@ impl Rest {
             Self::StorageUnavailable => "storage_unavailable",
         }
     }
+
+    /// What people are told of it.
+    #[must_use]
+    pub fn text(self) -> String {
+        format!("the workflow rests: {}", self.code())
+    }
 }
 
 /// What becomes of a workflow after an append.

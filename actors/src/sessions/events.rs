@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::event::{LogEvent, RunOutcome};
 use crate::ids::{Seq, WorkflowId};
 use crate::journal::{Positioned, decode, events_of};
-use crate::ports::{HistoryRow, Rest, Store, StoreError, WorkflowRow, WorkflowState};
+use crate::ports::{HistoryRow, Rest, Store, StoreError, WorkflowState};
 use crate::stream::{Seen, Watcher};
 
 /// What an [`EventStream`] gives.
@@ -50,10 +50,10 @@ impl EventStream {
         Self { watcher, store: StoreHandle(store), queue: VecDeque::new(), catch_up: false, at_rest: None }
     }
 
-    pub(super) fn of(watcher: Watcher, store: Arc<dyn Store>, row: &WorkflowRow) -> Self {
+    pub(super) fn of(watcher: Watcher, store: Arc<dyn Store>, state: WorkflowState) -> Self {
         let live = watcher.is_live();
-        let at_rest = match row.state {
-            WorkflowState::Ended(_) | WorkflowState::Resting(_) if !live => Some(row.state),
+        let at_rest = match state {
+            WorkflowState::Ended(_) | WorkflowState::Resting(_) if !live => Some(state),
             WorkflowState::Running | WorkflowState::Parked | WorkflowState::Ended(_) | WorkflowState::Resting(_) => {
                 None
             }
@@ -116,7 +116,7 @@ impl EventStream {
                     return Ok(StreamItem::End);
                 }
                 Some(WorkflowState::Resting(rest)) => {
-                    return Ok(StreamItem::Rests(rest, format!("the workflow rests: {}", rest.code())));
+                    return Ok(StreamItem::Rests(rest, rest.text()));
                 }
                 Some(WorkflowState::Running | WorkflowState::Parked) | None => {}
             }

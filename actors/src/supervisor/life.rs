@@ -223,7 +223,7 @@ impl Life {
         let open = past.open_attempts();
         let run = Run::new(workflow, epoch, inputs.ports, inputs.limits, past, inputs.log.clone(), config);
         let root: Arc<str> = Arc::from("");
-        run.push(&root, Record::Began { at: run.now(), owner: run.ports.clock.random() }, None);
+        run.push(&root, Record::Began { at: run.began_at, owner: run.ports.clock.random() }, None);
         let first = fresh.map(|fresh| {
             let pinned = Record::Pinned { workflow: made.name.clone(), version: made.version };
             run.push(&root, pinned, Some(fresh.config.text()));

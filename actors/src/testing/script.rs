@@ -223,7 +223,7 @@ impl Script {
     }
 
     async fn run_here(self) -> Ran {
-        let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(0)));
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock::at(BEGINNING, 0));
         let store = MemoryStore::new(clock.clone());
         self.write_history(&store, clock.now()).await;
         let began = Instant::now();
@@ -491,15 +491,28 @@ impl ToolRunner for Ports {
 }
 
 /// Paused time as wall time, and repeatable chance.
-struct PausedClock(Instant, AtomicU64);
+struct PausedClock {
+    began: Instant,
+    at: Timestamp,
+    chance: AtomicU64,
+}
+
+impl PausedClock {
+    fn at(at: Timestamp, chance: u64) -> Self {
+        Self { began: Instant::now(), at, chance: AtomicU64::new(chance) }
+    }
+}
+
+/// When scripted runs begin.
+const BEGINNING: Timestamp = Timestamp(1_800_000_000_000);
 
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
-        Timestamp(1_800_000_000_000).after(self.0.elapsed())
+        self.at.after(self.began.elapsed())
     }
 
     fn random(&self) -> u64 {
-        let n = self.1.fetch_add(1, Ordering::Relaxed);
+        let n = self.chance.fetch_add(1, Ordering::Relaxed);
         (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }

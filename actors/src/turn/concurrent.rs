@@ -86,7 +86,8 @@ impl Turn {
         result
     }
 
-    /// Runs `body` for at most `limit`, downtime included.
+    /// Runs `body` for at most `limit` of the run's life: the time that it waits parked counts, what it lost when its
+    /// process ended does not. An effect that was going on then is made anew, and finds the time that it had before.
     ///
     /// # Errors
     /// `step_timeout` when it takes longer, else what `body` returns.
@@ -98,7 +99,8 @@ impl Turn {
     ) -> StepResult<R> {
         let late = format!("took longer than {} ms", limit.as_millis());
         self.race(name, body, async |turn| {
-            turn.sleep("limit", limit).await;
+            let lost = turn.run.lost;
+            turn.timer("limit", limit, lost).await;
             Err(Failure::new("step_timeout", late.clone()))
         })
         .await

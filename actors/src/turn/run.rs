@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -74,6 +75,10 @@ pub(crate) struct Waiting {
 pub(crate) struct Run {
     pub workflow: WorkflowId,
     pub epoch: Epoch,
+    /// When this life began.
+    pub began_at: Timestamp,
+    /// The time that the lives before it lost.
+    pub lost: Duration,
     pub ports: RunPorts,
     pub limits: RunLimits,
     pub past: Past,
@@ -114,10 +119,13 @@ impl Run {
         pinned: Pinned,
     ) -> Rc<Self> {
         log.begin(past.last_seq, past.head);
+        let began_at = ports.clock.now();
         Rc::new(Self {
             head: Cell::new(past.head),
             durable: Cell::new(past.head),
             spend: RefCell::new(past.spend.clone()),
+            began_at,
+            lost: past.lost_until(began_at),
             workflow,
             epoch,
             ports,

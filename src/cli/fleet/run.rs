@@ -96,7 +96,8 @@ impl Run {
         let workflow: WorkflowId =
             workflow.map_err(|_| CommandError::Failed("the server does not say which run it started".to_owned()))?;
         let shown = deltas == Deltas::Shown;
-        let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await?;
+        let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await;
+        let events = events.map_err(|error| left(&workflow, Some(client.base()), &error.to_string()))?;
         let there = There { client: client.clone(), events };
         Ok(Self { workflow, conversation, from: Source::There(Box::new(there)) })
     }
@@ -116,7 +117,8 @@ impl Run {
         match &mut self.from {
             Source::Here(here) => Ok(here.next().await?),
             Source::There(there) => {
-                let event = there.events.next().await.map_err(|error| left(&self.workflow, &error.to_string()))?;
+                let event = there.events.next().await;
+                let event = event.map_err(|error| self.left(&error.to_string()))?;
                 Ok(event.map_or(Seen::End, Seen::Event))
             }
         }
@@ -167,6 +169,15 @@ impl Run {
         }
     }
 
+    /// An end of following it, with the way back.
+    pub fn left(&self, why: &str) -> CommandError {
+        let server = match &self.from {
+            Source::Here(_) => None,
+            Source::There(there) => Some(there.client.base()),
+        };
+        left(&self.workflow, server, why)
+    }
+
     /// Leaves everything in order.
     pub async fn close(self) {
         if let Source::Here(here) = self.from {
@@ -176,8 +187,9 @@ impl Run {
 }
 
 /// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
-pub(in crate::cli) fn left(workflow: &WorkflowId, why: &str) -> CommandError {
-    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}"))
+fn left(workflow: &WorkflowId, server: Option<&str>, why: &str) -> CommandError {
+    let server = server.map(|url| format!(" --server {url}")).unwrap_or_default();
+    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{server}"))
 }
 
 impl Here {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Ended, Program, Sandbox};
+use super::{Ended, Program, Sandbox, SandboxGuard, make};
 use crate::settings::{InterpreterSettings, SandboxSettings};
 use crate::tools::artifacts::Artifacts;
 use crate::tools::builtin::Tool;
@@ -98,6 +98,7 @@ impl CodeTool {
         sandbox: &SandboxSettings,
         data_dir: &Path,
         artifacts: &Artifacts,
+        guard: &SandboxGuard,
     ) -> Vec<Arc<dyn Tool>> {
         let memory = sandbox.memory_bytes_max.get();
         let (mut tools, mut trials): (Vec<Arc<dyn Tool>>, Vec<_>) = (Vec::new(), Vec::new());
@@ -109,10 +110,10 @@ impl CodeTool {
         if trials.is_empty() {
             return tools;
         }
-        let (sandbox, data_dir) = (sandbox.clone(), data_dir.to_owned());
+        let (sandbox, data_dir, ground) = (sandbox.clone(), data_dir.to_owned(), guard.0.clone());
         let trial = std::thread::Builder::new().name("sandbox-trial".to_owned());
         let spawned = trial.spawn(move || {
-            let made = Sandbox::new(sandbox, &data_dir);
+            let made = make(&ground, sandbox, &data_dir);
             for (language, settings, say) in trials {
                 let found = made.clone().and_then(|sandbox| tried(language, &settings, memory, sandbox));
                 if let Err(reason) = &found {

@@ -3,11 +3,12 @@
 //! What stands in `work` was made by the program: only ordinary files are taken out of it, links are not followed, and
 //! nothing is taken before the last of its processes is gone.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,12 +16,21 @@ use rustix::fs::{Mode, OFlags};
 /// Somebody who owns nothing.
 pub(super) const NOBODY: u32 = 65_534;
 
+/// What such a directory in the system's temporary one is called, before a digest of the data directory.
+const TEMPORARY: &str = "agentic-fleet-scratch-";
+/// One that nobody holds and that was not changed for so long is of a process that was killed.
+const STALE_AFTER: Duration = Duration::from_secs(600);
+
 /// Where the directories of runs are made.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     pub(super) path: PathBuf,
     /// Whom programs run as, where this process is root.
     pub(super) identity: Option<u32>,
+    /// It stands outside of the data directory.
+    moved: bool,
+    /// Locked as long as this process uses it.
+    _held: Arc<File>,
 }
 
 impl Base {
@@ -30,12 +40,14 @@ impl Base {
         fs::create_dir_all(data_dir)?;
         let data_dir = fs::canonicalize(data_dir)?;
         let root = rustix::process::geteuid().is_root();
-        let own = data_dir.join("scratch");
-        let path = if root && !open_to_all(&data_dir) {
+        let moved = root && !open_to_all(&data_dir);
+        let path = if moved {
+            let temporary = std::env::temp_dir();
+            remove_stale(&temporary);
             let digest = fleet_actors::journal::digest(data_dir.as_os_str().as_encoded_bytes());
-            std::env::temp_dir().join(format!("agentic-fleet-scratch-{digest}"))
+            temporary.join(format!("{TEMPORARY}{digest}"))
         } else {
-            own
+            data_dir.join("scratch")
         };
         if fs::symlink_metadata(&path).is_ok() {
             // One that somebody else has put there is not ours to use.
@@ -49,7 +61,35 @@ impl Base {
         }
         // Others may pass and not look around.
         fs::set_permissions(&path, Permissions::from_mode(if root { 0o711 } else { 0o700 }))?;
-        Ok(Self { path, identity: root.then_some(NOBODY) })
+        // Whoever looks for what nobody holds leaves what is new alone, so nothing came between.
+        let held = File::open(&path)?;
+        held.try_lock()?;
+        Ok(Self { path, identity: root.then_some(NOBODY), moved, _held: Arc::new(held) })
+    }
+
+    /// At the end of the process: the next one knows to empty what stands in its data directory, and may never look elsewhere.
+    pub(super) fn leave(&self) {
+        if self.moved {
+            remove(&self.path);
+        }
+    }
+}
+
+/// Removes what processes that were killed have left in `temporary`.
+fn remove_stale(temporary: &Path) {
+    let us = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY));
+        let stale = |found: fs::Metadata| {
+            found.is_dir()
+                && found.uid() == us
+                && found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= STALE_AFTER))
+        };
+        // Without following a link.
+        if ours && entry.metadata().is_ok_and(stale) && File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok())
+        {
+            remove(&entry.path());
+        }
     }
 }
 
@@ -280,9 +320,35 @@ mod tests {
         std::os::unix::fs::symlink(&outside, base.path.join("link")).unwrap();
         fs::create_dir_all(base.path.join("run/work/closed")).unwrap();
         fs::set_permissions(base.path.join("run/work"), Permissions::from_mode(0o000)).unwrap();
+        drop(base);
         let base = Base::make(dir.path()).unwrap();
         assert_eq!(fs::read_dir(&base.path).unwrap().count(), 0);
         assert_eq!(fs::metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
         fs::remove_dir_all(&base.path).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_held_new_or_of_another_name_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str, age: u64| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.join("run/work")).unwrap();
+            let at = fs::metadata(&path).unwrap().modified().unwrap() - Duration::from_secs(age);
+            File::open(&path).unwrap().set_modified(at).unwrap();
+            path
+        };
+        let stale = place("agentic-fleet-scratch-1", 700);
+        let held = place("agentic-fleet-scratch-2", 700);
+        let lock = File::open(&held).unwrap();
+        lock.try_lock().unwrap();
+        let (new, other) = (place("agentic-fleet-scratch-3", 10), place("somebody-else", 700));
+        let link = dir.path().join("agentic-fleet-scratch-4");
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        remove_stale(dir.path());
+        let stand = [&stale, &held, &new, &other, &link].map(|path| fs::symlink_metadata(path).is_ok());
+        assert_eq!(stand, [false, true, true, true, true]);
+        drop(lock);
+        remove_stale(dir.path());
+        assert!(!held.exists() && other.join("run/work").exists());
     }
 }

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::kit::Kit;
 use super::people::{self, Word};
 use crate::agents::Agent;
-use crate::tools::{arguments, security};
 use crate::workflow::events::{AgentMoment, FleetEvent};
 use crate::workflow::fleet::{Budget, Fleet, clip};
+use crate::{arguments, security};
 
 /// Characters of the arguments that an event shows.
 const PREVIEW_CHARS: usize = 200;
@@ -197,9 +197,9 @@ async fn made(
         call_id: Some(call.id.as_str().into()),
         ..ToolAsk::new(tool.as_str(), arguments.clone())
     };
-    let began = turn.now();
+    let began = turn.lived();
     let result = turn.timeout("deadline", left, async |turn| turn.tool("tool", ask.clone()).await).await;
-    let took = turn.now().since(began);
+    let took = turn.lived().since(began);
     match result {
         Ok(output) => {
             let ttl = serves.filter(|_| output.degraded.is_none() && output.artifacts.is_empty());

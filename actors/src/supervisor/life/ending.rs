@@ -152,7 +152,7 @@ impl Life {
         let wake_at = self.run.first_wake();
         self.span.iter().for_each(|span| span.rests("parked"));
         self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
+        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now(), drained: false }, None);
         self.closing = Some(Closing::plain(Next::Parked { wake_at }, LifeEnd::Parked));
     }
 
@@ -160,7 +160,7 @@ impl Life {
     pub(super) fn drain(&mut self) {
         self.span.iter().for_each(|span| span.rests("drained"));
         self.function = None;
-        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now() }, None);
+        self.run.push(&Arc::from(""), Record::Parked { at: self.run.now(), drained: true }, None);
         self.closing = Some(Closing::plain(Next::Running, LifeEnd::Drained));
     }
 }

@@ -2,17 +2,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
 
-use super::{PausedClock, Ports, Script, paused, run_id};
+use super::{BEGINNING, PausedClock, Ports, Script, paused, run_id};
 use crate::event::{EventBody, LogEvent, RunOutcome};
+use crate::ids::{Seq, Timestamp};
 use crate::journal::{Positioned, Record};
 use crate::meter::Totals;
 use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, ToolCall};
+use crate::sessions::stored_events;
 use crate::testing::MemoryStore;
 
 /// A run that is over.
@@ -54,10 +54,7 @@ impl Ran {
 
     /// What the workflow itself published, in order.
     pub fn emitted(&self) -> impl Iterator<Item = &Value> {
-        self.events.iter().filter_map(|event| match &event.body {
-            EventBody::Emitted { body, .. } => Some(body),
-            _ => None,
-        })
+        emitted(&self.events)
     }
 
     /// The paths of its model steps, in the order of their first attempts.
@@ -89,6 +86,19 @@ impl Ran {
     /// If the run diverges or does not end.
     #[must_use]
     pub fn crashed_after(&self, records: usize) -> Continued {
+        self.continued(records, |_| BEGINNING)
+    }
+
+    /// The same when the next process comes so long after the last of these records.
+    ///
+    /// # Panics
+    /// If the run diverges or does not end.
+    #[must_use]
+    pub fn down_after(&self, records: usize, down: Duration) -> Continued {
+        self.continued(records, |last| last.after(down))
+    }
+
+    fn continued(&self, records: usize, begins: impl FnOnce(Timestamp) -> Timestamp) -> Continued {
         let closing = |record: &Record| {
             matches!(record, Record::Error { .. } | Record::Cancelled { .. } | Record::Finished { .. })
         };
@@ -103,10 +113,11 @@ impl Ran {
             },
             ..self.script.clone()
         };
+        let begins = begins(kept.iter().rev().find_map(|entry| entry.record.at()).unwrap_or(BEGINNING));
         let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
         let meter = script.ports.meter.clone();
-        let history = paused(async move {
-            let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now(), AtomicU64::new(1 << 32)));
+        let (history, events) = paused(async move {
+            let clock: Arc<dyn Clock> = Arc::new(PausedClock::at(begins, 1 << 32));
             let store = MemoryStore::new(clock.clone());
             script.write_history(&store, clock.now()).await;
             if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
@@ -114,9 +125,10 @@ impl Ran {
             }
             script.lives(&store.restarted(), &clock).await;
             let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
-            history.unwrap_or_else(|| panic!("the lives left no history"))
+            let events = stored_events(&store, &run_id(), Seq(0)).await.unwrap_or_else(|error| panic!("{error}"));
+            (history.unwrap_or_else(|| panic!("the lives left no history")), events)
         });
-        Continued { history, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
+        Continued { history, events, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
     }
 }
 
@@ -124,10 +136,26 @@ impl Ran {
 pub struct Continued {
     /// How it ended.
     pub history: HistoryRow,
+    /// Everything a client that reads the whole log sees, of all its lives.
+    pub events: Vec<LogEvent>,
     /// The calls of models it made.
     pub model_calls: Vec<ModelCall>,
     /// The calls of tools it made.
     pub tool_calls: Vec<ToolCall>,
     /// What it added to the meter of its process.
     pub used: Totals,
+}
+
+impl Continued {
+    /// What the workflow itself published in all its lives, in order.
+    pub fn emitted(&self) -> impl Iterator<Item = &Value> {
+        emitted(&self.events)
+    }
+}
+
+fn emitted(events: &[LogEvent]) -> impl Iterator<Item = &Value> {
+    events.iter().filter_map(|event| match &event.body {
+        EventBody::Emitted { body, .. } => Some(body),
+        _ => None,
+    })
 }

@@ -111,6 +111,8 @@ pub enum RunStatus {
     Failed,
     /// It was stopped.
     Cancelled,
+    /// Its server stopped, and it rests until it is resumed.
+    Interrupted,
 }
 
 /// A run that goes on, waits or ended lately.
