@@ -12,12 +12,15 @@ use actix_web::{App, HttpServer};
 use crate::api::connections::settle;
 use crate::api::health::Draining;
 use crate::api::metrics::Metrics;
+use crate::api::origin::origins as pages;
 use crate::api::problems::problems;
 use crate::api::request_id::request_id;
 use crate::api::{Api, cors, routes};
 
 /// Connections of each worker above the cap: those that are being told so.
 const REFUSALS: usize = 256;
+/// What connections get to end by themselves once the server is told to stop, in seconds; runs had their time before.
+const FAREWELL_S: u64 = 5;
 
 /// A bound server.
 pub struct Application {
@@ -44,6 +47,7 @@ impl Application {
                 .app_data(api)
                 .app_data(draining)
                 .app_data(metrics.clone())
+                .wrap(from_fn(pages))
                 .wrap(cors(&origins))
                 .wrap(from_fn(problems))
                 .wrap(from_fn(request_id))
@@ -67,6 +71,7 @@ impl Application {
                 settle(connection, &accepted.server);
                 drop(extensions.insert(connections.connection()));
             })
+            .shutdown_timeout(FAREWELL_S)
             .disable_signals()
             .bind((server.host.ip(), server.port.as_u16()))?;
         let port = http.addrs().first().map_or(0, std::net::SocketAddr::port);

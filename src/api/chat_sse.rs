@@ -21,7 +21,7 @@ use super::sse::{self, Wish};
 use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 use super::wire::{Deltas, Version};
-use super::{Api, approvals, at};
+use super::{Api, approvals, at, origin};
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -39,6 +39,8 @@ async fn stream(
     path: Path<String>,
     query: Fields,
 ) -> Result<HttpResponse, ApiError> {
+    // A page needs no more than an image with this address to start a run.
+    origin::admit(&request, &api.settings.server)?;
     let place = api.connections.take()?;
     let conversation = conversation_id(&path)?;
     let run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };

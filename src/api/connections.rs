@@ -1,13 +1,15 @@
 //! What the house takes: places for sockets and streams, and the look at the cap before anything is parsed.
 //!
 //! A place is given back only by dropping its [`Connection`], so a handler that panics frees it too. An idle socket holds
-//! a place here and no permit.
+//! a place here and no permit. Whoever has a place learns from it when the process stops: a socket and a stream that wait
+//! for nothing would otherwise hold it up, and be cut without a word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::http::StatusCode;
 use fleet_actors::sessions::StartError;
+use tokio::sync::watch;
 
 use super::Api;
 use super::error::ApiError;
@@ -18,17 +20,21 @@ use crate::settings::ServerSettings;
 pub struct Connections {
     open: Arc<AtomicUsize>,
     max: usize,
+    over: watch::Sender<bool>,
 }
 
 /// A place. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Connection(Arc<AtomicUsize>);
+pub struct Connection {
+    open: Arc<AtomicUsize>,
+    over: watch::Receiver<bool>,
+}
 
 impl Connections {
     /// An empty house with `max` places.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { open: Arc::default(), max }
+        Self { open: Arc::default(), max, over: watch::Sender::new(false) }
     }
 
     /// Places that are taken.
@@ -44,18 +50,35 @@ impl Connections {
     pub fn take(&self) -> Result<Connection, ApiError> {
         let more = |open: usize| (open < self.max).then_some(open + 1);
         match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
-            Ok(_) => Ok(Connection(self.open.clone())),
+            Ok(_) => Ok(Connection { open: self.open.clone(), over: self.over.subscribe() }),
             Err(open) => {
                 let detail = format!("{open} of {} connections are open", self.max);
                 Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "connections_max_reached", detail).retry_after(1))
             }
         }
     }
+
+    /// Asks everybody who has a place, or takes one from now on, to leave it.
+    pub fn close(&self) {
+        self.over.send_replace(true);
+    }
+}
+
+impl Connection {
+    /// Waits until its owner is to leave.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn is_to_leave(&mut self) {
+        if self.over.wait_for(|over| *over).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -45,7 +45,7 @@ struct Feed {
     waking: Option<JoinHandle<Result<EventStream, ApiError>>>,
     first: Option<WireEvent>,
     over: bool,
-    _place: Connection,
+    place: Connection,
 }
 
 /// Answers with the stream of a run.
@@ -83,7 +83,7 @@ impl Feed {
             waking,
             first: Some(first),
             over: false,
-            _place: place,
+            place,
         }
     }
 
@@ -94,6 +94,8 @@ impl Feed {
         }
         while !self.over {
             let item = tokio::select! {
+                // What the run said is shown before the stream is left.
+                biased;
                 item = self.stream.next() => item,
                 woken = woken(&mut self.waking) => {
                     self.waking = None;
@@ -103,6 +105,7 @@ impl Feed {
                     }
                     continue;
                 }
+                () = self.place.is_to_leave() => return Some(self.last(&ApiError::draining())),
                 () = sleep_until(self.next_heartbeat) => {
                     self.next_heartbeat = Instant::now() + self.heartbeat;
                     let beat = WireEvent::heartbeat(self.now());

@@ -1,7 +1,7 @@
 //! `serve`: the server, its signals and its drain.
 //!
 //! SIGTERM and SIGINT drain: readiness goes 503, new work is refused, running turns get `drain_timeout_ms`, then rest for
-//! the next process. SIGHUP reads the settings again; the cap and the log level apply at once, other changes are named in
+//! the next process, and who still listens is told so. SIGHUP reads the settings again; the cap and the log level apply at once, other changes are named in
 //! the log.
 
 use std::sync::Arc;
@@ -89,6 +89,7 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
         workflow_config: runtime.workflow_config.clone(),
         connections: Connections::new(settings.server.connections_max.as_usize()),
     };
+    let connections = api.connections.clone();
     let app = Application::bind(api, Metrics::default()).map_err(|error| Failure::Bind(wanted, error))?;
     let url = format!("http://{host}:{}", app.port());
     if let Err(error) = runtime.lock.say(&url) {
@@ -120,6 +121,7 @@ async fn run(settings: Arc<Settings>, flags: &Flags, level: &LogLevel) -> Result
             let _ = sessions.drain(true).await;
             until_empty(&sessions, Duration::from_secs(5)).await;
         }
+        connections.close();
         until_exported(&sessions, Duration::from_secs(2)).await;
         handle.stop(true).await;
     };

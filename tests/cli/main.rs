@@ -17,4 +17,5 @@ mod programs;
 mod reload;
 mod run;
 mod settings;
+mod stopping;
 mod streams;

@@ -129,6 +129,13 @@ impl Place {
         &self.server.as_ref().unwrap().0
     }
 
+    /// Tells the server to stop; what it ends with.
+    pub fn stopped(&mut self) -> Option<i32> {
+        let (mut server, _) = self.server.take().unwrap();
+        server.signal("-TERM");
+        server.exit_code()
+    }
+
     /// Ends the server with -9.
     pub fn kill(&mut self) {
         self.server = None;

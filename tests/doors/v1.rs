@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
 use crate::app::{TestApp, app, until};
-use crate::client::{status, types};
+use crate::client::{Sse, status, types};
 
 pub const GOLDEN: [&str; 11] = [
     "connected",
@@ -247,7 +247,10 @@ async fn malformed_frames_are_closed_with_the_code_that_fits() {
     let app = app().await;
     let text = |data: Vec<u8>| Frame::message(data, OpCode::Data(Data::Text), true);
     let reserved = Frame::message(Vec::new(), OpCode::Data(Data::Reserved(3)), true);
+    let mut compressed = text(b"{}".to_vec());
+    compressed.header_mut().rsv1 = true;
     let table = [
+        (Message::Frame(compressed), 1002),
         (Message::Frame(text(vec![0xff, 0xfe])), 1007),
         (Message::Frame(text(vec![b'x'; 524_289])), 1009),
         (Message::Binary(vec![1].into()), 1003),
@@ -301,6 +304,30 @@ async fn a_drained_run_says_error_and_done_and_closes_with_1012() {
     let (events, code) = late.rest().await;
     assert_eq!((types(&events), code), (vec!["error", "done"], 1012));
     assert_eq!(events[0]["data"]["code"], "draining");
+}
+
+#[actix_web::test]
+async fn a_server_that_stops_says_so_to_every_socket_and_stream_that_waits() {
+    let app = app().await;
+    let (mut silent, mut idle) = (app.ws().await, app.ws2().await);
+    let mut watching = app.ws().await;
+    watching.send(json!({"message": "wait"})).await;
+    let id = watching.until("response.delta").await[0]["workflow_id"].clone();
+    let id = id.as_str().expect("an id");
+    let mut stream = Sse::new(app.get(&format!("/api/v1/workflows/{id}/events"), &[]).await);
+    assert_eq!(stream.next().await.expect("an event").1["type"], "connected");
+    app.api.connections.close();
+    for socket in [&mut silent, &mut watching] {
+        let (events, code) = socket.rest().await;
+        assert_eq!((types(&events), code), (vec!["error", "done"], 1012));
+        assert_eq!(events[0]["data"]["code"], "draining");
+    }
+    let (events, code) = idle.rest().await;
+    assert_eq!((types(&events), code, &events[0]["data"]["code"]), (vec!["error"], 1012, &json!("draining")));
+    let rest = stream.rest().await;
+    let (id, last) = rest.last().expect("an event");
+    assert_eq!((id, &last["type"], &last["data"]["code"]), (&None, &json!("error"), &json!("draining")));
+    app.script.gate.open();
 }
 
 #[actix_web::test]

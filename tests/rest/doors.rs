@@ -96,6 +96,46 @@ async fn an_allowed_origin_gets_credentials_and_the_exposed_headers() {
 }
 
 #[actix_web::test]
+async fn a_page_of_a_foreign_origin_starts_and_changes_nothing_in_any_form() {
+    let app = TestApp::spawn(Script::Answers("hi"), 1);
+    let own = app.url.clone();
+    let port = own.rsplit(':').next().unwrap();
+    let rebound = format!("evil.example:{port}");
+    let from = |name: &'static str, value: String| [(name, value)].to_vec();
+    let foreign = [
+        from("origin", "http://evil.example".to_owned()),
+        from("origin", "null".to_owned()),
+        from("sec-fetch-site", "cross-site".to_owned()),
+        [("host", rebound.clone()), ("origin", format!("http://{rebound}"))].to_vec(),
+    ];
+    let ask = |method: &str, path: &str, headers: &[(&'static str, String)]| {
+        let mut request = app.http.request(method.parse().unwrap(), format!("{own}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if method == "POST" { request.json(&serde_json::json!({ "task": "hello" })) } else { request }.send()
+    };
+    for headers in &foreign {
+        for (method, path) in
+            [("POST", "/api/v1/run"), ("DELETE", "/api/v1/history"), ("GET", "/api/chat/c/stream?message=hello")]
+        {
+            problem(ask(method, path, headers).await.unwrap(), 403, "origin_forbidden").await;
+        }
+    }
+    assert_eq!(app.model_calls(), 0);
+    let ours = [
+        Vec::new(),
+        from("origin", own.clone()),
+        from("origin", "http://localhost:5173".to_owned()),
+        from("sec-fetch-site", "same-site".to_owned()),
+    ];
+    for headers in &ours {
+        assert_eq!(ask("POST", "/api/v1/run", headers).await.unwrap().status(), 201, "{headers:?}");
+        assert_eq!(ask("GET", "/api/chat/c/stream?message=hello", headers).await.unwrap().status(), 200, "{headers:?}");
+    }
+}
+
+#[actix_web::test]
 async fn the_pages_of_the_documentation_are_served() {
     let app = TestApp::spawn(Script::Answers("hi"), 1);
     assert_eq!(app.get("/docs/").await.status(), 200);

@@ -62,6 +62,13 @@ fn changed_arguments_are_what_is_called_and_what_the_approval_binds_to() {
 }
 
 #[test]
+fn an_event_shows_the_arguments_that_were_called_and_not_those_that_a_person_replaced() {
+    let ran = answered(json!({ "decision": "edit", "arguments": { "code": "2 + 2" } }));
+    let told = ran.emitted().find(|event| event["data"]["kind"] == "tool_call").unwrap();
+    assert_eq!(told["data"]["arguments_preview"], r#"{"code":"2 + 2"}"#);
+}
+
+#[test]
 fn a_no_and_whatever_is_no_clear_yes_calls_nothing_and_the_model_learns_why() {
     let table = [
         (json!({ "decision": "reject", "reason": "not on my machine" }), "not on my machine"),

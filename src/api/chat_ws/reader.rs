@@ -113,6 +113,10 @@ fn closed(reason: Option<CloseReason>) -> Incoming {
 fn broken(error: &ProtocolError) -> Incoming {
     match error {
         ProtocolError::Overflow => Incoming::Refused(CloseCode::Size, "the frame is too big"),
+        // Told from bytes that are no text by its words alone.
+        ProtocolError::Io(error) if error.to_string().contains("reserved bits") => {
+            Incoming::Refused(CloseCode::Protocol, "the frame is malformed")
+        }
         ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             Incoming::Refused(CloseCode::Invalid, "the text is not UTF-8")
         }

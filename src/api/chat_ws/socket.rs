@@ -56,6 +56,8 @@ pub(super) enum Wake {
     Frame(String),
     /// Nothing that needs an answer; the socket did what was due.
     Quiet,
+    /// The process stops.
+    Leave,
 }
 
 /// One socket.
@@ -64,7 +66,7 @@ pub(super) struct Socket {
     session: Session,
     incoming: mpsc::Receiver<Incoming>,
     pulse: Pulse,
-    _place: Connection,
+    place: Connection,
 }
 
 struct Pulse {
@@ -86,7 +88,7 @@ impl Socket {
             last_pong: now,
             last_use: now,
         };
-        Self { api, session, incoming, pulse, _place: place }
+        Self { api, session, incoming, pulse, place }
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -136,6 +138,7 @@ impl Socket {
         match event {
             SocketEvent::Incoming(incoming) => self.take(incoming).await,
             SocketEvent::Beat => self.beat().await.map(|()| Wake::Quiet),
+            SocketEvent::Leave => Ok(Wake::Leave),
         }
     }
 
@@ -148,6 +151,7 @@ impl Socket {
         tokio::select! {
             incoming = self.incoming.recv() => SocketEvent::Incoming(incoming.unwrap_or(Incoming::Gone)),
             () = sleep_until(due) => SocketEvent::Beat,
+            () = self.place.is_to_leave() => SocketEvent::Leave,
         }
     }
 
@@ -228,6 +232,8 @@ pub(super) enum SocketEvent {
     Incoming(Incoming),
     /// A heartbeat or a ping is due.
     Beat,
+    /// The process stops.
+    Leave,
 }
 
 fn left(sent: Result<Result<(), actix_ws::Closed>, tokio::time::error::Elapsed>) -> Result<(), End> {

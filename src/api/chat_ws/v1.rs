@@ -7,8 +7,8 @@ use actix_ws::CloseCode;
 use fleet_actors::ids::{Seq, WorkflowId};
 use fleet_actors::ports::{ReasoningEffort, StoreError};
 use fleet_actors::sessions::{EventStream, StreamItem};
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
 use super::socket::{End, Socket, Wake};
@@ -56,8 +56,10 @@ async fn first_frame(socket: &mut Socket) -> Result<String, End> {
                 return Err(socket.refuse(&error).await);
             }
         };
-        if let Wake::Frame(text) = socket.handle(event).await? {
-            return Ok(text);
+        match socket.handle(event).await? {
+            Wake::Frame(text) => return Ok(text),
+            Wake::Quiet => {}
+            Wake::Leave => return Err(socket.refuse(&ApiError::draining()).await),
         }
     }
 }
@@ -120,6 +122,7 @@ impl Chat {
                 event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
                     Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
                     Ok(Wake::Quiet) => Ok(()),
+                    Ok(Wake::Leave) => self.leave(socket).await,
                     Err(end) => Err(end),
                 },
             };
@@ -150,6 +153,14 @@ impl Chat {
             Err(error) => error.into(),
         };
         Err(socket.refuse(&error).await)
+    }
+
+    /// Shows what there is, and ends.
+    async fn leave(&mut self, socket: &mut Socket) -> Result<(), End> {
+        while let Some(item) = self.stream.next().now_or_never() {
+            self.show(socket, item).await?;
+        }
+        Err(socket.refuse(&ApiError::draining()).await)
     }
 
     async fn woken(&mut self, socket: &mut Socket, woken: Result<EventStream, ApiError>) -> Result<(), End> {

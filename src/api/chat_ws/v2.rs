@@ -1,15 +1,15 @@
 //! `fleet.v2` over a socket: many turns, many watchers, every event with its number.
 //!
 //! Nothing is refused by closing: a frame that cannot be done gets an `error` event with its `client_message_id`, and the
-//! socket stays. Closing never cancels.
+//! socket stays, unless the process stops. Closing never cancels.
 
 use actix_web::http::StatusCode;
 use actix_web::rt::task::JoinHandle;
 use fleet_actors::ids::{ConversationId, Seq, WorkflowId};
 use fleet_actors::ports::{LocalFuture, ReasoningEffort, StoreError};
 use fleet_actors::sessions::{EventStream, StreamItem};
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::socket::{End, IDLE_OR_SLOW, Socket, Wake};
 use crate::api::Api;
@@ -89,6 +89,7 @@ impl Turns {
                 event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
                     Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
                     Ok(Wake::Quiet) => Ok(()),
+                    Ok(Wake::Leave) => self.leave(socket).await,
                     Err(end) => Err(end),
                 },
             };
@@ -101,6 +102,16 @@ impl Turns {
                 return End::Close(IDLE_OR_SLOW, "the socket was idle");
             }
         }
+    }
+
+    /// Shows what there is, and ends.
+    async fn leave(&mut self, socket: &mut Socket) -> Result<(), End> {
+        while let Some(Some((watched, item))) = self.runs.next().now_or_never() {
+            self.show(socket, watched, item).await?;
+        }
+        let stopping = ApiError::draining();
+        socket.send_error(&stopping).await?;
+        Err(End::of(&stopping))
     }
 
     fn watch(&mut self, mut watched: Watched) {

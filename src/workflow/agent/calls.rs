@@ -8,7 +8,7 @@ use fleet_actors::event::Failure;
 use fleet_actors::meter;
 use fleet_actors::ports::{Access, Approval, Artifact, EffectPolicy, ToolCall, ToolOffer, ToolOutput, ToolRequest};
 use fleet_actors::turn::{StepResult, ToolAsk, Turn};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::kit::Kit;
 use super::people::{self, Word};
@@ -34,13 +34,15 @@ pub(super) struct CallEnd {
     pub artifacts: Vec<Artifact>,
     outcome: &'static str,
     degraded: Option<String>,
+    /// What it was called with, if a person changed that.
+    changed: Option<Value>,
     /// The work of it, without waiting for people.
     took: Duration,
 }
 
 impl CallEnd {
     fn refused(outcome: &'static str, text: impl Into<String>) -> Self {
-        Self { text: text.into(), artifacts: Vec::new(), outcome, degraded: None, took: Duration::ZERO }
+        Self { text: text.into(), artifacts: Vec::new(), outcome, degraded: None, changed: None, took: Duration::ZERO }
     }
 }
 
@@ -80,7 +82,7 @@ async fn one(
     let mut data = json!({
         "kind": "tool_call",
         "tool": tool,
-        "arguments_preview": clip(&call.arguments.to_string(), PREVIEW_CHARS),
+        "arguments_preview": clip(&end.changed.as_ref().unwrap_or(&call.arguments).to_string(), PREVIEW_CHARS),
         "duration_ms": u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX),
         "outcome": end.outcome,
     });
@@ -155,8 +157,9 @@ async fn judged(
                 let approval = Approval { request_id, arguments_digest };
                 let approved = ToolRequest { arguments: approved, ..call.clone() };
                 let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
-                if approved.arguments != *arguments {
+                if approved.arguments != call.arguments {
                     end.text = format!("(a person changed the arguments to {})\n{}", approved.arguments, end.text);
+                    end.changed = Some(approved.arguments);
                 }
                 Ok(end)
             }
@@ -227,5 +230,5 @@ fn end_of(output: ToolOutput, outcome: &'static str, took: Duration) -> CallEnd 
     for Artifact { name, url, .. } in &artifacts {
         text.push_str(&format!("\n(file {name}: {url})"));
     }
-    CallEnd { text, artifacts, outcome, degraded, took }
+    CallEnd { text, artifacts, outcome, degraded, changed: None, took }
 }
