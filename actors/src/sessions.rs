@@ -92,7 +92,7 @@ impl From<StartFailure> for StartError {
 /// The door. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
-    services: Services,
+    services: Arc<Services>,
     admission: Admission,
     manager: Manager,
     pub(crate) wake: Wake,
@@ -119,7 +119,7 @@ impl Sessions {
         let children = Arc::new(Semaphore::new(services.limits.children_max));
         let recent_max = services.limits.recent_max;
         let manager = SessionManager::start_on(arbiter, services.clock.clone(), wake.clone(), recent_max, watch);
-        Self { services, admission, manager, wake, children }
+        Self { services: Arc::new(services), admission, manager, wake, children }
     }
 
     /// Who may run.

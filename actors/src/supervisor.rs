@@ -113,11 +113,11 @@ const SIGNALS: usize = 16;
 /// Owns one running turn.
 pub struct SupervisorActor {
     signals: mpsc::Sender<Signal>,
-    run: Option<(Job, Services, Manager, mpsc::Receiver<Signal>)>,
+    run: Option<(Job, Arc<Services>, Manager, mpsc::Receiver<Signal>)>,
 }
 
 impl SupervisorActor {
-    pub(crate) fn new(job: Job, services: Services, manager: Manager) -> Self {
+    pub(crate) fn new(job: Job, services: Arc<Services>, manager: Manager) -> Self {
         let (signals, receiver) = mpsc::channel(SIGNALS);
         Self { signals, run: Some((job, services, manager, receiver)) }
     }
