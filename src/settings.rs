@@ -326,7 +326,7 @@ fn contradictions(settings: &Settings, tree: &Node, spoiled: &[Path]) -> Vec<Pro
         if !found.sides.iter().all(|(path, _)| sound(path)) {
             continue;
         }
-        let problem = match found.unset {
+        let problem = match found.variable {
             Some((name, message)) => Problem::at(&Origin::Environment(name.into()), &[], message),
             None => {
                 // The first side of the highest layer: what the operator most likely just changed.

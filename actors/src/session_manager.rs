@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::event::RunOutcome;
 use crate::failpoint::{FailPoint, reach};
-use crate::ids::{Timestamp, WorkflowId};
+use crate::ids::{ConversationId, Timestamp, WorkflowId};
 use crate::mailbox::Mailbox;
 use crate::ports::{Clock, ReasoningEffort, WorkflowState};
 use crate::supervisor::{LifeEnd, Signal, SupervisorActor, TellTurn};
@@ -31,6 +31,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct SessionInfo {
     /// The run.
     pub workflow: WorkflowId,
+    /// Whose messages it belongs to.
+    pub conversation: Option<ConversationId>,
     /// The first characters of the task.
     pub task: Arc<str>,
     /// Where it stands.
@@ -69,6 +71,8 @@ pub(crate) struct Wake {
 struct Owner {
     info: SessionInfo,
     supervisor: Mailbox<SupervisorActor>,
+    /// It was deleted while its turn was about to end: nothing of it is remembered.
+    forgotten: bool,
 }
 
 /// Who runs and who ran.
@@ -176,17 +180,28 @@ impl Manager {
             return Registered::Owned;
         }
         registry.resting.remove(&info.workflow);
-        registry.live.insert(info.workflow.clone(), Owner { info, supervisor });
+        registry.live.insert(info.workflow.clone(), Owner { info, supervisor, forgotten: false });
         Registered::Done
+    }
+
+    /// Remembers nothing more of what was deleted.
+    pub fn forget(&self, gone: impl Fn(&SessionInfo) -> bool) {
+        let mut registry = lock(&self.registry);
+        registry.recent.retain(|info| !gone(info));
+        registry.resting.retain(|_, info| !gone(info));
+        for owner in registry.live.values_mut().filter(|owner| gone(&owner.info)) {
+            owner.forgotten = true;
+        }
     }
 
     /// Takes note of a turn's end.
     pub fn ended(&self, TurnEnded { workflow, state, bore }: TurnEnded) {
         let _alive = self.watch.alive(NAME);
         let mut registry = lock(&self.registry);
-        let Some(Owner { mut info, .. }) = registry.live.remove(&workflow) else { return };
+        let Some(Owner { mut info, forgotten, .. }) = registry.live.remove(&workflow) else { return };
         info.state = state;
         if !info.child
+            && !forgotten
             && matches!(state, WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled))
         {
             info.completed_at = Some(self.clock.now());

@@ -269,6 +269,7 @@ impl Sessions {
     fn info(&self, workflow: &WorkflowId, made: &NewWorkflow) -> SessionInfo {
         SessionInfo {
             workflow: workflow.clone(),
+            conversation: made.conversation.clone(),
             task: preview(&made.task),
             state: WorkflowState::Running,
             created_at: made.created_at,
@@ -294,6 +295,11 @@ impl Sessions {
     /// [`AskError`].
     pub async fn list(&self) -> Result<Vec<SessionInfo>, AskError> {
         self.manager.door.ask(ListSessions).await
+    }
+
+    /// Lists nothing more of sessions that were deleted. Call it when the deletion is durable.
+    pub fn forget(&self, gone: impl Fn(&SessionInfo) -> bool) {
+        self.manager.forget(gone);
     }
 
     /// Follows a workflow from the event after `after`, wherever it stands.

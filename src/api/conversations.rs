@@ -68,10 +68,11 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
     let id: ConversationId = id.parse().map_err(|_| ApiError::not_found("conversation"))?;
     find(&api, &id).await?;
     cancel_runs(&api, &id).await?;
-    match api.write(StoreWrite::DeleteConversation(id)).await? {
+    match api.write(StoreWrite::DeleteConversation(id.clone())).await? {
         Written::NotFound => Err(ApiError::not_found("conversation")),
         Written::Conflict => Err(ApiError::in_use("a run of the conversation was just started")),
         Written::Done | Written::Posted(_) | Written::Removed(_) => {
+            api.sessions.forget(|session| session.conversation.as_ref() == Some(&id));
             super::artifacts::sweep_soon(&api);
             Ok(HttpResponse::NoContent().finish())
         }

@@ -76,10 +76,11 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
 
 /// Forgets one execution that is over.
 pub(crate) async fn remove(api: &Api, id: WorkflowId) -> Result<(), ApiError> {
-    match api.write(StoreWrite::DeleteHistory(id)).await? {
+    match api.write(StoreWrite::DeleteHistory(id.clone())).await? {
         Written::NotFound => Err(ApiError::not_found("execution")),
         Written::Conflict => Err(ApiError::in_use("the run is not over: cancel it first")),
         Written::Done | Written::Posted(_) | Written::Removed(_) => {
+            api.sessions.forget(|session| session.workflow == id);
             super::artifacts::sweep_soon(api);
             Ok(())
         }
@@ -92,6 +93,7 @@ pub(crate) async fn remove(api: &Api, id: WorkflowId) -> Result<(), ApiError> {
 /// [`ApiError`].
 pub async fn clear(api: Data<Api>) -> Result<HttpResponse, ApiError> {
     api.write(StoreWrite::ClearHistory).await?;
+    api.sessions.forget(|session| session.completed_at.is_some());
     super::artifacts::sweep_soon(&api);
     Ok(HttpResponse::NoContent().finish())
 }

@@ -69,6 +69,7 @@ pub async fn cancel(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
 fn of_row(row: &WorkflowRow) -> SessionInfo {
     SessionInfo {
         workflow: row.workflow.clone(),
+        conversation: row.made.conversation.clone(),
         task: preview(&row.made.task),
         state: row.state,
         created_at: row.made.created_at,

@@ -23,16 +23,26 @@ const EVENT_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Client {
     http: reqwest::Client,
     base: String,
+    /// The same without a password.
+    shown: String,
 }
 
 impl Client {
     /// # Errors
     /// The URL is no address of an HTTP server.
     pub fn new(url: &str) -> Result<Self, CommandError> {
-        let usage = |why: &str| CommandError::Usage(format!("--server: `{url}` is no address of a server: {why}"));
-        let parsed: Url = url.parse().map_err(|_| usage("expected a URL such as http://127.0.0.1:8000"))?;
+        let usage =
+            |url: &str, why: &str| CommandError::Usage(format!("--server: `{url}` is no address of a server: {why}"));
+        let parsed: Url = url.parse().map_err(|_| usage(url, "expected a URL such as http://127.0.0.1:8000"))?;
+        let text = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        let mut shown = parsed.clone();
+        if shown.password().is_some() {
+            // Only a URL without a host has no place for one.
+            let _ = shown.set_password(Some("..."));
+        }
+        let shown = text(&shown);
         if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(usage("expected http:// or https://, a host and perhaps a port and a path"));
+            return Err(usage(&shown, "expected http:// or https://, a host and perhaps a port and a path"));
         }
         let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_keepalive(KEEPALIVE);
         let host = parsed.host_str().unwrap_or_default();
@@ -41,12 +51,12 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|error| CommandError::Failed(error.to_string()))?;
-        Ok(Self { http, base: parsed.as_str().trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: text(&parsed), shown })
     }
 
-    /// Its address.
-    pub fn base(&self) -> &str {
-        &self.base
+    /// Its address as it may be shown.
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, CommandError> {
@@ -89,14 +99,14 @@ impl Client {
         let problem: Value = response.json().await.unwrap_or_default();
         match (problem["code"].as_str(), problem["detail"].as_str()) {
             (Some(code), Some(detail)) => told(status.as_u16(), code, detail, retry),
-            _ => CommandError::Failed(format!("{} answered {status}, not as an agentic-fleet server does", self.base)),
+            _ => CommandError::Failed(format!("{} answered {status}, not as an agentic-fleet server does", self.shown)),
         }
     }
 
     async fn json(&self, response: Response) -> Result<Value, CommandError> {
         response.json().await.map_err(|error| {
             if error.is_decode() {
-                CommandError::Failed(format!("{} answers, but not as an agentic-fleet server does", self.base))
+                CommandError::Failed(format!("{} answers, but not as an agentic-fleet server does", self.shown))
             } else {
                 self.lost(&error)
             }
@@ -109,7 +119,7 @@ impl Client {
         while let Some(inner) = cause.source() {
             cause = inner;
         }
-        CommandError::Failed(format!("{}: {cause}", self.base))
+        CommandError::Failed(format!("{}: {cause}", self.shown))
     }
 }
 

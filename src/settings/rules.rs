@@ -2,6 +2,8 @@
 //!
 //! Every rule is checked, so that one start shows all contradictions. What a single value must be stands in its type.
 
+use secrecy::ExposeSecret as _;
+
 use super::llm::Provider;
 use super::mcp::McpTransport;
 use super::tree::{Path, path};
@@ -12,8 +14,8 @@ pub(super) struct Contradiction {
     /// The keys it is about, and what is wrong as seen from each. It is shown where the highest layer set one of them;
     /// the others become notes.
     pub(super) sides: Vec<(Path, String)>,
-    /// A variable whose absence is the mistake, and what is wrong with that; shown instead of a side.
-    pub(super) unset: Option<(&'static str, &'static str)>,
+    /// A variable that is the mistake, absent or not, and what is wrong with it; shown instead of a side.
+    pub(super) variable: Option<(&'static str, &'static str)>,
 }
 
 /// Every contradiction in the settings.
@@ -21,6 +23,7 @@ pub(super) fn contradictions(settings: &Settings) -> Vec<Contradiction> {
     let mut found = Found(Vec::new());
     sizes_and_times(settings, &mut found);
     exposure(settings, &mut found);
+    keys(settings, &mut found);
     provider(settings, &mut found);
     mcp(settings, &mut found);
     found.0
@@ -31,7 +34,7 @@ struct Found(Vec<Contradiction>);
 impl Found {
     fn add(&mut self, sides: &[(&str, String)]) {
         let sides = sides.iter().map(|(key, message)| (path(key), message.clone())).collect();
-        self.0.push(Contradiction { sides, unset: None });
+        self.0.push(Contradiction { sides, variable: None });
     }
 
     fn at_most(&mut self, (low, small): (&str, u64), (high, large): (&str, u64)) {
@@ -164,7 +167,18 @@ fn provider(settings: &Settings, found: &mut Found) {
         Provider::Openai | Provider::Auto => return,
     };
     let sides = vec![(path("llm.provider"), String::new()), (path("llm.base_url"), String::new())];
-    found.0.push(Contradiction { sides, unset: Some(("OPENAI_API_KEY", message)) });
+    found.0.push(Contradiction { sides, variable: Some(("OPENAI_API_KEY", message)) });
+}
+
+/// A key travels in a header of HTTP.
+fn keys(settings: &Settings, found: &mut Found) {
+    let secrets = &settings.secrets;
+    let message = "has a character that no header can carry: expected visible ASCII, without spaces and line breaks";
+    for (name, key) in [("OPENAI_API_KEY", &secrets.openai_api_key), ("TAVILY_API_KEY", &secrets.tavily_api_key)] {
+        if key.as_ref().is_some_and(|key| !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())) {
+            found.0.push(Contradiction { sides: Vec::new(), variable: Some((name, message)) });
+        }
+    }
 }
 
 fn mcp(settings: &Settings, found: &mut Found) {

@@ -44,6 +44,13 @@ async fn a_server_that_is_not_there_or_is_another_one_is_named() {
     place
         .local(&["history", "list", "--server", "http://127.0.0.1:1"])
         .failed(1, "http://127.0.0.1:1: Connection refused");
+    for command in [&["history", "list"][..], &["run", "-m", "please"]] {
+        let said = place.local(&[command, &["--server", "http://me:canary@127.0.0.1:1"]].concat());
+        said.failed(1, "http://me:...@127.0.0.1:1: Connection refused");
+    }
+    place
+        .local(&["history", "list", "--server", "http://me:canary@127.0.0.1:1?x"])
+        .failed(2, "--server: `http://me:...@127.0.0.1:1/?x` is no address of a server");
     place
         .local(&["history", "list", "--server", "nonsense"])
         .failed(2, "--server: `nonsense` is no address of a server");

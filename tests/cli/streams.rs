@@ -81,3 +81,21 @@ async fn logs_are_json_lines_or_text_and_never_in_the_way_of_the_answer() {
     let quiet = with("1", "info");
     assert_eq!(quiet.err.lines().filter(turn_ended).count(), 0, "{quiet:?}");
 }
+
+#[tokio::test]
+async fn what_is_no_http_is_answered_and_fills_no_log() {
+    use std::io::Write as _;
+    let mut place = Place::new();
+    let url = place.serve();
+    for garbage in ["\0\0\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"] {
+        let mut socket = std::net::TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+        socket.write_all(garbage.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{garbage:?}: {answer:?}");
+    }
+    place.server().signal("-HUP");
+    place.server().wait_for("settings were read again", 1);
+    let log = place.server().log();
+    assert!(!log.contains("ERROR"), "{log}");
+}

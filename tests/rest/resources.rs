@@ -109,6 +109,28 @@ async fn history_pages_by_cursor_and_can_be_deleted() {
 }
 
 #[actix_web::test]
+async fn no_list_of_sessions_remembers_what_was_deleted() {
+    let app = TestApp::spawn(Script::Answers("hi"), 1);
+    let mut ids = Vec::new();
+    for body in [r#"{"task":"a","conversation_id":"talk"}"#, r#"{"task":"b"}"#, r#"{"task":"c"}"#, r#"{"task":"d"}"#] {
+        let done: Value = app.post("/api/v1/run", body).await.json().await.unwrap();
+        ids.push(done["execution_id"].as_str().unwrap().to_owned());
+    }
+    let steps = [
+        ("/api/v1/conversations/talk".to_owned(), &ids[1..]),
+        (format!("/api/v1/history/{}", ids[1]), &ids[2..]),
+        ("/api/v1/history".to_owned(), &[]),
+    ];
+    for (path, left) in steps {
+        assert_eq!(app.delete(&path).await.status(), 204, "{path}");
+        let listed: Vec<Value> = app.get("/api/v1/sessions").await.json().await.unwrap();
+        let listed: Vec<&str> = listed.iter().rev().map(|session| session["workflow_id"].as_str().unwrap()).collect();
+        assert_eq!(listed, left, "{path}");
+    }
+    assert_eq!(app.get(&format!("/api/v1/sessions/{}", ids[0])).await.status(), 404);
+}
+
+#[actix_web::test]
 async fn a_client_without_a_key_that_leaves_ends_its_run_at_once() {
     let app = TestApp::spawn(Script::Hangs, 1);
     let asked = async {

@@ -87,6 +87,18 @@ fn production_refuses_to_start_without_a_key_and_names_the_variable() {
 }
 
 #[test]
+fn a_key_that_no_header_can_carry_is_refused_by_its_name_and_not_shown() {
+    for name in ["OPENAI_API_KEY", "TAVILY_API_KEY"] {
+        for key in ["canary\nhost: evil", "canary key", "canar\u{fd}"] {
+            let refusal = start().env(name, key).refusal();
+            assert!(refusal.starts_with("1 mistake"), "{refusal}");
+            assert!(refusal.contains(&format!("environment variable {name}: has a character that no")), "{refusal}");
+            assert!(!refusal.contains("canar"), "{refusal}");
+        }
+    }
+}
+
+#[test]
 fn openai_needs_a_key_or_a_base_url() {
     let refusal = start().env("FLEET_LLM__PROVIDER", "openai").refusal();
     assert!(

@@ -97,7 +97,7 @@ impl Run {
             workflow.map_err(|_| CommandError::Failed("the server does not say which run it started".to_owned()))?;
         let shown = deltas == Deltas::Shown;
         let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await;
-        let events = events.map_err(|error| left(&workflow, Some(client.base()), &error.to_string()))?;
+        let events = events.map_err(|error| left(&workflow, Some(client.shown()), &error.to_string()))?;
         let there = There { client: client.clone(), events };
         Ok(Self { workflow, conversation, from: Source::There(Box::new(there)) })
     }
@@ -173,7 +173,7 @@ impl Run {
     pub fn left(&self, why: &str) -> CommandError {
         let server = match &self.from {
             Source::Here(_) => None,
-            Source::There(there) => Some(there.client.base()),
+            Source::There(there) => Some(there.client.shown()),
         };
         left(&self.workflow, server, why)
     }
