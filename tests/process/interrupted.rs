@@ -13,20 +13,27 @@ use crate::process::{client, get, serve_with, simulate};
 
 const GRACE: [(&str, &str); 1] = [("FLEET_SESSIONS__DISCONNECT_GRACE_MS", "1500")];
 
+/// The chat that both tests begin, and come back to.
+const CHAT: &str = "/api/chat/talk/stream?version=2&message=tell+me+more";
+
+/// Begins a chat; its run, once its model is asked. The client goes away.
+async fn chatting(http: &reqwest::Client, url: &str) -> String {
+    let mut chat = http.get(format!("{url}{CHAT}")).send().await.unwrap();
+    let mut shown = String::new();
+    while !shown.contains("step.started") {
+        shown.push_str(&String::from_utf8_lossy(&chat.chunk().await.unwrap().expect("a stream")));
+    }
+    let connected: Value = serde_json::from_str(shown.lines().next().unwrap().trim_start_matches("data: ")).unwrap();
+    connected["workflow_id"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn who_watches_a_run_that_comes_to_rest_as_interrupted_is_told_and_goes_on_with_it_once_it_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let (_model, model) = simulate(dir.path(), 3_000, 0);
     let http = client();
     let (server, url) = serve_with(dir.path(), &model, &GRACE);
-    let chat = format!("{}/api/chat/talk/stream?version=2&message=tell+me+more", url.unwrap());
-    let mut chat = http.get(chat).send().await.unwrap();
-    let mut shown = String::new();
-    while !shown.contains("step.started") {
-        shown.push_str(std::str::from_utf8(&chat.chunk().await.unwrap().expect("a stream")).unwrap());
-    }
-    let connected: Value = serde_json::from_str(shown.lines().next().unwrap().trim_start_matches("data: ")).unwrap();
-    let workflow = connected["workflow_id"].as_str().unwrap().to_owned();
+    let workflow = chatting(&http, &url.unwrap()).await;
     drop(server);
 
     let (_server, url) = serve_with(dir.path(), &model, &GRACE);
@@ -76,14 +83,7 @@ async fn a_client_that_comes_back_within_its_grace_wakes_its_run_and_who_only_wa
     let (_model, model) = simulate(dir.path(), 2_000, 0);
     let http = client();
     let (server, url) = serve_with(dir.path(), &model, &[]);
-    let path = "/api/chat/talk/stream?version=2&message=tell+me+more";
-    let mut chat = http.get(format!("{}{path}", url.unwrap())).send().await.unwrap();
-    let mut shown = String::new();
-    while !shown.contains("step.started") {
-        shown.push_str(std::str::from_utf8(&chat.chunk().await.unwrap().expect("a stream")).unwrap());
-    }
-    let connected: Value = serde_json::from_str(shown.lines().next().unwrap().trim_start_matches("data: ")).unwrap();
-    let workflow = connected["workflow_id"].as_str().unwrap().to_owned();
+    let workflow = chatting(&http, &url.unwrap()).await;
     drop(server);
 
     let (_server, url) = serve_with(dir.path(), &model, &[]);
@@ -93,7 +93,7 @@ async fn a_client_that_comes_back_within_its_grace_wakes_its_run_and_who_only_wa
     v2.send(Message::text(watch.to_string())).await.unwrap();
     next(&mut v2, |event| event["type"] == "step.started").await;
     let mut seen = Seen::default();
-    let chat = format!("{url}{path}");
+    let chat = format!("{url}{CHAT}");
     let (back, watched) = futures_util::future::join(
         read(&http, &chat, Some(0), &mut seen),
         next(&mut v2, |event| event["type"] == "done" || event["type"] == "error"),
