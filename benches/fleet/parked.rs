@@ -1,4 +1,4 @@
-//! Two thousand runs that wait for a person's word in a house of ten places: what they cost in memory, on disk and to the
+//! Ten thousand runs that wait for a person's word in a house of ten places: what they cost in memory, on disk and to the
 //! chats meanwhile, and how fast they go on when they are answered.
 
 use std::path::Path;

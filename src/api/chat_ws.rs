@@ -11,10 +11,8 @@ mod v2;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload, ServiceConfig, get};
 use actix_web::{HttpRequest, HttpResponse};
-use actix_ws::{AggregatedMessageStream, Session};
 
 use self::socket::Socket;
-use super::connections::Connection;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
 use super::wire::Version;
@@ -48,7 +46,11 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         .max_frame_size(server.frame_bytes_max.as_usize())
         .aggregate_continuations()
         .max_continuation_size(server.message_bytes_max.as_usize());
-    actix_web::rt::spawn(serve(Api::clone(&api), session, frames, place, version, full));
+    let socket = Socket::new(api.into_inner(), session, reader::start(frames), place);
+    match full {
+        Some(error) => drop(actix_web::rt::spawn(refuse(socket, error))),
+        None => drop(actix_web::rt::spawn(serve(socket, version))),
+    }
     Ok(response)
 }
 
@@ -61,24 +63,41 @@ fn comes_to_resume(request: &HttpRequest) -> bool {
     request.query_string().split('&').any(|pair| pair == "resume=1")
 }
 
-async fn serve(
-    api: Api,
-    session: Session,
-    frames: AggregatedMessageStream,
-    place: Connection,
-    version: Version,
-    full: Option<ApiError>,
-) {
-    let mut socket = Socket::new(api, session, reader::start(frames), place);
-    let end = match (full, version) {
-        (Some(error), _) => {
-            let patience = socket.api.settings.server.refusal_timeout_ms.duration();
-            let refused = tokio::time::timeout(patience, socket.refuse(&error)).await;
-            refused.unwrap_or(socket::End::Gone)
-        }
-        (None, Version::V1) => v1::serve(&mut socket).await,
-        (None, Version::V2) => v2::serve(&mut socket).await,
+/// A client that waits costs what this future takes. So what is seldom, or is no socket of `fleet.v2`, is boxed.
+async fn serve(mut socket: Socket, version: Version) {
+    let end = match version {
+        Version::V1 => Box::pin(v1::serve(&mut socket)).await,
+        Version::V2 => v2::serve(&mut socket).await,
     };
+    Box::pin(ended(socket, end)).await;
+}
+
+async fn refuse(mut socket: Socket, error: ApiError) {
+    let patience = socket.api.settings.server.refusal_timeout_ms.duration();
+    let refused = tokio::time::timeout(patience, socket.refuse(&error)).await;
+    ended(socket, refused.unwrap_or(socket::End::Gone)).await;
+}
+
+async fn ended(socket: Socket, end: socket::End) {
     tracing::debug!(?end, "a socket ended");
     socket.end(end).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of what a function's future holds.
+    fn future<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Debug builds lay a future out less tightly than the optimised binary, which `scripts/bench footprint` measures.
+    #[test]
+    fn the_tasks_of_an_idle_socket_are_small() {
+        let (serving, reading) = (future(serve), reader::task_bytes());
+        println!("a socket's task takes {serving} bytes, its reader's {reading}");
+        assert!(serving <= 2_048, "{serving}");
+        assert!(reading <= 1_024, "{reading}");
+    }
 }

@@ -235,8 +235,9 @@ impl Simulation {
         let fault =
             asked.or_else(|| self.faults.pick(fastrand::Rng::with_seed(self.seed ^ call.wrapping_mul(MIX)).f64()));
 
-        // Once the conversation has moved on from the message, its wish for a tool is granted.
-        let answered = last_user.is_none_or(|at| at + 1 < request.messages.len());
+        // Once the conversation has moved on from the message, its wish for a tool is granted. A note is no move.
+        let answered =
+            last_user.is_none_or(|at| request.messages[at + 1..].iter().any(|(role, _)| *role != Role::System));
         let tool_calls = if answered { Vec::new() } else { wanted_tools(request, &directives, digest, &mut rng) };
         let length = directives.tokens.or(self.tokens);
         let mut words = match (&directives.say, schema) {

@@ -23,6 +23,12 @@ const APPLICATION_ID: i32 = 0x664c_4574;
 /// Statements that a connection keeps prepared; more than there are.
 const STATEMENTS: usize = 96;
 
+/// Pages that the writer keeps, in KiB: more than a group of appends touches. Nobody else writes, so it loses none to others.
+const WRITER_CACHE_KIB: u32 = 8_192;
+/// Pages that a reader keeps, in KiB. It drops all of them at its first read behind a commit, so more would help nobody but
+/// one long read, and what the allocator gave for that stays with the process. The system keeps the file's pages anyway.
+const READER_CACHE_KIB: u32 = 1_024;
+
 /// The connection that writes. Makes the file, readable by its owner alone, if there is none.
 pub(super) fn open_writer(
     path: &Path,
@@ -42,7 +48,7 @@ pub(super) fn open_writer(
     db.busy_timeout(Duration::from_millis(100)).map_err(explain)?;
     db.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA secure_delete = ON; \
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA cache_size = -16384;"
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA cache_size = -{WRITER_CACHE_KIB};"
     ))
     .map_err(explain)?;
     if let Some(pages) = pages_max {
@@ -59,7 +65,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(explain)?;
     db.busy_timeout(Duration::from_millis(1_000)).map_err(explain)?;
-    db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;").map_err(explain)?;
+    db.execute_batch(&format!("PRAGMA query_only = ON; PRAGMA cache_size = -{READER_CACHE_KIB};")).map_err(explain)?;
     keep_statements(&db).map_err(explain)?;
     let found = check_version(&db, path)?;
     if found < MIGRATIONS.len() {

@@ -95,6 +95,8 @@ fn a_tool_is_called_when_asked_for_or_named_and_only_once() {
     assert_ne!(calls[0].id, calls[1].id);
     assert_eq!(ask(&[(Role::User, "use web_search"), (Role::Assistant, ""), (Role::Tool, "done")]).0, []);
     assert_eq!(ask(&[(Role::User, "hello")]).0, []);
+    let noted = ask(&[(Role::User, "use web_search"), (Role::System, "python is not available")]);
+    assert_eq!(noted.0.len(), 1, "a note behind the message is no answer to it");
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(super) enum Incoming {
 
 impl Incoming {
     /// Whether nothing comes after it.
-    fn is_last(&self) -> bool {
+    pub(super) fn is_last(&self) -> bool {
         match self {
             Self::Closed(_) | Self::Refused(..) | Self::Gone => true,
             Self::Text(_) | Self::Ping(_) | Self::Pong => false,
@@ -50,13 +50,14 @@ impl Incoming {
 }
 
 /// Reads until the client closes, breaks a rule or is gone. Dropping the receiver stops it.
-pub(super) fn start(frames: AggregatedMessageStream) -> mpsc::Receiver<Incoming> {
+pub(super) fn start(frames: AggregatedMessageStream) -> mpsc::Receiver<Box<Incoming>> {
     let (queue, incoming) = mpsc::channel(QUEUE);
     actix_web::rt::spawn(read(frames, queue));
     incoming
 }
 
-async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>) {
+/// What is queued is boxed: the channel has room for 32 from its start, however few may wait in it.
+async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Box<Incoming>>) {
     let mut pace = Pace::new();
     loop {
         let received = tokio::select! {
@@ -66,13 +67,13 @@ async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>
         let incoming = judge(received);
         if pace.keep().await.is_err() {
             let refused = Incoming::Refused(CloseCode::Policy, "too many frames");
-            if queue.send(refused).await.is_ok() {
-                discard(frames, &queue).await;
+            if queue.send(Box::new(refused)).await.is_ok() {
+                Box::pin(discard(frames, &queue)).await;
             }
             return;
         }
         let last = incoming.is_last();
-        if queue.send(incoming).await.is_err() || last {
+        if queue.send(Box::new(incoming)).await.is_err() || last {
             return;
         }
     }
@@ -80,7 +81,7 @@ async fn read(mut frames: AggregatedMessageStream, queue: mpsc::Sender<Incoming>
 
 /// Reads on without looking, until the client is gone or the socket's task is: a connection that is closed with unread
 /// bytes is reset, and its client would not learn why.
-async fn discard(mut frames: AggregatedMessageStream, queue: &mpsc::Sender<Incoming>) {
+async fn discard(mut frames: AggregatedMessageStream, queue: &mpsc::Sender<Box<Incoming>>) {
     loop {
         tokio::select! {
             received = frames.recv() => if judge(received).is_last() { return },
@@ -169,6 +170,15 @@ impl Pace {
         sleep(Duration::from_secs_f64(-self.tokens / RATE)).await;
         Ok(())
     }
+}
+
+/// What a socket's reader holds.
+#[cfg(test)]
+pub(super) fn task_bytes() -> usize {
+    fn future<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    future(read)
 }
 
 #[cfg(test)]

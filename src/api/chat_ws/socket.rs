@@ -5,10 +5,12 @@
 //! Absent on purpose: a queue of frames for slow readers. The log is the queue; the socket reads it as fast as its
 //! client reads the socket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_ws::{CloseCode, CloseReason, Session};
 use fleet_actors::ids::Timestamp;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -62,9 +64,9 @@ pub(super) enum Wake {
 
 /// One socket.
 pub(super) struct Socket {
-    pub(super) api: Api,
+    pub(super) api: Arc<Api>,
     session: Session,
-    incoming: mpsc::Receiver<Incoming>,
+    incoming: mpsc::Receiver<Box<Incoming>>,
     pulse: Pulse,
     place: Connection,
 }
@@ -79,7 +81,12 @@ struct Pulse {
 }
 
 impl Socket {
-    pub(super) fn new(api: Api, session: Session, incoming: mpsc::Receiver<Incoming>, place: Connection) -> Self {
+    pub(super) fn new(
+        api: Arc<Api>,
+        session: Session,
+        incoming: mpsc::Receiver<Box<Incoming>>,
+        place: Connection,
+    ) -> Self {
         let now = Instant::now();
         let server = &api.settings.server;
         let pulse = Pulse {
@@ -101,11 +108,10 @@ impl Socket {
         self.pulse.next_heartbeat = Some(Instant::now() + interval);
     }
 
-    /// Sends an event within the deadline.
-    pub(super) async fn send(&mut self, event: WireEvent) -> Result<(), End> {
+    /// Sends an event within the deadline. What waits holds its text and no longer the event, which is large.
+    pub(super) fn send(&mut self, event: WireEvent) -> impl Future<Output = Result<(), End>> {
         let json = event.encode(&self.api.settings.ui_routing);
-        let within = self.send_timeout();
-        left(timeout(within, self.session.text(json)).await)
+        timeout(self.send_timeout(), self.session.text(json)).map(left)
     }
 
     fn send_timeout(&self) -> Duration {
@@ -149,7 +155,7 @@ impl Socket {
     pub(super) async fn next_event(&mut self) -> SocketEvent {
         let due = self.pulse.next_heartbeat.map_or(self.pulse.next_ping, |beat| beat.min(self.pulse.next_ping));
         tokio::select! {
-            incoming = self.incoming.recv() => SocketEvent::Incoming(incoming.unwrap_or(Incoming::Gone)),
+            incoming = self.incoming.recv() => SocketEvent::Incoming(incoming.map_or(Incoming::Gone, |told| *told)),
             () = sleep_until(due) => SocketEvent::Beat,
             () = self.place.is_to_leave() => SocketEvent::Leave,
         }
@@ -215,10 +221,7 @@ impl Socket {
         let closing = async {
             if self.session.close(reason).await.is_ok() {
                 // Until the client closes too, or its connection is gone.
-                while !matches!(
-                    self.incoming.recv().await,
-                    None | Some(Incoming::Closed(_) | Incoming::Refused(..) | Incoming::Gone)
-                ) {}
+                while self.incoming.recv().await.is_some_and(|incoming| !incoming.is_last()) {}
             }
         };
         let _ = timeout(patience, closing).await;

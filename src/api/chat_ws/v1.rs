@@ -175,7 +175,7 @@ impl Chat {
     }
 
     async fn frame(&mut self, socket: &mut Socket, text: &str) -> Result<(), End> {
-        let (api, workflow) = (socket.api.clone(), self.workflow.clone());
+        let (api, workflow) = (Api::clone(&socket.api), self.workflow.clone());
         match LaterFrame::parse(text) {
             Ok(LaterFrame::Cancel) => self.asks.push(actix_web::rt::spawn(cancel(api, workflow))),
             Ok(LaterFrame::Respond(request, response)) => {
@@ -189,7 +189,7 @@ impl Chat {
     /// The client left, or the socket did. Only a close with 1000 by the client that started the run stops it.
     fn left(&self, socket: &Socket, end: End) -> End {
         if self.started_here && matches!(end, End::Closed(Some(CloseCode::Normal))) {
-            actix_web::rt::spawn(cancel(socket.api.clone(), self.workflow.clone()));
+            actix_web::rt::spawn(cancel(Api::clone(&socket.api), self.workflow.clone()));
         }
         end
     }

@@ -80,20 +80,23 @@ struct Turns {
 }
 
 impl Turns {
+    /// What is sent is sent here alone, so a socket that waits holds one place for it.
     async fn run(mut self, socket: &mut Socket) -> End {
         loop {
-            let stepped = tokio::select! {
-                Some((watched, item)) = self.runs.next() => self.show(socket, watched, item).await,
-                Some(told) = self.asks.next() => self.told(socket, told.unwrap_or(Told::Nothing)).await,
-                Some(told) = self.waking.next() => self.told(socket, told.unwrap_or(Told::Nothing)).await,
+            let event = tokio::select! {
+                Some((watched, item)) = self.runs.next() => self.show(socket, watched, item),
+                Some(told) = self.asks.next() => self.told(socket, told.unwrap_or(Told::Nothing)),
+                Some(told) = self.waking.next() => self.told(socket, told.unwrap_or(Told::Nothing)),
                 event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
-                    Ok(Wake::Frame(text)) => self.frame(socket, &text).await,
-                    Ok(Wake::Quiet) => Ok(()),
-                    Ok(Wake::Leave) => self.leave(socket).await,
-                    Err(end) => Err(end),
+                    Ok(Wake::Frame(text)) => self.frame(socket, &text),
+                    Ok(Wake::Quiet) => None,
+                    Ok(Wake::Leave) => return Box::pin(self.leave(socket)).await,
+                    Err(end) => return end,
                 },
             };
-            if let Err(end) = stepped {
+            if let Some(event) = event
+                && let Err(end) = socket.send(event).await
+            {
                 return end;
             }
             if !self.runs.is_empty() || !self.asks.is_empty() || !self.waking.is_empty() {
@@ -105,13 +108,19 @@ impl Turns {
     }
 
     /// Shows what there is, and ends.
-    async fn leave(&mut self, socket: &mut Socket) -> Result<(), End> {
+    async fn leave(mut self, socket: &mut Socket) -> End {
         while let Some(Some((watched, item))) = self.runs.next().now_or_never() {
-            self.show(socket, watched, item).await?;
+            if let Some(event) = self.show(socket, watched, item)
+                && let Err(end) = socket.send(event).await
+            {
+                return end;
+            }
         }
         let stopping = ApiError::draining();
-        socket.send_error(&stopping).await?;
-        Err(End::of(&stopping))
+        match socket.send_error(&stopping).await {
+            Ok(()) => End::of(&stopping),
+            Err(end) => end,
+        }
     }
 
     fn watch(&mut self, mut watched: Watched) {
@@ -121,41 +130,38 @@ impl Turns {
         }));
     }
 
-    async fn show(
+    fn show(
         &mut self,
-        socket: &mut Socket,
+        socket: &Socket,
         mut watched: Watched,
         item: Result<StreamItem, StoreError>,
-    ) -> Result<(), End> {
+    ) -> Option<WireEvent> {
         let error = match item {
             Ok(StreamItem::Event(event)) => {
                 watched.after = event.seq;
                 let wire = watched.renderer.render(&event);
-                let done = wire.as_ref().is_some_and(|wire| wire.r#type == "done");
-                if !done {
+                if wire.as_ref().is_none_or(|wire| wire.r#type != "done") {
                     self.watch(watched);
                 }
-                return match wire {
-                    Some(wire) => socket.send(wire).await,
-                    None => Ok(()),
-                };
+                return wire;
             }
-            Ok(StreamItem::End) => return Ok(()),
+            Ok(StreamItem::End) => return None,
             Ok(StreamItem::Rests(rest, text)) => ApiError::rests(rest, text),
             Err(error) => error.into(),
         };
         let event = WireEvent::refusal(socket.now(), &error).of_workflow(watched.stream.workflow());
-        socket.send(event.of_request(watched.key)).await
+        Some(event.of_request(watched.key))
     }
 
-    async fn frame(&mut self, socket: &mut Socket, text: &str) -> Result<(), End> {
-        let api = socket.api.clone();
+    /// Begins what a frame asks for; gives what is said at once.
+    fn frame(&mut self, socket: &Socket, text: &str) -> Option<WireEvent> {
+        let api = Api::clone(&socket.api);
         let ask: LocalFuture<'static, Told> = match V2Frame::parse(text) {
             Ok(V2Frame::Send(frame)) if self.is_full() => {
-                return self.failed(socket, &too_many_runs(), frame.run.key).await;
+                return Some(failed(socket, &too_many_runs(), frame.run.key));
             }
             Ok(V2Frame::Resume(_) | V2Frame::Watch { .. }) if self.is_full() => {
-                return self.failed(socket, &too_many_runs(), None).await;
+                return Some(failed(socket, &too_many_runs(), None));
             }
             Ok(V2Frame::Send(frame)) => Box::pin(send(api, *frame)),
             Ok(V2Frame::Resume(frame)) => Box::pin(resume(api, *frame)),
@@ -167,50 +173,47 @@ impl Turns {
             Ok(V2Frame::Respond(workflow, request, response)) => {
                 Box::pin(async move { settled(api.answer(&workflow, &request, response).await) })
             }
-            Ok(V2Frame::Ping) => {
-                let pong = WireEvent::pong(socket.now());
-                return socket.send(pong).await;
-            }
-            Err((error, key)) => return self.failed(socket, &error, key).await,
+            Ok(V2Frame::Ping) => return Some(WireEvent::pong(socket.now())),
+            Err((error, key)) => return Some(failed(socket, &error, key)),
         };
         self.asks.push(actix_web::rt::spawn(ask));
-        Ok(())
+        None
     }
 
     fn is_full(&self) -> bool {
         self.runs.len() + self.waking.len() + self.asks.len() >= RUNS
     }
 
-    async fn failed(&self, socket: &mut Socket, error: &ApiError, key: Option<String>) -> Result<(), End> {
-        let event = WireEvent::refusal(socket.now(), error).of_request(key);
-        socket.send(event).await
-    }
-
-    async fn told(&mut self, socket: &mut Socket, told: Told) -> Result<(), End> {
+    /// Takes what a frame came to; gives what its client is told of it, before anything of the run.
+    fn told(&mut self, socket: &Socket, told: Told) -> Option<WireEvent> {
         match told {
-            Told::Nothing => Ok(()),
-            Told::Failed(error, key) => self.failed(socket, &error, key).await,
+            Told::Nothing => None,
+            Told::Failed(error, key) => Some(failed(socket, &error, key)),
             Told::Woken(watched) => {
                 self.watch(*watched);
-                Ok(())
+                None
             }
             Told::Opened(opening) => {
                 let Opening { stream, conversation, how, listed, wish } = *opening;
                 let workflow = stream.workflow().clone();
                 let hello = connected(&socket.api, &workflow, conversation, how, listed);
-                socket.send(hello.of_request(wish.key.clone())).await?;
+                let hello = hello.of_request(wish.key.clone());
                 let renderer = Renderer::new(Version::V2, &workflow, wish.deltas);
                 let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
                 if how == How::Resting && wish.wakes {
-                    let waking = wake(socket.api.clone(), watched, wish.effort);
+                    let waking = wake(Api::clone(&socket.api), watched, wish.effort);
                     self.waking.push(actix_web::rt::spawn(waking));
                 } else {
                     self.watch(watched);
                 }
-                Ok(())
+                Some(hello)
             }
         }
     }
+}
+
+fn failed(socket: &Socket, error: &ApiError, key: Option<String>) -> WireEvent {
+    WireEvent::refusal(socket.now(), error).of_request(key)
 }
 
 fn too_many_runs() -> ApiError {
