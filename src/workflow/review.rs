@@ -11,6 +11,9 @@ use super::routing::repaired;
 use super::rules::OnExpiry;
 use crate::prompts::signatures::Routing;
 
+/// The code of a plan that a person does not want.
+pub(super) const PLAN_REJECTED: &str = "plan_rejected";
+
 /// The plan as a person wants it, if one is to see it first.
 pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> StepResult<Plan> {
     if !fleet.rules().plan_review {
@@ -47,7 +50,7 @@ pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> 
             let text = expired(fleet, "the review of the plan")?;
             return match fleet.config.approvals.on_expiry {
                 OnExpiry::Continue => Ok(plan),
-                OnExpiry::Reject | OnExpiry::Fail => Err(Failure::new("plan_rejected", text)),
+                OnExpiry::Reject | OnExpiry::Fail => Err(Failure::new(PLAN_REJECTED, text)),
             };
         }
     };
@@ -55,10 +58,10 @@ pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> 
         Some(word @ ("approve" | "edit")) => match answer.get("plan") {
             Some(changes) => Ok(changed(turn, fleet, &plan, changes)),
             None if word == "approve" => Ok(plan),
-            None => Err(Failure::new("plan_rejected", "a person wanted another plan and gave none")),
+            None => Err(Failure::new(PLAN_REJECTED, "a person wanted another plan and gave none")),
         },
-        Some(_) => Err(Failure::new("plan_rejected", format!("a person rejected the plan{}", reason(&answer)))),
-        None => Err(Failure::new("plan_rejected", "the answer to the plan could not be read as a yes")),
+        Some(_) => Err(Failure::new(PLAN_REJECTED, format!("a person rejected the plan{}", reason(&answer)))),
+        None => Err(Failure::new(PLAN_REJECTED, "the answer to the plan could not be read as a yes")),
     }
 }
 
