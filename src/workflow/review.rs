@@ -4,7 +4,7 @@ use fleet_actors::event::{Answer, Failure};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde_json::{Value, json};
 
-use super::agent::{decision, expired, reason, word_schema};
+use super::agent::{approves_other, decision, expired, reason, word_schema};
 use super::fleet::Fleet;
 use super::plan::Plan;
 use super::routing::repaired;
@@ -43,7 +43,7 @@ pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> 
         "reasoning": plan.reasoning,
     });
     let answer_schema = Some(word_schema("plan", &edited));
-    let ask = HumanRequest { answer_schema, ..fleet.config.question("plan_review", request) };
+    let ask = HumanRequest { answer_schema, ..fleet.config.question("plan_review", request.clone()) };
     let answer = match turn.ask_human("plan_review", ask).await.answer {
         Answer::Given(answer) => answer,
         Answer::Expired => {
@@ -55,9 +55,12 @@ pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> 
         }
     };
     match decision(&answer) {
-        Some(word @ ("approve" | "edit")) => match answer.get("plan") {
+        Some("approve") if approves_other("plan", &request, &answer) => {
+            Err(Failure::new(PLAN_REJECTED, "what a person approved is not the plan that was shown"))
+        }
+        Some("approve") => Ok(plan),
+        Some("edit") => match answer.get("plan") {
             Some(changes) => Ok(changed(turn, fleet, &plan, changes)),
-            None if word == "approve" => Ok(plan),
             None => Err(Failure::new(PLAN_REJECTED, "a person wanted another plan and gave none")),
         },
         Some(_) => Err(Failure::new(PLAN_REJECTED, format!("a person rejected the plan{}", reason(&answer)))),
