@@ -43,8 +43,12 @@ async fn stream(
     origin::admit(&request, &api.settings.server)?;
     let place = api.connections.take()?;
     let conversation = conversation_id(&path)?;
-    let run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };
+    let mut run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };
     let mut wish = wish(&query)?;
+    // Version 1 has no mode, and a page of it may have a field of its own by that name.
+    if wish.version == Version::V2 {
+        run.mode = query.get("mode").filter(|mode| !mode.is_empty()).cloned();
+    }
     if let Some(after) = last_event_id(&request)? {
         wish.after = after;
         let row = api.asked_before(&conversation, run.key.as_deref(), &run.message).await?;

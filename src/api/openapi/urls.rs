@@ -153,6 +153,7 @@ pub const URLS: &[Url] = &[
                 "whether the run's positions are listed as checkpoints, true or false; `sessions.enable_checkpointing` when left out",
             ),
             Param::query("client_message_id", "asking again with the same one joins the first run"),
+            Param::query("mode", "who works, and how; with `version=2`"),
             VERSION,
             STREAM,
             LAST_ID,
