@@ -120,3 +120,29 @@ impl Turn {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::{LocalFuture, Role, RunOutput, TaskInput};
+    use crate::testing::script::Script;
+    use crate::turn::StepResult;
+
+    fn reads<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
+        Box::pin(async move {
+            let limit = Duration::from_secs(1);
+            let said = turn.timeout("in time", limit, async |turn| Ok(turn.conversation(8).await.len())).await?;
+            Ok(RunOutput { text: said.to_string(), ..RunOutput::default() })
+        })
+    }
+
+    #[test]
+    fn a_branch_that_found_no_conversation_is_replayed_like_one_that_found_some() {
+        let alone = Script::new(reads, "q", Value::Null).run();
+        assert_eq!(alone.result().text, "0");
+        alone.replay();
+        let spoken = Script::new(reads, "q", Value::Null).said(Role::User, "hello").run();
+        assert_eq!(spoken.result().text, "1");
+        spoken.replay();
+    }
+}

@@ -27,6 +27,8 @@ impl Turn {
             Some(Found::Recorded(_) | Found::Fresh { .. } | Found::Restarted { .. }) => {
                 let until = run.now().before(lost).after(duration);
                 run.push(&path, Record::TimerSet { until, input }, None);
+                // Nothing else may be written for as long as it waits, and a restart must find its end.
+                run.want_flush();
                 until
             }
         };
@@ -36,5 +38,35 @@ impl Turn {
         tokio::time::sleep(left).await;
         run.set_waiting(&path, None);
         run.push(&path, Record::TimerFired, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::ports::{LocalFuture, RunOutput, TaskInput};
+    use crate::testing::script::Script;
+    use crate::turn::StepResult;
+
+    fn sleeps<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
+        Box::pin(async move {
+            turn.sleep("a while", Duration::from_secs(1)).await;
+            Ok(RunOutput::default())
+        })
+    }
+
+    #[test]
+    fn the_end_of_a_sleep_is_durable_while_it_lasts() {
+        let ran = Script::new(sleeps, "sleep", Value::Null).run();
+        let at = |found: fn(&Record) -> bool| {
+            let entry = ran.records.iter().find(|entry| found(&entry.record));
+            entry.expect("both are in the journal").position
+        };
+        let set = at(|record| matches!(record, Record::TimerSet { .. }));
+        let fired = at(|record| matches!(record, Record::TimerFired));
+        assert!(ran.appends.iter().any(|end| (set..fired).contains(end)), "{:?}", ran.appends);
+        ran.replay();
     }
 }

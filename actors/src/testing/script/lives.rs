@@ -1,5 +1,6 @@
 //! The lives of a scripted run, one after the other, each driven as a supervisor would.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use super::clock::{BEGINNING, PausedClock};
 use super::human::Human;
 use super::{Ran, Script, made, run_id};
-use crate::ids::{Epoch, Seq};
+use crate::ids::{Epoch, Position, Seq};
 use crate::journal::{Past, StepState};
 use crate::ports::{Append, Clock, LocalFuture, Outcome, Store, StoreError, StoreWrite, Written};
 use crate::stream::{Logs, Watcher};
@@ -24,20 +25,20 @@ impl Script {
         let store = MemoryStore::new(clock.clone());
         self.write_history(&store, clock.now()).await;
         let began = Instant::now();
-        self.lives(&store, &clock).await;
-        self.ran(&store, began.elapsed()).await
+        let appends = self.lives(&store, &clock).await;
+        self.ran(&store, appends, began.elapsed()).await
     }
 
-    /// Life after life until the run is over.
-    pub(super) async fn lives(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) {
+    /// Life after life until the run is over; where each of their appends ended.
+    pub(super) async fn lives(&self, store: &MemoryStore, clock: &Arc<dyn Clock>) -> Vec<Position> {
         let workflow = run_id();
-        let writer = Rc::new(StoreWriter(store.clone()));
+        let writer = Rc::new(StoreWriter { store: store.clone(), appends: RefCell::default() });
         for _ in 0..64 {
             let records = read_records(store, &workflow).await.unwrap_or_else(|error| panic!("{error}"));
             let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
             let end = self.life(past, records.is_empty(), store, clock.clone(), writer.clone()).await;
             match end {
-                LifeEnd::Ended(_) => return,
+                LifeEnd::Ended(_) => return writer.appends.take(),
                 LifeEnd::Parked => {
                     let row = store.workflow(&workflow).await.ok().flatten();
                     let wake_at = row.and_then(|row| row.wake_at).unwrap_or_else(|| panic!("it parked for ever"));
@@ -108,11 +109,15 @@ impl Script {
     }
 }
 
-struct StoreWriter(MemoryStore);
+struct StoreWriter {
+    store: MemoryStore,
+    appends: RefCell<Vec<Position>>,
+}
 
 impl Writer for StoreWriter {
     fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
-        let store = self.0.clone();
+        self.appends.borrow_mut().extend(append.records.last().map(|row| row.position));
+        let store = self.store.clone();
         Box::pin(async move {
             let outcome = store.commit(vec![append]).await?.pop();
             outcome.ok_or_else(|| StoreError::Unavailable("no outcome".to_owned()))
@@ -120,7 +125,7 @@ impl Writer for StoreWriter {
     }
 
     fn write(&self, write: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>> {
-        let store = self.0.clone();
+        let store = self.store.clone();
         Box::pin(async move { store.write(write).await })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::clock::{BEGINNING, PausedClock, paused};
 use super::{Script, run_id};
 use crate::event::{EventBody, LogEvent, RunOutcome};
-use crate::ids::{Seq, Timestamp};
+use crate::ids::{Position, Seq, Timestamp};
 use crate::journal::{Past, Positioned, Record};
 use crate::meter::Totals;
 use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, StoreError, ToolCall};
@@ -24,6 +24,8 @@ pub struct Ran {
     pub history: HistoryRow,
     /// Its journal.
     pub records: Vec<Positioned>,
+    /// The position at which each of its appends ended, in order.
+    pub appends: Vec<Position>,
     /// The runs it left behind.
     pub children: Vec<ChildRun>,
     /// Every call of a model, in order.
@@ -116,7 +118,7 @@ impl Ran {
             if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
                 script.write_journal(&store, &kept, clock.now()).await;
             }
-            script.lives(&store.restarted(), &clock).await;
+            drop(script.lives(&store.restarted(), &clock).await);
             let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
             let events = stored_events(&store, &run_id(), Seq(0)).await.unwrap_or_else(|error| panic!("{error}"));
             (history.unwrap_or_else(|| panic!("the lives left no history")), events)
@@ -127,7 +129,7 @@ impl Ran {
 
 impl Script {
     /// What is left of the run when it is over.
-    pub(super) async fn ran(self, store: &MemoryStore, took: Duration) -> Ran {
+    pub(super) async fn ran(self, store: &MemoryStore, appends: Vec<Position>, took: Duration) -> Ran {
         let workflow = &run_id();
         let broken = |error: StoreError| -> ! { panic!("{error}") };
         let events = stored_events(store, workflow, Seq(0)).await.unwrap_or_else(|error| broken(error));
@@ -144,7 +146,7 @@ impl Script {
             children.push(ChildRun { name: row.made.name, version: row.made.version, input });
         }
         let used = self.ports.meter.totals();
-        Ran { events, history, records, children, model_calls, tool_calls, used, took, script: self }
+        Ran { events, history, records, appends, children, model_calls, tool_calls, used, took, script: self }
     }
 }
 
