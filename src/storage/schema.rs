@@ -53,6 +53,17 @@ pub(super) fn open_writer(
     Ok(db)
 }
 
+/// A connection that moves the log into the database, and writes nothing else.
+pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(explain)?;
+    // It needs no page but the one it moves, and must not move more when it goes.
+    db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 16;").map_err(explain)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
+    Ok(db)
+}
+
 /// A connection that reads.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let explain = |error: rusqlite::Error| explain(path, error);
