@@ -146,7 +146,8 @@ impl SqliteStore {
         let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
         let opening = schema::next_opening(&db).map_err(explain)?;
         let gate = Arc::new(Gate::default());
-        let wal = Wal::new(&mut db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
+        let wal =
+            Wal::new(&mut db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(db, wal, reserve, clock, opening, options.group);

@@ -15,7 +15,8 @@ use super::fault::Fault;
 use crate::settings::Durability;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// `fLEt`: tells our files from other databases.
 const APPLICATION_ID: i32 = 0x664c_4574;

@@ -69,12 +69,7 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    pub fn new(
-        db: &mut Connection,
-        options: &SqliteOptions,
-        gate: Arc<Gate>,
-        mover: Mover,
-    ) -> rusqlite::Result<Self> {
+    pub fn new(db: &mut Connection, options: &SqliteOptions, gate: Arc<Gate>, mover: Mover) -> rusqlite::Result<Self> {
         let pages = Arc::new(AtomicU32::new(0));
         let told = pages.clone();
         db.wal_hook(Some(move |_: &mut _, pages: std::ffi::c_int| {
