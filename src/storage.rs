@@ -15,6 +15,7 @@ mod history;
 mod journal;
 mod lists;
 mod lock;
+mod mover;
 mod options;
 mod readers;
 mod record;
@@ -46,6 +47,7 @@ pub use options::SqliteOptions;
 
 use self::fault::Fault;
 use self::journal::Page;
+use self::mover::Mover;
 use self::readers::Readers;
 use self::reserve::Reserve;
 use self::wal::{Gate, Wal};
@@ -144,7 +146,8 @@ impl SqliteStore {
         let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
         let opening = schema::next_opening(&db).map_err(explain)?;
         let gate = Arc::new(Gate::default());
-        let wal = Wal::new(&mut db, options, gate.clone()).map_err(|e| explain(e.into()))?;
+        let wal =
+            Wal::new(&mut db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(db, wal, reserve, clock, opening, options.group);

@@ -53,8 +53,8 @@ pub(super) fn adoptable(db: &Connection, opening: i64, now: Timestamp, max: u32)
         db,
         &format!(
             "{WORKFLOW} WHERE w.hidden = 0 AND w.child_of IS NULL AND w.num IN (\
-             SELECT num FROM lives WHERE state = 'running' AND opening < ?1 \
-             UNION SELECT num FROM lives WHERE state = 'running' AND opening > ?1 \
+             SELECT num FROM lives WHERE state = 'running' AND ended_at IS NULL AND opening < ?1 \
+             UNION SELECT num FROM lives WHERE state = 'running' AND ended_at IS NULL AND opening > ?1 \
              UNION SELECT num FROM lives WHERE state = 'parked' AND wake_at <= ?2 \
              UNION SELECT num FROM lives WHERE state = 'parked' AND num IN (SELECT workflow FROM inbox)) \
              ORDER BY w.created_at, w.id LIMIT ?3"

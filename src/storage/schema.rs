@@ -15,7 +15,8 @@ use super::fault::Fault;
 use crate::settings::Durability;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// `fLEt`: tells our files from other databases.
 const APPLICATION_ID: i32 = 0x664c_4574;
@@ -50,6 +51,17 @@ pub(super) fn open_writer(
     }
     keep_statements(&db).map_err(explain)?;
     migrate(&mut db, path)?;
+    Ok(db)
+}
+
+/// A connection that moves the log into the database, and writes nothing else.
+pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(explain)?;
+    // It needs no page but the one it moves, and must not move more when it goes.
+    db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 16;").map_err(explain)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
     Ok(db)
 }
 

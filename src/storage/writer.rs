@@ -267,9 +267,12 @@ impl Writer {
             self.wal.want_truncate();
             self.housekeep(Wal::when_idle);
         }
-        if self.failed.is_some() {
+        let Self { db, wal, failed, .. } = self;
+        // The last connection to close removes the log.
+        drop(wal);
+        if failed.is_some() {
             // Closing would checkpoint pages that may be lost.
-            std::mem::forget(self.db);
+            std::mem::forget(db);
         }
     }
 }
