@@ -91,7 +91,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_full_disk_refuses_new_work_reads_go_on_and_room_heals_it_without_a_restart() {
+async fn a_full_disk_refuses_new_work_reads_go_on_room_heals_it_without_a_restart_and_the_log_tells_of_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = Disk::mount(&dir.path().join(".var"), "40m") else {
         println!("NOT RUN: this user may not mount a file system");
@@ -146,5 +146,15 @@ async fn a_full_disk_refuses_new_work_reads_go_on_and_room_heals_it_without_a_re
     }
     println!("{} refused, the slowest in {slowest:?}; healed after {:?}", refused.len(), freed.elapsed());
     assert!(server.ended(Duration::ZERO).await.is_none(), "it is the same process");
+    let told = |word: &str| log(dir.path()).lines().filter(|line| line.contains(word)).count();
+    let stuck = "the write-ahead log cannot be moved";
+    for word in ["the store is full", stuck, "no room for the reserve", "the history export is behind"] {
+        assert!(told(word) <= 1, "{word}: {}", log(dir.path()));
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    while told("the write-ahead log is moved into the database again") < told(stuck) {
+        assert!(Instant::now() < end, "nothing says that it is over: {}", log(dir.path()));
+        tokio::time::sleep(Duration::from_millis(20)).await; // allow-sleep: polls a condition under a deadline
+    }
     drop(server);
 }
