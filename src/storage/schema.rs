@@ -4,11 +4,13 @@
 //! Absent on purpose: a way back. A file that a newer binary wrote is refused.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fleet_actors::ports::StoreError;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::OpenError;
 use super::fault::Fault;
@@ -29,7 +31,10 @@ pub(super) fn open_writer(
     durability: Durability,
     pages_max: Option<u32>,
 ) -> Result<Connection, OpenError> {
-    create(path).map_err(|error| OpenError::Io { path: path.into(), error })?;
+    create(path).map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull => OpenError::Store { path: path.into(), error: StoreError::Full },
+        _ => OpenError::Refused { path: path.into(), why: format!("{error}; let this user make it") },
+    })?;
     let explain = |error: rusqlite::Error| explain(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags).map_err(explain)?;
@@ -76,7 +81,7 @@ fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn create(path: &Path) -> std::io::Result<()> {
+fn create(path: &Path) -> io::Result<()> {
     let Some(dir) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(dir)?;
     let mut options = OpenOptions::new();
@@ -86,7 +91,7 @@ fn create(path: &Path) -> std::io::Result<()> {
     match options.open(path) {
         // SQLite syncs the directory for the log, not for the database itself.
         Ok(_) => super::sync_dir(dir),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -121,7 +126,42 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
-    OpenError::Store { path: path.into(), error: Fault::from(error).0 }
+    let code = error.sqlite_error_code();
+    match explain_fault(path, Fault::from(error)) {
+        OpenError::Store { path, error } if matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {
+            OpenError::Alone { path, error }
+        }
+        explained => explained,
+    }
+}
+
+/// SQLite does not say which of its files it cannot use, and not why.
+pub(super) fn explain_fault(path: &Path, Fault(error): Fault) -> OpenError {
+    let refused = match &error {
+        StoreError::Unavailable(_) => ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix)),
+        StoreError::Full | StoreError::Damaged(_) | StoreError::Failed(_) => None,
+    };
+    refused.unwrap_or_else(|| OpenError::Store { path: path.into(), error })
+}
+
+/// Whether the system refuses a file that is there.
+fn refused(database: &Path, suffix: &str) -> Option<OpenError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    let path = PathBuf::from(path);
+    // Never opened otherwise: a pipe would wait for its other end.
+    let why = match path.metadata() {
+        Ok(there) if !there.is_file() => Some("it is not a file; move it away".to_owned()),
+        Ok(_) => match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
+                Some(format!("{error}; let this user read and write it"))
+            }
+            Ok(_) | Err(_) => None,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{error}; let this user reach it")),
+    };
+    why.map(|why| OpenError::Refused { path, why })
 }
 
 /// Takes the next number of an opening of this store.

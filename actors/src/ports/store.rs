@@ -316,6 +316,8 @@ pub trait Store: Send + Sync {
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;
     /// Open questions, the longest waiting first.
     fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>>;
+    /// The runs that have asked this question, which may be closed, newest first. A fork asks again what it shares.
+    fn askers(&self, request: &RequestId) -> SendFuture<'_, Result<Vec<WorkflowId>, StoreError>>;
     /// The run a request key started.
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>>;
 
