@@ -340,9 +340,10 @@ fn list((page, next): (Value, Option<String>)) -> Result<Page, CommandError> {
 fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     let file = settings.storage.database_file();
     if let Err(error) = file.metadata() {
-        let why = match error.kind() {
-            ErrorKind::NotFound => "there is no such database; nothing ran in this data directory yet".to_owned(),
-            _ => format!("{error}; correct the path, or let this user read there"),
+        let why = if error.kind() == ErrorKind::NotFound {
+            "there is no such database; nothing ran in this data directory yet".to_owned()
+        } else {
+            format!("{error}; correct the path, or let this user read there")
         };
         return Err(CommandError::Failed(format!("{}: {why}", file.display())));
     }

@@ -31,9 +31,13 @@ pub(super) fn open_writer(
     durability: Durability,
     pages_max: Option<u32>,
 ) -> Result<Connection, OpenError> {
-    create(path).map_err(|error| match error.kind() {
-        io::ErrorKind::StorageFull => OpenError::Store { path: path.into(), error: StoreError::Full },
-        _ => OpenError::Refused { path: path.into(), why: format!("{error}; let this user make it") },
+    create(path).map_err(|error| {
+        let path = path.into();
+        if error.kind() == io::ErrorKind::StorageFull {
+            OpenError::Store { path, error: StoreError::Full }
+        } else {
+            OpenError::Refused { path, why: format!("{error}; let this user make it") }
+        }
     })?;
     let explain = |error: rusqlite::Error| explain(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -126,22 +130,24 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
-    let code = error.sqlite_error_code();
-    match explain_fault(path, Fault::from(error)) {
-        OpenError::Store { path, error } if matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {
-            OpenError::Alone { path, error }
-        }
-        explained => explained,
+    let alone = matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+    let fault = Fault::from(error);
+    if alone && refusal(path, &fault).is_none() {
+        return OpenError::Alone { path: path.into(), error: fault.0 };
     }
+    explain_fault(path, fault)
+}
+
+pub(super) fn explain_fault(path: &Path, fault: Fault) -> OpenError {
+    refusal(path, &fault).unwrap_or_else(|| OpenError::Store { path: path.into(), error: fault.0 })
 }
 
 /// SQLite does not say which of its files it cannot use, and not why.
-pub(super) fn explain_fault(path: &Path, Fault(error): Fault) -> OpenError {
-    let refused = match &error {
+fn refusal(path: &Path, fault: &Fault) -> Option<OpenError> {
+    match &fault.0 {
         StoreError::Unavailable(_) => ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix)),
         StoreError::Full | StoreError::Damaged(_) | StoreError::Failed(_) => None,
-    };
-    refused.unwrap_or_else(|| OpenError::Store { path: path.into(), error })
+    }
 }
 
 /// Whether the system refuses a file that is there.

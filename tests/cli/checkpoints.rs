@@ -136,7 +136,7 @@ async fn a_run_whose_process_was_killed_is_listed_as_interrupted_and_one_whose_p
         let (data, looked, served) = (place.dir.path().join(".var"), looked.clone(), served.clone());
         move || {
             while !served.load(Ordering::SeqCst) {
-                DataDirLock::is_held(&data);
+                let _ = DataDirLock::is_held(&data);
                 looked.fetch_add(1, Ordering::SeqCst);
             }
         }
