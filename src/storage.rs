@@ -124,7 +124,7 @@ pub enum OpenError {
 fn cure(error: &StoreError) -> &'static str {
     match error {
         StoreError::Full => "; free space there, or name another directory with --data-dir",
-        StoreError::Damaged(_) | StoreError::Failed(_) | StoreError::Unavailable(_) => "",
+        StoreError::Unwritable(_) | StoreError::Damaged(_) | StoreError::Failed(_) | StoreError::Unavailable(_) => "",
     }
 }
 

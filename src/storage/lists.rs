@@ -18,7 +18,9 @@ pub(super) fn workflow(db: &Connection, id: &WorkflowId) -> Result<Option<Workfl
     let found = find.query_row([id.as_str()], columns::workflow).optional();
     found.map_err(|error| match Fault::from(error) {
         Fault(StoreError::Damaged(what)) => Fault::damaged(format!("workflow {id}: {what}")),
-        fault @ Fault(StoreError::Full | StoreError::Failed(_) | StoreError::Unavailable(_)) => fault,
+        fault @ Fault(
+            StoreError::Full | StoreError::Unwritable(_) | StoreError::Failed(_) | StoreError::Unavailable(_),
+        ) => fault,
     })
 }
 

@@ -145,7 +145,9 @@ pub(super) fn explain_fault(path: &Path, fault: Fault) -> OpenError {
 /// SQLite does not say which of its files it cannot use, and not why.
 fn refusal(path: &Path, fault: &Fault) -> Option<OpenError> {
     match &fault.0 {
-        StoreError::Unavailable(_) => ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix)),
+        StoreError::Unavailable(_) | StoreError::Unwritable(_) => {
+            ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix))
+        }
         StoreError::Full | StoreError::Damaged(_) | StoreError::Failed(_) => None,
     }
 }

@@ -430,7 +430,7 @@ impl Life {
             }
             Err(error @ (StoreError::Failed(_) | StoreError::Damaged(_))) => self.give_up(error),
             // A start that nobody has been told of is refused at once: a full disk may stay full for long.
-            Err(StoreError::Full) if self.started.borrow().is_some() => self.give_up(StoreError::Full),
+            Err(error) if error.refuses_writes() && self.started.borrow().is_some() => self.give_up(error),
             Err(error) if in_flight.since.elapsed() >= self.run.limits.storage_patience => self.give_up(error),
             Err(error) => {
                 if in_flight.tries == 1 {
