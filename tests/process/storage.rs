@@ -70,7 +70,8 @@ async fn a_disk_that_refuses_writes_refuses_new_work_at_once_reads_go_on_and_it_
     }
     let (_model, model) = simulate(dir.path(), 0, 0);
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(dir.path().join(".var/fleet.db-wal"));
+    // The process that is started is the server, and ends with its guard; who injects is apart.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(dir.path().join(".var/fleet.db-wal"));
     // Some runs get through before, and some tries are needed until one gets through again.
     command.args(["-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EROFS:when=150..170"]);
     command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
