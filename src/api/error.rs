@@ -168,7 +168,7 @@ impl From<StoreError> for ApiError {
             StoreError::Damaged(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage_damaged", "what is stored of it is damaged")
             }
-            StoreError::Full | StoreError::Failed(_) | StoreError::Unavailable(_) => {
+            StoreError::Full | StoreError::Unwritable(_) | StoreError::Failed(_) | StoreError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", error.to_string()).retry_after(5)
             }
         }
