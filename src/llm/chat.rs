@@ -120,7 +120,7 @@ pub(super) fn event(
         return Ok(Flow::Done);
     }
     let chunk = parse(data, depth_max)?;
-    refuse_error(&chunk, key)?;
+    Fault::refuse_reported(&chunk, key)?;
     head(&chunk, answer);
     let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
     for choice in choices.filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0) {
@@ -142,7 +142,7 @@ pub(super) fn whole(
     key: Option<&SecretString>,
 ) -> Result<(), Fault> {
     let body = parse(body, depth_max)?;
-    refuse_error(&body, key)?;
+    Fault::refuse_reported(&body, key)?;
     head(&body, answer);
     let Some(choice) = body.pointer("/choices/0") else {
         return Err(Fault::malformed("the provider's answer holds no choice"));
@@ -152,13 +152,6 @@ pub(super) fn whole(
     }
     answer.finish(choice.get("finish_reason").and_then(Value::as_str).map_or(FinishReason::Stop, finish_reason));
     Ok(())
-}
-
-fn refuse_error(body: &Value, key: Option<&SecretString>) -> Result<(), Fault> {
-    match body.get("error") {
-        None | Some(Value::Null) => Ok(()),
-        Some(error) => Err(Fault::reported(error, key)),
-    }
 }
 
 fn head(body: &Value, answer: &mut Answer<'_>) {
