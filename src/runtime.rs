@@ -368,6 +368,7 @@ fn llm_config(settings: &Settings) -> LlmConfig {
         model: llm.model.as_str().to_owned(),
         connect_timeout: llm.connect_timeout_ms.duration(),
         silence_timeout: llm.stream_idle_timeout_ms.duration(),
+        idle_timeout: llm.connection_idle_timeout_ms.duration(),
         models,
         ..LlmConfig::default()
     };

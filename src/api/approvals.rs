@@ -1,7 +1,7 @@
 //! Open questions to humans, over all runs: listed, and answered whether or not the run's first client is still there.
 //!
-//! Every door answers through [`Api::answer`], so an answer that does not fit its question's schema is refused everywhere and the
-//! question stays open. The first committed answer wins.
+//! Every door answers through [`Api::answer`], so an answer that does not fit its question's schema, or that approves something
+//! else than was asked, is refused everywhere and the question stays open. The first committed answer wins.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::query::Params;
 use super::rejoin::answered;
 use crate::arguments;
+use crate::workflow::approves_other;
 
 /// `GET /approvals`: the longest waiting first; `workflow_id`, `conversation_id`, `request_id`, `request_type`, `limit`, `offset`.
 ///
@@ -46,7 +47,7 @@ impl Api {
     /// Answers a question of a run, live or not. A parked run goes on by itself.
     ///
     /// # Errors
-    /// 404 `request_unknown`, 409 `request_closed`, 422 `answer_invalid` when it does not fit the question's schema.
+    /// 404 `request_unknown`, 409 `request_closed`, 422 `answer_invalid` when it does not fit the question.
     pub async fn answer(&self, workflow: &WorkflowId, request: &RequestId, response: Value) -> Result<(), ApiError> {
         let (workflow_filter, request_filter) = (Some(workflow.clone()), Some(request.clone()));
         let filter = QuestionFilter {
@@ -57,8 +58,15 @@ impl Api {
         };
         let asked = self.sessions.store().questions(filter).await?;
         // One that is not open any more is told so by the writer, which alone knows.
-        if let Some(schema) = asked.first().and_then(|row| row.question.answer_schema.as_ref()) {
-            fits(schema, &response)?;
+        if let Some(QuestionRow { question, .. }) = asked.first() {
+            question.answer_schema.as_ref().map_or(Ok(()), |schema| fits(schema, &response))?;
+            if let Some(field) = approves_other(&question.request_type, &question.request, &response) {
+                let text = format!(
+                    "an approval is for exactly what was asked; to have it otherwise, answer with \
+                     {{\"decision\": \"edit\", \"{field}\": ...}}"
+                );
+                return Err(misfit(format!("response/{field}"), text));
+            }
         }
         let posted = self.sessions.answer(workflow, request, response).await;
         posted.map_err(|error| self.refusal(error)).and_then(answered)
@@ -101,12 +109,16 @@ fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {
                 Some(hint) => format!("{error}: {hint}"),
                 None => error.to_string(),
             };
-            let mut refusal = ApiError::invalid(field, arguments::mistake(&text));
-            refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
-            refusal.code = "answer_invalid".into();
-            Err(refusal)
+            Err(misfit(field, arguments::mistake(&text)))
         }
     }
+}
+
+fn misfit(field: String, text: String) -> ApiError {
+    let mut refusal = ApiError::invalid(field, text);
+    refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
+    refusal.code = "answer_invalid".into();
+    refusal
 }
 
 /// What the branch of a question's schema that an answer failed says about itself.

@@ -173,6 +173,8 @@ async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_st
             assert!(said.code == 2 && said.out.is_empty() && !said.err.contains("panicked"), "{word:?}: {said:?}");
         }
         answer(id(&question), &["--edit", r#"{"url":7}"#]).failed(2, "response/arguments/url");
+        let other = r#"{"decision":"approve","arguments":{"url":"https://127.0.0.1:7/other"}}"#;
+        answer(id(&question), &["--value", other]).failed(2, r#"{"decision": "edit", "arguments": ...}"#);
         assert_eq!(answer("a/b", &["--approve"]).code, 2);
         answer("nobody", &["--approve"]).failed(1, "nobody: request_unknown");
         answer(id(&question), &["--approve", "--workflow", "nobody"]).failed(1, "not_found");

@@ -13,7 +13,7 @@ use crate::parked::serve;
 use crate::process::{client, get, simulate};
 
 /// What fits no form of an answer to an approval.
-fn misfits() -> [Value; 11] {
+fn misfits() -> [Value; 12] {
     [
         json!(17),
         json!({ "decision": "maybe" }),
@@ -28,6 +28,8 @@ fn misfits() -> [Value; 11] {
         json!({ "decision": "edit", "arguments": { "url": 5 } }),
         json!({ "decision": "edit", "arguments": {} }),
         json!({ "decision": "approve", "arguments": { "url": "http://127.0.0.1/", "verb": "POST" } }),
+        // A yes to something else than was asked.
+        json!({ "decision": "approve", "arguments": { "url": "http://127.0.0.1/other" } }),
     ]
 }
 
@@ -37,6 +39,9 @@ fn says_what_is_missing(misfit: &Value, text: &Value) {
     if edits && misfit["arguments"].is_null() {
         let text = text.as_str().unwrap();
         assert!(text.contains("arguments") && text.contains("an edit is"), "{misfit}: {text}");
+    }
+    if misfit["arguments"]["url"] == "http://127.0.0.1/other" {
+        assert!(text.as_str().unwrap().contains(r#""decision": "edit""#), "{misfit}: {text}");
     }
 }
 
@@ -75,7 +80,8 @@ async fn an_answer_that_does_not_fit_is_refused_at_every_door_and_the_question_s
     let http = client();
     let page = json!({ "url": format!("{}/admin/stats", model.trim_end_matches("/v1")) });
     let message = format!("work on it [[sim:tool name=fetch_page args={page}]]");
-    let yes = json!({ "decision": "approve" });
+    // Who repeats what was asked for has approved it.
+    let yes = json!({ "decision": "approve", "arguments": page });
     let still_open = async || assert_eq!(open(&http, &url, "").await.len(), 1, "it stays open");
 
     for (conversation, path) in
