@@ -417,8 +417,8 @@ impl Writer for Checkpoints {
 mod tests {
     use super::*;
     use crate::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
-    use crate::ports::{Claim, NewWorkflow, Next, OnDisconnect, RecordRow};
-    use crate::testing::{CommitFault, ManualClock, MemoryStore};
+    use crate::ports::{Claim, RecordRow};
+    use crate::testing::{CommitFault, ManualClock, MemoryStore, plain};
 
     const RECORD_BYTES: usize = 1_000;
 
@@ -433,29 +433,9 @@ mod tests {
             head: vec![b'x'; RECORD_BYTES],
             body: None,
         };
-        let made = NewWorkflow {
-            name: "chat".into(),
-            version: 1,
-            conversation: None,
-            task: "a task".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Cancel,
-            created_at: Timestamp(0),
-            child_of: None,
-        };
-        Append {
-            claim: Claim { workflow: WorkflowId::from_trusted(format!("w{n}")), epoch: Epoch(0) },
-            after: Position(0),
-            create: Some(Box::new(made)),
-            records: vec![record],
-            messages: Vec::new(),
-            opened: Vec::new(),
-            closed: Vec::new(),
-            children: Vec::new(),
-            runtime: Duration::ZERO,
-            next: Next::Running,
-        }
+        let made = plain::made("chat", "a task", Timestamp(0));
+        let claim = Claim { workflow: WorkflowId::from_trusted(format!("w{n}")), epoch: Epoch(0) };
+        Append { create: Some(Box::new(made)), ..plain::append(claim, Position(0), vec![record]) }
     }
 
     fn store() -> MemoryStore {

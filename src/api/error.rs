@@ -62,6 +62,16 @@ impl ApiError {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, code: "validation_failed".into(), ..self }
     }
 
+    /// The same at a door that calls the message otherwise.
+    #[must_use]
+    pub fn where_the_message_is(mut self, name: &'static str) -> Self {
+        for wrong in self.errors.iter_mut().filter(|wrong| wrong.field == "message") {
+            wrong.field = name.into();
+            self.detail = format!("{name}: {}", wrong.message);
+        }
+        self
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(what: &str) -> Self {

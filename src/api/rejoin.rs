@@ -165,7 +165,11 @@ impl Api {
         if belongs { Ok(row) } else { Err(ApiError::not_found("workflow")) }
     }
 
-    async fn row(&self, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
+    /// A run that exists.
+    ///
+    /// # Errors
+    /// [`ApiError`] 404.
+    pub(super) async fn row(&self, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
         let row = self.sessions.store().workflow(workflow).await?;
         row.ok_or_else(|| ApiError::not_found("workflow"))
     }

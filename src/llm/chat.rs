@@ -189,7 +189,7 @@ pub(super) fn event(
 /// Takes an event whatever it holds.
 fn in_full(data: &[u8], answer: &mut Answer<'_>, depth_max: u32, key: Option<&SecretString>) -> Result<Flow, Fault> {
     let chunk = parse(data, depth_max)?;
-    refuse_error(&chunk, key)?;
+    Fault::refuse_reported(&chunk, key)?;
     head(&chunk, answer);
     let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
     for choice in choices.filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0) {
@@ -211,7 +211,7 @@ pub(super) fn whole(
     key: Option<&SecretString>,
 ) -> Result<(), Fault> {
     let body = parse(body, depth_max)?;
-    refuse_error(&body, key)?;
+    Fault::refuse_reported(&body, key)?;
     head(&body, answer);
     let Some(choice) = body.pointer("/choices/0") else {
         return Err(Fault::malformed("the provider's answer holds no choice"));
@@ -221,13 +221,6 @@ pub(super) fn whole(
     }
     answer.finish(choice.get("finish_reason").and_then(Value::as_str).map_or(FinishReason::Stop, finish_reason));
     Ok(())
-}
-
-fn refuse_error(body: &Value, key: Option<&SecretString>) -> Result<(), Fault> {
-    match body.get("error") {
-        None | Some(Value::Null) => Ok(()),
-        Some(error) => Err(Fault::reported(error, key)),
-    }
 }
 
 fn head(body: &Value, answer: &mut Answer<'_>) {

@@ -257,10 +257,7 @@ async fn resume(api: Api, frame: ResumeFrame) -> Told {
 
 async fn watch(api: Api, workflow: WorkflowId, after: Seq, deltas: Deltas) -> Told {
     let wish = Wish { deltas, after, ..Wish::default() };
-    let found = async {
-        let row = api.sessions.store().workflow(&workflow).await?;
-        api.follow(row.ok_or_else(|| ApiError::not_found("workflow"))?, after).await
-    };
+    let found = async { api.follow(api.row(&workflow).await?, after).await };
     opened(found.await, wish)
 }
 
