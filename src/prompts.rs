@@ -42,6 +42,9 @@ pub trait Signature: 'static {
     type Inputs: Serialize + JsonSchema;
     /// The answer; doc comments become the descriptions of its fields.
     type Output: Serialize + DeserializeOwned + JsonSchema;
+    /// Fields that an answer may leave out, wherever they stand in it, and the one thing that this can mean. The schema
+    /// that the model is shown asks for them all the same.
+    const UNSAID: Unsaid = &[];
     /// Narrows the schema to what this call may answer, e.g. the enum of agents that exist.
     fn narrow(_schema: &mut Value, _inputs: &Self::Inputs) {}
     /// Bounds that a schema cannot say; the text is shown to the model in the repair call.
@@ -52,6 +55,9 @@ pub trait Signature: 'static {
         Ok(())
     }
 }
+
+/// Names of fields, each with what its absence means.
+pub type Unsaid = &'static [(&'static str, &'static str)];
 
 /// A question whose answer is a text for people.
 pub trait Spoken: Signature {

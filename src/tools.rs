@@ -18,6 +18,7 @@ pub mod sandbox;
 pub mod tavily;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fleet_actors::event::Failure;
 use fleet_actors::ids::WorkflowId;
@@ -33,6 +34,10 @@ pub use self::runner::FleetTools;
 use self::sandbox::{CodeTool, Language, SandboxGuard};
 use self::tavily::TavilySearch;
 use crate::settings::Settings;
+
+/// How long a connection may be idle and still be used again: less than the 5 s after which most servers close theirs, which
+/// would end the call that comes in that moment.
+const CONNECTION_IDLE: Duration = Duration::from_secs(4);
 
 /// Whether a tool changes something outside of the run. An MCP server says it of itself, so it decides which rule
 /// applies and never that none does.

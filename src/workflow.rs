@@ -124,6 +124,17 @@ impl WorkflowConfig {
     }
 }
 
+/// What an answer to a question approves although it was not asked for: the field that says so.
+#[must_use]
+pub fn approves_other(request_type: &str, request: &Value, answer: &Value) -> Option<&'static str> {
+    let (field, asked) = match request_type {
+        "tool_approval" => ("arguments", &request["arguments"]),
+        "plan_review" => ("plan", request),
+        _ => return None,
+    };
+    agent::approves_other(field, asked, answer).then_some(field)
+}
+
 fn supervise<'a>(turn: &'a mut Turn, input: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
     Box::pin(async move {
         let config = turn.pinned::<WorkflowConfig>()?;

@@ -1,5 +1,7 @@
 //! Model clients against servers that behave, misbehave and vanish.
 
+#[path = "llm/connections.rs"]
+mod connections;
 #[path = "llm/conversions.rs"]
 mod conversions;
 #[path = "llm/failures.rs"]

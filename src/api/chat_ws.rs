@@ -15,6 +15,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use self::socket::Socket;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
+use super::start::traceparent;
 use super::wire::Version;
 use super::{Api, at};
 
@@ -46,7 +47,8 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         .max_frame_size(server.frame_bytes_max.as_usize())
         .aggregate_continuations()
         .max_continuation_size(server.message_bytes_max.as_usize());
-    let socket = Socket::new(api.into_inner(), session, reader::start(frames), place);
+    let mut socket = Socket::new(api.into_inner(), session, reader::start(frames), place);
+    socket.traceparent = traceparent(&request);
     match full {
         Some(error) => drop(actix_web::rt::spawn(refuse(socket, error))),
         None => drop(actix_web::rt::spawn(serve(socket, version))),

@@ -15,6 +15,8 @@ use crate::llm::sse::SseDecoder;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is noticed by the kernel after a few of these.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// A server closes a connection without a request after 5 s; one that comes in that moment would be lost.
+const IDLE: Duration = Duration::from_secs(4);
 /// An event that is longer is none of ours.
 const EVENT_BYTES_MAX: usize = 64 << 20;
 
@@ -44,7 +46,10 @@ impl Client {
         if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(usage(&shown, "expected http:// or https://, a host and perhaps a port and a path"));
         }
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_keepalive(KEEPALIVE);
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .pool_idle_timeout(IDLE);
         let host = parsed.host_str().unwrap_or_default();
         if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
             // A proxy would look for the server on its own machine.

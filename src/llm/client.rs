@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::answer::{Answer, Flow};
 use super::breaker::{Breaker, Retries};
 use super::config::{Api, Caps, LlmConfig, ModelRule};
-use super::connections::Connections;
+use super::connections::{Connections, connection_of};
 use super::failure::{Fault, Health};
 use super::responses::ResponsesDecoder;
 use super::sse::SseDecoder;
@@ -75,14 +75,16 @@ impl Service {
                 Some(value)
             }
         };
-        let (connect_timeout, silence_timeout) = (config.connect_timeout, config.silence_timeout);
+        let (connect_timeout, silence_timeout, idle) =
+            (config.connect_timeout, config.silence_timeout, config.idle_timeout);
         let loopback = is_loopback(&url);
-        let http = Connections::new(move || {
+        let http = Connections::new(idle.saturating_add(TAIL), move || {
             let http = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(connect_timeout)
                 .read_timeout(silence_timeout)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .pool_idle_timeout(idle)
                 .user_agent(concat!("agentic-fleet/", env!("CARGO_PKG_VERSION")));
             if loopback { http.no_proxy().build() } else { http.build() }
         });
@@ -140,10 +142,7 @@ impl ModelClient for SessionClient {
     ) -> LocalFuture<'a, Result<ModelReply, ModelError>> {
         Box::pin(async move {
             let outcome = self.admitted(call, deltas).await;
-            outcome.map_err(|fault| {
-                let retry_in = self.service.retries.delay(&fault, call.attempt, fastrand::f64());
-                ModelError { failure: fault.failure, retry_in }
-            })
+            outcome.map_err(|fault| self.service.retries.judge(fault, call.attempt))
         })
     }
 }
@@ -159,12 +158,16 @@ impl SessionClient {
 
     async fn exchange(&self, call: &ModelCall, deltas: &mut dyn FnMut(ModelDelta)) -> Result<ModelReply, Fault> {
         let service = &*self.service;
-        let response = self.request(call)?.send().await.map_err(|error| Fault::unanswered(&error))?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let pool = service.http.here();
+        let request = self.request(&pool.client, call)?.build().map_err(|error| Fault::unanswered(&error))?;
+        let response = pool.send(request).await.map_err(|error| Fault::unanswered(&error))?;
+        let (status, headers, connection) = (response.status(), response.headers().clone(), connection_of(&response));
         if !status.is_success() {
             let mut body = Vec::new();
             // What arrives of it is enough: the status has said what matters.
-            let _ = read(response, REFUSAL_BYTES, &mut body).await;
+            if read(response, REFUSAL_BYTES, &mut body).await.is_ok() {
+                pool.keeps(connection);
+            }
             return Err(Fault::status(status, &headers, &body, service.key.as_ref()));
         }
         let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -183,13 +186,14 @@ impl SessionClient {
             }
             _ => return Err(Fault::malformed("the provider answered with neither an event stream nor JSON")),
         }
+        pool.keeps(connection);
         let mut reply = answer.into_reply(service.caps.json_depth_max)?;
         // By the name that was asked for: providers answer with dated names that no price list has.
         ModelRule::charge(&service.models, &call.request.model, &mut reply);
         Ok(reply)
     }
 
-    fn request(&self, call: &ModelCall) -> Result<reqwest::RequestBuilder, Fault> {
+    fn request(&self, http: &reqwest::Client, call: &ModelCall) -> Result<reqwest::RequestBuilder, Fault> {
         let (service, request) = (&*self.service, &call.request);
         let none = ModelRule::plain("*");
         let rule = ModelRule::of(&service.models, &request.model).unwrap_or(&none);
@@ -198,9 +202,7 @@ impl SessionClient {
             effort: self.effort.and_then(|effort| rule.efforts.word(effort)),
             output_tokens: request.max_output_tokens.or(service.output_tokens_max),
         };
-        let mut post = service
-            .http
-            .here()
+        let mut post = http
             .post(service.url.clone())
             .header(ACCEPT, "text/event-stream, application/json")
             .header("Idempotency-Key", &*call.idempotency_key);

@@ -34,6 +34,8 @@ pub struct LlmConfig {
     pub connect_timeout: Duration,
     /// How long the provider may be silent, before its answer and within it.
     pub silence_timeout: Duration,
+    /// How long a connection may be idle and still be used again.
+    pub idle_timeout: Duration,
     /// What a provider may send.
     pub caps: Caps,
     /// Tokens of an answer to a call that sets no limit of its own; `None` leaves it to the provider.
@@ -59,6 +61,7 @@ impl Default for LlmConfig {
             reasoning_effort: None,
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(120),
+            idle_timeout: Duration::from_secs(4),
             caps: Caps::default(),
             output_tokens_max: None,
             models: ModelRule::known(),

@@ -1,7 +1,8 @@
 //! Fits a value to a schema where what was meant is plain.
 //!
 //! Names and choices are matched without regard to case and separators; numbers may be text; one value may stand for a list
-//! of one; a missing list is empty. What cannot be read for certain is left as it is, for the type to refuse.
+//! of one. A missing list is empty, a missing choice of one is that one, and a missing field with a default in the schema
+//! has that. What cannot be read for certain is left as it is, for the type to refuse.
 //! Absent on purpose: a default for a missing decision, and clamping of what is out of bounds.
 
 use serde_json::{Map, Number, Value};
@@ -114,12 +115,28 @@ fn fit_object(value: Value, schema: &Value) -> Value {
         };
         match key.and_then(|key| given.remove(&key)) {
             Some(value) => drop(fitted.insert(name.clone(), fit_value(value, property))),
-            None if kind(property).0 == "array" => drop(fitted.insert(name.clone(), Value::Array(Vec::new()))),
-            None if name == "reasoning" => drop(fitted.insert(name.clone(), Value::String(String::new()))),
-            None => {}
+            None => {
+                if let Some(value) = unsaid(name, property) {
+                    fitted.insert(name.clone(), value);
+                }
+            }
         }
     }
     Value::Object(fitted)
+}
+
+/// What the absence of a field means, if it can mean one thing only.
+fn unsaid(name: &str, property: &Value) -> Option<Value> {
+    if let Some(default) = property.get("default") {
+        return Some(default.clone());
+    }
+    if let Some([only]) = choices(property).as_deref() {
+        return Some((*only).clone());
+    }
+    if kind(property).0 == "array" {
+        return Some(Value::Array(Vec::new()));
+    }
+    (name == "reasoning").then(|| Value::String(String::new()))
 }
 
 fn fit_array(value: Value, schema: &Value) -> Value {

@@ -1,13 +1,14 @@
 //! Reads a model's answer: finds the JSON in it, fits it to the schema, checks its bounds.
 //!
 //! Tolerant of form, strict about meaning: fences, prose, trailing commas, the case of a choice, numbers written as text and
-//! a single value for a list are read as what they mean; a missing decision or a value out of its bounds is an error.
+//! a single value for a list are read as what they mean, and so is the absence of a field that can only mean one thing; a
+//! missing decision or a value out of its bounds is an error.
 //! Invariant: it ends, without a panic, on any text. Nesting, size and the number of places looked at are capped.
 
 use serde_json::Value;
 
 use super::render::schema;
-use super::{Signature, coerce, lenient};
+use super::{Signature, Unsaid, coerce, lenient};
 
 /// A longer answer is not looked at.
 const BYTES_MAX: usize = 1024 * 1024;
@@ -62,7 +63,8 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
     if text.is_empty() {
         return Err(ParseError::Empty);
     }
-    let schema = schema::<S>(inputs);
+    let mut schema = schema::<S>(inputs);
+    allow_unsaid(&mut schema, S::UNSAID);
     let mut first = None;
     let mut at = 0;
     for _ in 0..PLACES_MAX {
@@ -93,6 +95,20 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
 fn shape<S: Signature>(value: Value, schema: &Value) -> Result<S::Output, ParseError> {
     let value = coerce::fit(value, schema);
     serde_json::from_value(value).map_err(|error| ParseError::Misshapen(error.to_string()))
+}
+
+/// Gives the fields of an answer that may be left out what that means.
+fn allow_unsaid(schema: &mut Value, unsaid: Unsaid) {
+    for (name, field) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        allow_unsaid(field, unsaid);
+        if let Some(items) = field.get_mut("items") {
+            allow_unsaid(items, unsaid);
+        }
+        let meaning = unsaid.iter().find(|(unsaid, _)| unsaid == name);
+        if let (Some((_, meaning)), Some(field)) = (meaning, field.as_object_mut()) {
+            field.insert("default".to_owned(), (*meaning).into());
+        }
+    }
 }
 
 /// The only field of the answer, if it is a text.

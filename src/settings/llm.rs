@@ -60,6 +60,8 @@ pub struct LlmSettings {
     pub request_timeout_ms: Millis<1, 86_400_000>,
     /// One call without a byte.
     pub stream_idle_timeout_ms: Millis<1, 86_400_000>,
+    /// One connection without a call.
+    pub connection_idle_timeout_ms: Millis<1, 3_600_000>,
     /// Bytes of one answer as they come over the wire.
     pub answer_bytes_max: Bytes<1_024, 1_073_741_824>,
     /// Bytes of one server-sent event.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::builtin::Tool;
-use super::{Dispatch, Reach};
+use super::{CONNECTION_IDLE, Dispatch, Reach};
 use crate::settings::TavilySettings;
 
 /// Characters of one result that the model is shown.
@@ -77,6 +77,7 @@ impl TavilySearch {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))
+            .pool_idle_timeout(CONNECTION_IDLE)
             .build()?;
         Ok(Self { settings, key, http })
     }

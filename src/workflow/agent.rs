@@ -15,7 +15,7 @@ use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
 use self::kit::Kit;
-pub(super) use self::people::{decision, expired, reason, word_schema};
+pub(super) use self::people::{approves_other, decision, expired, reason, word_schema};
 use super::events::{AgentMoment, FleetEvent};
 use super::fleet::{Budget, Draft, Fleet};
 use crate::agents::Agent;

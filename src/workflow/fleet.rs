@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::WorkflowConfig;
 use super::events::FleetEvent;
+use super::review::PLAN_REJECTED;
 use super::rules::PipelineRules;
 use crate::agents::Agent;
 use crate::prompts::signatures::{AgentCard, ToolCard};
@@ -206,7 +207,7 @@ pub(super) fn nobody(failures: Vec<(String, Failure)>) -> Failure {
 
 /// Whether a failure ends the run and not only the part it happened in: a person's silence was to end it.
 pub(super) fn ends_the_run(failure: &Failure) -> bool {
-    matches!(&*failure.code, "approval_expired" | "plan_rejected")
+    matches!(&*failure.code, "approval_expired" | PLAN_REJECTED)
 }
 
 /// At most `chars` characters of a text.

@@ -15,6 +15,7 @@ use super::fleet::{Draft, Fleet, Round, clip, ends_the_run};
 use super::modes::execute;
 use super::plan::Plan;
 use super::quality::{self, Judged};
+use super::review::PLAN_REJECTED;
 use super::routing;
 use crate::agents::Agent;
 use crate::prompts::signatures::{
@@ -34,9 +35,10 @@ pub(super) async fn run(
     let fleet = Fleet { config, input, history, offers };
     let plan = Box::pin(routing::plan(turn, &fleet, None)).await?;
     let draft = Box::pin(execute(turn, &fleet, &plan, Round::default())).await?;
-    let Done { plan, draft, rounds } = Box::pin(worked_out(turn, &fleet, plan, draft)).await?;
+    let Done { plan, draft, rounds, ended_early } = Box::pin(worked_out(turn, &fleet, plan, draft)).await?;
     let Judged { draft, quality, flag } = match config.pipeline.scores_in_foreground() {
-        true => Box::pin(quality::judged(turn, &fleet, draft)).await?,
+        // Who rejects a new plan wants no more work.
+        true => Box::pin(quality::judged(turn, &fleet, draft, ended_early != Some(PLAN_REJECTED))).await?,
         false => Judged { draft, quality: None, flag: None },
     };
     if config.pipeline.narrative && plan.parts.len() > 1 {
@@ -69,6 +71,9 @@ pub(super) async fn run(
         "finish_reason": draft.finish_reason,
         "truncated": draft.finish_reason.truncates(),
     });
+    if let Some(why) = ended_early {
+        metadata["ended_early"] = why.into();
+    }
     if let Some(quality) = &quality {
         metadata["quality"] = json!(quality);
         metadata["quality_flag"] = json!(flag);
@@ -108,15 +113,24 @@ struct Done {
     plan: Plan,
     draft: Draft,
     rounds: u32,
+    /// Why no more was done although more was wanted.
+    ended_early: Option<&'static str>,
+}
+
+impl Done {
+    fn early(self, why: &'static str) -> Self {
+        Self { ended_early: Some(why), ..self }
+    }
 }
 
 /// Looks at what was made, and has more made, until it is enough or a bound is reached.
 ///
 /// A round that gives what the one before it gave is a stall. After more than `max_stalls` of them in a row the plan is made
-/// anew, at most `max_resets` times; then what there is counts as the answer.
+/// anew, at most `max_resets` times; then what there is counts as the answer. So it does when a person rejects the new plan:
+/// the draft was made under one that they had approved.
 async fn worked_out(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan, draft: Draft) -> StepResult<Done> {
     let rules = fleet.rules();
-    let mut done = Done { plan, draft, rounds: 1 };
+    let mut done = Done { plan, draft, rounds: 1, ended_early: None };
     let (mut stalls, mut resets) = (0, 0);
     if !rules.progress {
         return Ok(done);
@@ -129,20 +143,29 @@ async fn worked_out(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan, draft: Draft
         if done.rounds >= rules.max_rounds {
             let message = format!("the work ends after {} rounds, as many as it may take", done.rounds);
             fleet.warn(turn, "rounds_exhausted", message, json!({ "rounds": done.rounds }));
-            return Ok(done);
+            return Ok(done.early("rounds_exhausted"));
         }
         if stalls > rules.max_stalls {
             if resets >= rules.max_resets {
                 let message = format!("the work ends: {stalls} rounds brought nothing new");
                 fleet.warn(turn, "stalled", message, json!({ "stalls": stalls, "resets": resets }));
-                return Ok(done);
+                return Ok(done.early("stalled"));
             }
             (stalls, resets) = (0, resets + 1);
             let message = "nothing new comes of it, so the plan is made anew";
             fleet.warn(turn, "plan_reset", message, json!({ "resets": resets }));
             let feedback = &progress.feedback;
-            done.plan =
-                turn.scope("reset", async |turn| Box::pin(routing::plan(turn, fleet, Some(feedback))).await).await?;
+            let anew =
+                turn.scope("reset", async |turn| Box::pin(routing::plan(turn, fleet, Some(feedback))).await).await;
+            done.plan = match anew {
+                Ok(plan) => plan,
+                Err(failure) if &*failure.code == PLAN_REJECTED => {
+                    let message = format!("the work ends with what there is: {}", failure.message);
+                    fleet.warn(turn, PLAN_REJECTED, message, json!({ "resets": resets }));
+                    return Ok(done.early(PLAN_REJECTED));
+                }
+                Err(failure) => return Err(failure),
+            };
         }
         let round = Round { before: Some((&done.draft, &progress.feedback)) };
         // What is only to be made better is the work of whoever made it; what is missing is everybody's.

@@ -23,15 +23,15 @@ pub(super) struct Judged {
     pub flag: Option<&'static str>,
 }
 
-/// Scores the answer, and has it worked on again while it is not good enough and gets better.
-pub(super) async fn judged(turn: &mut Turn, fleet: &Fleet<'_>, draft: Draft) -> StepResult<Judged> {
+/// Scores the answer, and has it worked on again while it is not good enough and gets better, if more work is wanted.
+pub(super) async fn judged(turn: &mut Turn, fleet: &Fleet<'_>, draft: Draft, more: bool) -> StepResult<Judged> {
     let rules = fleet.rules();
     let Some(mut quality) = score(turn, fleet, &draft).await else {
         return Ok(Judged { draft, quality: None, flag: None });
     };
     let mut best = draft;
     let mut refined = false;
-    let tries = if rules.refinement { rules.max_refinement_rounds } else { 0 };
+    let tries = if rules.refinement && more { rules.max_refinement_rounds } else { 0 };
     for _ in 0..tries {
         if quality.score >= rules.refinement_threshold {
             break;

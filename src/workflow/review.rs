@@ -4,12 +4,15 @@ use fleet_actors::event::{Answer, Failure};
 use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde_json::{Value, json};
 
-use super::agent::{decision, expired, reason, word_schema};
+use super::agent::{approves_other, decision, expired, reason, word_schema};
 use super::fleet::Fleet;
 use super::plan::Plan;
 use super::routing::repaired;
 use super::rules::OnExpiry;
 use crate::prompts::signatures::Routing;
+
+/// The code of a plan that a person does not want.
+pub(super) const PLAN_REJECTED: &str = "plan_rejected";
 
 /// The plan as a person wants it, if one is to see it first.
 pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> StepResult<Plan> {
@@ -40,25 +43,28 @@ pub(super) async fn reviewed(turn: &mut Turn, fleet: &Fleet<'_>, plan: Plan) -> 
         "reasoning": plan.reasoning,
     });
     let answer_schema = Some(word_schema("plan", &edited));
-    let ask = HumanRequest { answer_schema, ..fleet.config.question("plan_review", request) };
+    let ask = HumanRequest { answer_schema, ..fleet.config.question("plan_review", request.clone()) };
     let answer = match turn.ask_human("plan_review", ask).await.answer {
         Answer::Given(answer) => answer,
         Answer::Expired => {
             let text = expired(fleet, "the review of the plan")?;
             return match fleet.config.approvals.on_expiry {
                 OnExpiry::Continue => Ok(plan),
-                OnExpiry::Reject | OnExpiry::Fail => Err(Failure::new("plan_rejected", text)),
+                OnExpiry::Reject | OnExpiry::Fail => Err(Failure::new(PLAN_REJECTED, text)),
             };
         }
     };
     match decision(&answer) {
-        Some(word @ ("approve" | "edit")) => match answer.get("plan") {
+        Some("approve") if approves_other("plan", &request, &answer) => {
+            Err(Failure::new(PLAN_REJECTED, "what a person approved is not the plan that was shown"))
+        }
+        Some("approve") => Ok(plan),
+        Some("edit") => match answer.get("plan") {
             Some(changes) => Ok(changed(turn, fleet, &plan, changes)),
-            None if word == "approve" => Ok(plan),
-            None => Err(Failure::new("plan_rejected", "a person wanted another plan and gave none")),
+            None => Err(Failure::new(PLAN_REJECTED, "a person wanted another plan and gave none")),
         },
-        Some(_) => Err(Failure::new("plan_rejected", format!("a person rejected the plan{}", reason(&answer)))),
-        None => Err(Failure::new("plan_rejected", "the answer to the plan could not be read as a yes")),
+        Some(_) => Err(Failure::new(PLAN_REJECTED, format!("a person rejected the plan{}", reason(&answer)))),
+        None => Err(Failure::new(PLAN_REJECTED, "the answer to the plan could not be read as a yes")),
     }
 }
 

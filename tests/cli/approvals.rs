@@ -148,7 +148,8 @@ async fn a_question_of_an_agent_takes_words_and_the_run_is_gone_on_with_in_place
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_stays_open_until_one_fits() {
+async fn an_answer_that_does_not_fit_is_said_a_question_stays_open_until_one_fits_and_a_second_answer_is_told_of_its_run()
+ {
     for served in [false, true] {
         let mut place = careful();
         let question = asked(&place, "talk", &fetch(&place));
@@ -173,13 +174,16 @@ async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_st
             assert!(said.code == 2 && said.out.is_empty() && !said.err.contains("panicked"), "{word:?}: {said:?}");
         }
         answer(id(&question), &["--edit", r#"{"url":7}"#]).failed(2, "response/arguments/url");
+        let other = r#"{"decision":"approve","arguments":{"url":"https://127.0.0.1:7/other"}}"#;
+        answer(id(&question), &["--value", other]).failed(2, r#"{"decision": "edit", "arguments": ...}"#);
         assert_eq!(answer("a/b", &["--approve"]).code, 2);
         answer("nobody", &["--approve"]).failed(1, "nobody: request_unknown");
         answer(id(&question), &["--approve", "--workflow", "nobody"]).failed(1, "not_found");
         answer("nobody", &["--approve", "--workflow", run_of(&question)]).failed(1, "request_unknown");
 
         assert_eq!(answer(id(&question), &["--value", r#"{"decision":"reject"}"#]).code, 0);
-        answer(id(&question), &["--approve"]).failed(1, "request_unknown: no open question");
+        let closed = format!("{}: request_closed: the request of run {} is", id(&question), run_of(&question));
+        answer(id(&question), &["--approve"]).failed(1, &closed);
         answer(id(&question), &["--approve", "--workflow", run_of(&question)]).failed(1, "request_closed");
     }
 }

@@ -96,6 +96,45 @@ fn meaning_that_is_missing_is_an_error_that_says_what() {
 }
 
 #[test]
+fn what_an_answer_leaves_out_is_read_where_its_absence_can_mean_one_thing_only() {
+    let read = routing(r#"{"assigned_to": ["researcher", "writer"], "execution_mode": "sequential"}"#).unwrap();
+    assert_eq!((read.tool_goals.as_str(), read.handoff_strategy.as_str()), ("", ""));
+    assert_eq!((read.latency_budget, read.subtasks.len(), read.reasoning.as_str()), (Level::Medium, 0, ""));
+    let subtasks = r#"{"assigned_to": ["writer"], "execution_mode": "delegated", "subtasks": [{"task": "write"}]}"#;
+    assert_eq!(routing(subtasks).unwrap().subtasks, [Subtask { agent: String::new(), task: "write".into() }]);
+    let analysis = r#"{"complexity": "low", "estimated_steps": 1, "needs_web_search": false}"#;
+    let analysed = parse::<TaskAnalysis>(analysis, &given::analysis()).unwrap();
+    assert_eq!((analysed.urgency, analysed.intent, analysed.search_query), (Level::Medium, None, None));
+    // A mode that was demanded is the only one that the schema leaves.
+    let both = format!(r#"{{"analysis": {analysis}, "routing": {{"assigned_to": ["writer"]}}}}"#);
+    let both = parse::<AnalysisAndRouting>(&both, &given::merged()).unwrap();
+    assert_eq!(both.routing.execution_mode, ExecutionMode::Parallel);
+    assert_eq!(progress(r#"{"action": "complete"}"#).unwrap().feedback, "");
+    let passed = r#"{"to_agent": "writer", "work_completed": "the facts"}"#;
+    assert_eq!(parse::<HandoffDecision>(passed, &given::handoff()).unwrap().reason, "");
+}
+
+#[test]
+fn a_decision_that_is_left_out_is_missed() {
+    let missing = |error: ParseError| error.to_string();
+    let error = missing(routing(r#"{"assigned_to": ["writer"]}"#).unwrap_err());
+    assert!(error.contains("missing field `execution_mode`"), "{error}");
+    let error = missing(routing(r#"{"execution_mode": "delegated"}"#).unwrap_err());
+    assert!(error.contains("assigned_to is empty"), "{error}");
+    let error = missing(progress(r#"{"feedback": "more"}"#).unwrap_err());
+    assert!(error.contains("missing field `action`"), "{error}");
+    let error = missing(progress(r#"{"action": "continue"}"#).unwrap_err());
+    assert!(error.contains("feedback is empty"), "{error}");
+    let error = missing(
+        parse::<TaskAnalysis>(r#"{"complexity": "low", "estimated_steps": 1}"#, &given::analysis()).unwrap_err(),
+    );
+    assert!(error.contains("missing field `needs_web_search`"), "{error}");
+    let error =
+        missing(parse::<HandoffDecision>(r#"{"to_agent": "writer", "reason": ""}"#, &given::handoff()).unwrap_err());
+    assert!(error.contains("missing field `work_completed`"), "{error}");
+}
+
+#[test]
 fn only_agents_that_exist_are_taken() {
     let text = |agents: Value| {
         json!({ "assigned_to": agents, "execution_mode": "delegated", "latency_budget": "low", "tool_goals": "",

@@ -119,11 +119,12 @@ fn a_handover_is_read_however_it_is_written_and_one_that_cannot_be_read_is_told_
         (given("writer".into()), ""),
         (given(" Writer".into()), ""),
         (json!({ "to_agent": "WRITER", "reason": "words", "work_completed": ["a", "b"], "more": 1 }), ""),
+        (json!({ "to_agent": "writer", "work_completed": "all" }), ""),
         (given("wizard".into()), "there is no agent `wizard`; the agents are writer"),
         (given("researcher".into()), "there is no agent `researcher`"),
         (given(json!(7)), "invalid type: integer `7`"),
         (json!({}), "missing field"),
-        (json!({ "to_agent": "writer" }), "missing field `reason`"),
+        (json!({ "to_agent": "writer" }), "missing field `work_completed`"),
         (json!("writer"), "the arguments are no JSON object"),
         (json!([["writer"]]), "the arguments are no JSON object"),
     ] {

@@ -31,7 +31,8 @@ fn answered(answer: Value) -> Ran {
 
 #[test]
 fn a_yes_in_any_words_runs_the_exact_call_that_was_asked_about() {
-    for yes in [json!({ "decision": "approve" }), json!(true), json!("approve"), json!("Approved")] {
+    let repeated = json!({ "decision": "approve", "arguments": { "code": "1 + 1" } });
+    for yes in [json!({ "decision": "approve" }), json!(true), json!("approve"), json!("Approved"), repeated] {
         let ran = answered(yes.clone());
         let [call] = &ran.tool_calls[..] else { panic!("{yes}: {} calls", ran.tool_calls.len()) };
         let approval = call.approval.as_ref().unwrap();
@@ -78,6 +79,7 @@ fn a_no_and_whatever_is_no_clear_yes_calls_nothing_and_the_model_learns_why() {
         (json!({ "decision": "maybe" }), "could not be read"),
         (json!(17), "could not be read"),
         (json!({ "approve": true }), "could not be read"),
+        (json!({ "decision": "approve", "arguments": { "code": "2 + 2" } }), "is not what was asked for"),
         (json!("yes please, but carefully"), "could not be read"),
     ];
     for (no, why) in table {
@@ -198,6 +200,11 @@ fn a_plan_is_approved_edited_or_rejected_before_anybody_works() {
     assert_eq!(reviewed(Some(edit), OnExpiry::Reject), r#"["analyst","writer"]"#);
     let nobody = json!({ "decision": "edit", "plan": { "assigned_to": ["wizard"] } });
     assert_eq!(reviewed(Some(nobody), OnExpiry::Reject), r#"["assistant"]"#);
+    let seen = json!({ "decision": "approve", "plan": { "mode": "sequential" } });
+    assert_eq!(reviewed(Some(seen), OnExpiry::Reject), r#"["researcher","writer"]"#);
+    let other = json!({ "decision": "approve", "plan": { "mode": "parallel" } });
+    let unseen = "plan_rejected: what a person approved is not the plan that was shown";
+    assert_eq!(reviewed(Some(other), OnExpiry::Reject), unseen);
     let unsaid = "plan_rejected: a person wanted another plan and gave none";
     assert_eq!(reviewed(Some(json!({ "decision": "edit" })), OnExpiry::Reject), unsaid);
     let reject = json!({ "decision": "reject", "reason": "too dear" });

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use agentic_fleet::workflow::WorkflowConfig;
+use agentic_fleet::workflow::{OnExpiry, WorkflowConfig};
 use fleet_actors::event::RunOutcome;
 use fleet_actors::testing::script::{Ran, Reply};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Asked, config, down, plan, progress, quality, routing, script, told, wants};
 
@@ -203,7 +203,10 @@ fn work_that_gets_nowhere_is_planned_anew_and_then_ends() {
     assert_eq!(told(&ran, "warning"), ["plan_reset", "stalled"]);
     let routings = ran.model_steps().iter().filter(|step| step.contains("/routing#")).count();
     assert_eq!(routings, 2, "a plan that did not work is not taken from the cache");
-    assert_eq!(ran.result().metadata["rounds"], 7);
+    assert_eq!(
+        (&ran.result().metadata["rounds"], &ran.result().metadata["ended_early"]),
+        (&json!(7), &json!("stalled"))
+    );
 
     config.pipeline.max_rounds = 3;
     let ran = run(&config, |asked| match asked.name {
@@ -212,6 +215,56 @@ fn work_that_gets_nowhere_is_planned_anew_and_then_ends() {
         _ => asked.sensible(&plan("delegated")),
     });
     assert_eq!((told(&ran, "warning"), &ran.result().metadata["rounds"]), (vec!["rounds_exhausted"], &json!(3)));
+}
+
+#[test]
+fn who_rejects_the_new_plan_of_a_reset_gets_the_answer_that_there_is_and_no_more_work() {
+    let mut config = config();
+    let rules = &mut config.pipeline;
+    (rules.max_rounds, rules.max_stalls, rules.plan_review) = (9, 0, true);
+    (rules.quality, rules.quality_in_background, rules.refinement) = (true, false, true);
+    config.question_expiry_ms = 60_000;
+    let run = |config: &WorkflowConfig, second: Option<Value>| {
+        let seen = std::rc::Rc::new(std::cell::Cell::new(0));
+        let ran = script(config)
+            .model(|call| {
+                let asked = Asked::of(call);
+                match asked.name {
+                    "ProgressEvaluation" => progress("continue", "more").into(),
+                    "QualityAssessment" => quality(3.0).into(),
+                    "" => "the draft".into(),
+                    _ => asked.sensible(&plan("delegated")),
+                }
+            })
+            .human(move |question| {
+                assert_eq!(&*question.request_type, "plan_review");
+                seen.set(seen.get() + 1);
+                if seen.get() == 1 { Some(true.into()) } else { second.clone() }
+            })
+            .run();
+        ran.replay();
+        ran
+    };
+    let no = json!({ "decision": "reject", "reason": "that is enough" });
+    for (answer, why) in [(Some(no.clone()), "a person rejected the plan: that is enough"), (None, "counts as a no")] {
+        let ran = run(&config, answer);
+        assert_eq!(ran.outcome(), RunOutcome::Completed, "{:?}", ran.history.error);
+        let result = ran.result();
+        assert_eq!((result.text.as_str(), &result.metadata["ended_early"]), ("the draft", &json!("plan_rejected")));
+        assert_eq!(result.metadata["quality_flag"], "below_threshold", "it is judged");
+        assert_eq!(told(&ran, "warning"), ["plan_reset", "plan_rejected"]);
+        let told: Vec<_> = ran.emitted().filter(|event| event["data"]["warning"] == "plan_rejected").collect();
+        assert!(told[0]["message"].as_str().unwrap().contains(why), "{told:?}");
+        assert!(!ran.model_steps().iter().any(|step| step.contains("refinement")), "{:?}", ran.model_steps());
+    }
+    // Where silence is to end the run, it does.
+    config.approvals.on_expiry = OnExpiry::Fail;
+    assert_eq!(&*run(&config, None).history.error.as_ref().unwrap().code, "approval_expired");
+    // A first plan that is rejected leaves nothing to answer with.
+    config.approvals.on_expiry = OnExpiry::Reject;
+    let ran =
+        script(&config).model(|call| Asked::of(call).sensible(&plan("delegated"))).human(move |_| Some(no.clone()));
+    assert_eq!(&*ran.run().history.error.as_ref().unwrap().code, "plan_rejected");
 }
 
 #[test]

@@ -164,6 +164,25 @@ fn calls_of_a_turn_are_counted_and_as_few_as_promised() {
 }
 
 #[test]
+fn a_plan_that_says_nothing_of_tools_handing_on_and_haste_costs_no_second_call() {
+    for merged in [false, true] {
+        let mut config = config();
+        (config.pipeline.analysis, config.pipeline.merge_analysis_and_routing) = (true, merged);
+        let mut proposed = plan("sequential");
+        for field in ["tool_goals", "handoff_strategy", "latency_budget", "tool_requirements", "tool_plan", "reasoning"]
+        {
+            proposed.as_object_mut().unwrap().remove(field);
+        }
+        let ran = script(&config).model(move |call| Asked::of(call).sensible(&proposed)).run();
+        ran.replay();
+        assert_eq!(ran.result().metadata["agents"], json!(["researcher", "analyst", "writer"]));
+        let steps = ran.model_steps();
+        assert!(steps.iter().all(|step| !step.contains("repair")), "{steps:?}");
+        assert_eq!(told(&ran, "warning"), Vec::<&str>::new());
+    }
+}
+
+#[test]
 fn the_conversation_reaches_phases_and_agents_as_far_as_it_fits() {
     let mut config = config();
     (config.context_messages_max, config.context_chars_max) = (3, 30);

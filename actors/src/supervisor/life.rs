@@ -6,10 +6,16 @@
 //!
 //! Absent on purpose: a retry of a lost append under other words. The same batch is asked again until the store says
 //! what became of it.
+//!
+//! Here is the loop. `terms` is what comes in and goes out, `writing` the append in flight, `inbox` what was committed for
+//! the run, `times` what happens by the clock, and `ending` the last append.
 
 mod ending;
+mod inbox;
 mod spans;
+mod terms;
 mod times;
+mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -21,113 +27,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::event::RunOutcome;
-use crate::failpoint::{FailPoint, reach};
-use crate::ids::{Epoch, Position, WorkflowId};
-use crate::journal::{Past, RESTARTED, Record, encode};
-use crate::limits::RunLimits;
+use crate::ids::{Position, RequestId};
+use crate::journal::{RESTARTED, Record};
 use crate::mutant::{self, Mutant};
-use crate::ports::{
-    Append, Claim, Command, LocalFuture, MessageRow, NewChild, NewWorkflow, Next, Outcome, Pinned, Rest, RunOutput,
-    StoreError, StoreWrite, TaskInput, WorkflowFn, Written,
-};
+use crate::ports::{Command, MessageRow, NewWorkflow, Outcome, Pinned, Rest, RunOutput, StoreError, TaskInput};
 use crate::stream::{Grace, Log};
 use crate::trace::OpenSpan;
-use crate::turn::{Batch, Halt, Run, RunPorts, StepResult, Turn, json};
+use crate::turn::{Halt, Run, StepResult, Turn, json};
 
-/// The door to the store's one writer.
-pub(crate) trait Writer {
-    /// Appends; the same words may be asked again.
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>>;
-    /// Makes another change.
-    fn write(&self, write: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>>;
-}
-
-/// What somebody tells a life.
-#[derive(Debug, Clone)]
-pub(crate) enum Signal {
-    /// Stop, and why.
-    Cancel(Arc<str>),
-    /// A command for this run was committed: read the inbox.
-    Inbox,
-    /// The process goes: rest as soon as the journal is durable.
-    Drain,
-}
-
-/// A run that has no journal yet.
-pub(crate) struct Fresh {
-    pub input: TaskInput,
-    pub config: Pinned,
-    pub message: Option<MessageRow>,
-}
-
-/// What became of a start.
-pub(crate) type Started = Result<(), StartFailure>;
-
-/// Who waits for a start. A life that panics before it told them leaves them to the next one.
-pub(crate) type WhoStarted = Rc<RefCell<Option<oneshot::Sender<Started>>>>;
-
-/// Why a run did not start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StartFailure {
-    /// The request key has a run.
-    #[error("the request key belongs to workflow {workflow}")]
-    Duplicate {
-        /// That run.
-        workflow: WorkflowId,
-        /// It was asked with the same words.
-        same_body: bool,
-    },
-    /// The store did not take it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It cannot run here.
-    #[error("{1}")]
-    Rests(Rest, String),
-    /// Another owner has it.
-    #[error("another owner has the workflow")]
-    Fenced,
-}
-
-pub(crate) struct LifeInputs {
-    pub workflow: WorkflowId,
-    pub made: NewWorkflow,
-    pub epoch: Epoch,
-    pub past: Past,
-    pub runtime: Duration,
-    pub fresh: Option<Fresh>,
-    /// Nobody needs to watch it.
-    pub detached: bool,
-    pub function: WorkflowFn,
-    pub ports: RunPorts,
-    pub limits: RunLimits,
-    pub log: Arc<Log>,
-    pub writer: Rc<dyn Writer>,
-    /// Gives the permit back; called once, before the end shows.
-    pub release: Rc<dyn Fn()>,
-    /// Set when it leaves children behind.
-    pub bore: Rc<Cell<bool>>,
-    pub started: WhoStarted,
-}
-
-/// How a life ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LifeEnd {
-    Ended(RunOutcome),
-    Parked,
-    Rested(Rest, String),
-    /// Another owner has it, or it was removed.
-    Fenced,
-    /// What the panic said. Rebuild it.
-    Panicked(String),
-    /// The process goes; the next one takes the run up as it is.
-    Drained,
-    /// The request key has a run.
-    Duplicate,
-}
+use self::ending::Closing;
+use self::inbox::Commands;
+pub use self::terms::StartFailure;
+pub(crate) use self::terms::{Fresh, LifeEnd, LifeInputs, Signal, Started, WhoStarted, Writer};
+use self::writing::InFlight;
 
 type Function = Pin<Box<dyn Future<Output = std::thread::Result<StepResult<RunOutput>>>>>;
 
@@ -151,15 +66,6 @@ pub(crate) async fn live(inputs: LifeInputs, signals: &mut mpsc::Receiver<Signal
     end
 }
 
-struct InFlight {
-    append: Append,
-    /// It is this life's last.
-    last: bool,
-    since: Instant,
-    tries: u32,
-    future: LocalFuture<'static, Result<Outcome, StoreError>>,
-}
-
 struct Life {
     run: Rc<Run>,
     /// Absent when nobody traces.
@@ -172,6 +78,8 @@ struct Life {
     started: WhoStarted,
     function: Option<Function>,
     in_flight: Option<InFlight>,
+    /// A read of the inbox that is going on.
+    inbox: Option<Commands>,
     first: Option<(NewWorkflow, Option<MessageRow>)>,
     after: Position,
     runtime: Duration,
@@ -184,21 +92,7 @@ struct Life {
     /// The last append of this life, once it is known.
     closing: Option<Closing>,
     /// Expired questions whose expiry is being committed.
-    expiring: Rc<RefCell<Vec<crate::ids::RequestId>>>,
-}
-
-/// A life's last append, beside its records.
-struct Closing {
-    next: Next,
-    said: Vec<MessageRow>,
-    children: Vec<NewChild>,
-    end: LifeEnd,
-}
-
-impl Closing {
-    fn plain(next: Next, end: LifeEnd) -> Self {
-        Self { next, said: Vec::new(), children: Vec::new(), end }
-    }
+    expiring: Rc<RefCell<Vec<RequestId>>>,
 }
 
 enum Wake {
@@ -253,6 +147,7 @@ impl Life {
             started: inputs.started,
             function: None,
             in_flight: None,
+            inbox: None,
             first,
             after,
             runtime,
@@ -268,71 +163,20 @@ impl Life {
 
     async fn drive(mut self, signals: &mut mpsc::Receiver<Signal>) -> LifeEnd {
         let mut watchers = self.log.watchers();
-        let mut inbox: Option<LocalFuture<'static, Result<Vec<Command>, StoreError>>> =
-            self.takeover.then(|| self.read_inbox());
+        self.inbox = self.takeover.then(|| self.read_inbox());
         loop {
             self.account(*watchers.borrow_and_update());
             if self.in_flight.is_none() {
                 self.flush_if_due();
             }
-            // A takeover is durable, and its inbox read, before the function runs.
-            let may_run =
-                self.closing.is_none() && (!self.takeover || (self.after > self.run.past.head && inbox.is_none()));
-            let tick = self.next_tick();
-            let wake = {
-                let Self { run, function, in_flight, closing, .. } = &mut self;
-                let idle_writer = in_flight.is_none();
-                let append = async {
-                    match in_flight {
-                        Some(in_flight) => in_flight.future.as_mut().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let commands = async {
-                    match &mut inbox {
-                        Some(read) => read.as_mut().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let step = std::future::poll_fn(|cx| {
-                    let Some(function) = function.as_mut().filter(|_| may_run) else { return Poll::Pending };
-                    let polled = function.as_mut().poll(cx);
-                    if let Some(halt) = run.halted() {
-                        return Poll::Ready(Wake::Halted(halt));
-                    }
-                    match polled {
-                        Poll::Ready(result) => Poll::Ready(Wake::Returned(result)),
-                        Poll::Pending if run.wants_flush() && idle_writer => Poll::Ready(Wake::Flush),
-                        Poll::Pending => Poll::Pending,
-                    }
-                });
-                tokio::select! {
-                    biased;
-                    Some(signal) = signals.recv(), if closing.is_none() => Wake::Signal(signal),
-                    result = append => Wake::Appended(result),
-                    commands = commands => Wake::Inbox(commands),
-                    wake = step => wake,
-                    Ok(()) = watchers.changed() => Wake::Changed,
-                    () = tokio::time::sleep_until(tick) => Wake::Changed,
-                }
-            };
-            match wake {
+            match self.wake(signals, &mut watchers).await {
                 Wake::Appended(result) => {
                     if let Some(end) = self.appended(result) {
                         return end;
                     }
                 }
-                Wake::Signal(Signal::Inbox) => inbox = Some(self.read_inbox()),
-                Wake::Inbox(commands) => {
-                    inbox = None;
-                    match commands {
-                        Ok(commands) => self.take_commands(commands),
-                        Err(error) => {
-                            tracing::warn!(workflow = %self.run.workflow, %error, "reading the inbox failed");
-                            inbox = Some(self.read_inbox_later());
-                        }
-                    }
-                }
+                Wake::Inbox(commands) => self.take_inbox(commands),
+                Wake::Signal(Signal::Inbox) => self.inbox = Some(self.read_inbox()),
                 Wake::Signal(Signal::Cancel(reason)) => self.cancel(reason),
                 Wake::Signal(Signal::Drain) => self.drain(),
                 Wake::Returned(Err(panic)) => {
@@ -347,155 +191,50 @@ impl Life {
         }
     }
 
-    // ----------------------------------------------------------------------------------------------------- writing
+    /// Whether the function may run: a takeover is durable, and its inbox read, before it does.
+    fn may_run(&self) -> bool {
+        self.closing.is_none() && (!self.takeover || (self.after > self.run.past.head && self.inbox.is_none()))
+    }
 
-    /// Starts the next append if there is something to write.
-    fn flush_if_due(&mut self) {
-        let last = self.closing.is_some();
-        if !last && !self.run.wants_flush() {
-            return;
-        }
-        let Batch { records, opened, closed } = self.run.take_batch();
-        let mut children = Vec::new();
-        let (create, mut messages) = match self.first.take() {
-            Some((create, message)) => (Some(Box::new(create)), message.into_iter().collect()),
-            None => (None, Vec::new()),
+    /// Waits for whatever comes first, and lets the function run meanwhile.
+    async fn wake(&mut self, signals: &mut mpsc::Receiver<Signal>, watchers: &mut watch::Receiver<usize>) -> Wake {
+        let (may_run, tick) = (self.may_run(), self.next_tick());
+        let Self { run, function, in_flight, inbox, closing, .. } = self;
+        let idle_writer = in_flight.is_none();
+        let append = async {
+            match in_flight {
+                Some(in_flight) => in_flight.future.as_mut().await,
+                None => std::future::pending().await,
+            }
         };
-        let next = match &mut self.closing {
-            Some(closing) => {
-                messages.append(&mut closing.said);
-                children.append(&mut closing.children);
-                closing.next.clone()
+        let commands = async {
+            match inbox {
+                Some(read) => read.as_mut().await,
+                None => std::future::pending().await,
             }
-            None => Next::Running,
         };
-        let append = Append {
-            claim: Claim { workflow: self.run.workflow.clone(), epoch: self.run.epoch },
-            after: self.after,
-            create,
-            records: records.iter().map(encode).collect(),
-            messages,
-            opened,
-            closed,
-            runtime: self.spent(),
-            children,
-            next,
-        };
-        if last {
-            reach(FailPoint::BeforeFinal);
-        }
-        if self.takeover && self.after == self.run.past.head {
-            reach(FailPoint::BeforeTakeover);
-        }
-        let future = self.writer.append(append.clone());
-        self.in_flight = Some(InFlight { append, last, since: Instant::now(), tries: 1, future });
-    }
-
-    /// Judges what became of the append in flight.
-    fn appended(&mut self, result: Result<Outcome, StoreError>) -> Option<LifeEnd> {
-        let in_flight = self.in_flight.take()?;
-        match result {
-            Ok(Outcome::Done { head }) => {
-                let last = in_flight.append.records.last().map_or(in_flight.append.after, |row| row.position);
-                debug_assert!(head >= last);
-                reach(if in_flight.last { FailPoint::AfterFinal } else { FailPoint::AfterAck });
-                if self.takeover && self.after == self.run.past.head {
-                    reach(FailPoint::AfterTakeover);
-                }
-                self.after = last;
-                let is_last = in_flight.last;
-                if is_last {
-                    self.end_span();
-                    (self.release)();
-                }
-                if let Next::Ended(entry) = in_flight.append.next {
-                    self.log.ended_with(entry);
-                }
-                self.run.set_durable(last);
-                if let Some(started) = self.started.borrow_mut().take() {
-                    let _ = started.send(Ok(()));
-                }
-                is_last.then(|| self.over())
+        let step = std::future::poll_fn(|cx| {
+            let Some(function) = function.as_mut().filter(|_| may_run) else { return Poll::Pending };
+            let polled = function.as_mut().poll(cx);
+            if let Some(halt) = run.halted() {
+                return Poll::Ready(Wake::Halted(halt));
             }
-            Ok(Outcome::Duplicate { workflow, same_body }) => {
-                self.refuse(StartFailure::Duplicate { workflow, same_body });
-                Some(LifeEnd::Duplicate)
+            match polled {
+                Poll::Ready(result) => Poll::Ready(Wake::Returned(result)),
+                Poll::Pending if run.wants_flush() && idle_writer => Poll::Ready(Wake::Flush),
+                Poll::Pending => Poll::Pending,
             }
-            Ok(Outcome::Gap { .. } | Outcome::Fenced { .. } | Outcome::Unknown) => {
-                self.refuse(StartFailure::Fenced);
-                Some(LifeEnd::Fenced)
-            }
-            Err(error @ (StoreError::Failed(_) | StoreError::Damaged(_))) => self.give_up(error),
-            // A start that nobody has been told of is refused at once: a full disk may stay full for long.
-            Err(StoreError::Full) if self.started.borrow().is_some() => self.give_up(StoreError::Full),
-            Err(error) if in_flight.since.elapsed() >= self.run.limits.storage_patience => self.give_up(error),
-            Err(error) => {
-                tracing::warn!(workflow = %self.run.workflow, %error, tries = in_flight.tries, "append failed, asking again");
-                self.run.show_failed_append();
-                let wait = Duration::from_millis(20 << in_flight.tries.min(5));
-                let (writer, append) = (self.writer.clone(), in_flight.append.clone());
-                let future = async move {
-                    tokio::time::sleep(wait).await;
-                    writer.append(append).await
-                };
-                self.in_flight = Some(InFlight { tries: in_flight.tries + 1, future: Box::pin(future), ..in_flight });
-                None
-            }
+        });
+        tokio::select! {
+            biased;
+            Some(signal) = signals.recv(), if closing.is_none() => Wake::Signal(signal),
+            result = append => Wake::Appended(result),
+            commands = commands => Wake::Inbox(commands),
+            wake = step => wake,
+            Ok(()) = watchers.changed() => Wake::Changed,
+            () = tokio::time::sleep_until(tick) => Wake::Changed,
         }
     }
-
-    fn refuse(&mut self, failure: StartFailure) {
-        if let Some(started) = self.started.borrow_mut().take() {
-            let _ = started.send(Err(failure));
-        }
-    }
-
-    fn give_up(&mut self, error: StoreError) -> Option<LifeEnd> {
-        self.function = None;
-        (self.release)();
-        let rest = if matches!(error, StoreError::Damaged(_)) { Rest::Quarantined } else { Rest::StorageUnavailable };
-        let text = error.to_string();
-        self.refuse(StartFailure::Store(error));
-        Some(LifeEnd::Rested(rest, text))
-    }
-
-    /// Waits until no append is in flight: a new life must find what this one wrote.
-    async fn settle(&mut self) {
-        while let Some(in_flight) = &mut self.in_flight {
-            let result = in_flight.future.as_mut().await;
-            if self.appended(result).is_some() {
-                return;
-            }
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------------------ ending
-
-    // ------------------------------------------------------------------------------------------------------ the inbox
-
-    fn read_inbox(&self) -> LocalFuture<'static, Result<Vec<Command>, StoreError>> {
-        let (store, workflow) = (self.run.ports.store.clone(), self.run.workflow.clone());
-        Box::pin(async move { store.inbox(&workflow).await })
-    }
-
-    fn read_inbox_later(&self) -> LocalFuture<'static, Result<Vec<Command>, StoreError>> {
-        let read = self.read_inbox();
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            read.await
-        })
-    }
-
-    fn take_commands(&mut self, commands: Vec<Command>) {
-        for command in commands {
-            match command {
-                Command::Answer { request_id, answer } => self.run.deliver(&request_id, answer),
-                Command::Cancel { reason } => self.cancel(reason),
-            }
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------------------ limits
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

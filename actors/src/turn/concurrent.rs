@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use super::{Found, StepResult, Turn};
+use super::step::Found;
+use super::{StepResult, Turn};
 use crate::event::{Failure, StepKind};
 use crate::journal::{Record, StepState};
 use crate::mutant::{self, Mutant};

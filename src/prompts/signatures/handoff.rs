@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::roster::{self, AgentCard};
-use crate::prompts::Signature;
 use crate::prompts::render::only;
+use crate::prompts::{Signature, Unsaid};
 
 /// Should somebody else go on? Asked as a [tool](crate::prompts::render_tool): the acting agent answers it by calling the
 /// tool, and by not calling it.
@@ -49,6 +49,7 @@ Pass the work on to another agent. Your own part ends with it.
 Do so when what is left needs a skill or a tool that you do not have and another has, or when the work is ready for the check \
 that the task asks for. Keep it when the task is answered, when you can finish it, or when nobody is better placed: a handoff \
 costs time and loses context. Never pass work back to an agent for something it has already done or said it cannot do.";
+    const UNSAID: Unsaid = &[("reason", "")];
     type Inputs = HandoffDecisionInputs;
     type Output = Handoff;
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::prompts::Signature;
+use crate::prompts::{Signature, Unsaid};
 
 /// Is the work done?
 pub struct ProgressEvaluation;
@@ -55,6 +55,7 @@ even if it could be polished. continue: a point is missing, was only promised, o
 point is there, but something in it is wrong, contradicts itself, or is not in the form that was asked for. An honest statement \
 that something cannot be found or done counts as an answer to that point. Another round costs the user time and money: ask for \
 one only if you can say what it must change, and in feedback say just that.";
+    const UNSAID: Unsaid = &[("feedback", "")];
     type Inputs = ProgressEvaluationInputs;
     type Output = Progress;
 

@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use super::language::check_confidence;
 use super::roster::{self, AgentCard, ToolCard};
-use crate::prompts::Signature;
 use crate::prompts::render::only;
+use crate::prompts::{Signature, Unsaid};
+
+/// Of an analysis and of a routing. A subtask that names no agent is for the first who has none.
+const UNSAID: Unsaid =
+    &[("urgency", "medium"), ("latency_budget", "medium"), ("tool_goals", ""), ("handoff_strategy", ""), ("agent", "")];
 
 /// What does the task need?
 pub struct TaskAnalysis;
@@ -93,6 +97,7 @@ A long message is not a complex one.
 for arithmetic, code, definitions, translation and work on text that was given. When true, search_query holds the key terms \
 alone, without filler, in the language in which the best sources are written.
 - urgency: medium unless the user says otherwise.";
+    const UNSAID: Unsaid = UNSAID;
     type Inputs = TaskAnalysisInputs;
     type Output = Analysis;
 
@@ -203,6 +208,7 @@ needs to see nothing else; together they cover the whole task, and no two do the
 - latency_budget: low for a quick question, high only when thoroughness was asked for.
 
 The analysis is advice: where it is wrong about the task, follow the task.";
+    const UNSAID: Unsaid = UNSAID;
     type Inputs = TaskRoutingInputs;
     type Output = Routing;
 
@@ -289,6 +295,7 @@ must be weighed against each other. A demanded mode is followed.
 - subtasks: one for each assigned agent. Each says what to do, with which material, and what to hand in, so that its agent \
 needs to see nothing else; together they cover the whole task, and no two do the same.
 - tool_requirements and tool_plan: only tools that the assigned agents have. Empty when thinking and writing are enough.";
+    const UNSAID: Unsaid = UNSAID;
     type Inputs = AnalysisAndRoutingInputs;
     type Output = AnalysisWithRouting;
 

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::catalog::{Collector, PAGES_MAX};
 use super::process::{BoundedLines, Group, log_errors, start};
 use super::{Launch, McpProtocol, Plan, Target};
+use crate::tools::CONNECTION_IDLE;
 
 /// What closing a connection may take, before its process is told to end.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
@@ -107,6 +108,7 @@ impl Link {
         let mut http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(plan.limits.connect)
+            .pool_idle_timeout(CONNECTION_IDLE)
             .user_agent(concat!("agentic-fleet/", env!("CARGO_PKG_VERSION")));
         if is_loopback(url) {
             http = http.no_proxy();

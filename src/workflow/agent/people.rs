@@ -1,6 +1,7 @@
 //! Questions to people: may this call be made, and what does the user want.
 //!
-//! An approval binds to the exact arguments that the person saw or wrote. What cannot be read as a yes is a no.
+//! An approval binds to the exact arguments that the person saw, an edit to those that they wrote. What cannot be read as a
+//! yes is a no.
 
 use fleet_actors::event::{Answer, Failure};
 use fleet_actors::ids::RequestId;
@@ -10,6 +11,7 @@ use fleet_actors::turn::{HumanRequest, StepResult, Turn};
 use serde_json::{Value, json};
 
 use crate::agents::Agent;
+use crate::arguments::validator;
 use crate::workflow::fleet::Fleet;
 use crate::workflow::rules::OnExpiry;
 
@@ -70,10 +72,11 @@ pub(super) async fn approve(
     };
     let changed = answer.get("arguments").filter(|arguments| arguments.is_object());
     Ok(match decision(&answer) {
-        Some("approve") => {
-            let arguments = changed.unwrap_or(arguments).clone();
-            Word::Approved { request_id: answered.request_id, arguments }
+        // No door takes such an answer; one that was given before they refused it, or past them, is none.
+        Some("approve") if approves_other("arguments", arguments, &answer) => {
+            refused(": what was approved is not what was asked for")
         }
+        Some("approve") => Word::Approved { request_id: answered.request_id, arguments: arguments.clone() },
         Some("edit") => match changed {
             Some(arguments) => Word::Approved { request_id: answered.request_id, arguments: arguments.clone() },
             None => refused(": the changed arguments are missing"),
@@ -97,6 +100,19 @@ pub(in crate::workflow) fn decision(answer: &Value) -> Option<&'static str> {
         "edit" | "edited" => Some("edit"),
         "reject" | "rejected" | "no" | "false" | "deny" => Some("reject"),
         _ => None,
+    }
+}
+
+/// Whether an answer says yes to something else than was asked. What an answer repeats of the question it may leave out.
+pub(in crate::workflow) fn approves_other(field: &str, asked: &Value, answer: &Value) -> bool {
+    let Some(given) = answer.get(field).filter(|_| decision(answer) == Some("approve")) else { return false };
+    // `const` compares as JSON does: 1 and 1.0 are the same to a client in JavaScript.
+    let same =
+        |asked: &Value, given: &Value| validator(&json!({ "const": asked })).is_some_and(|asked| asked.is_valid(given));
+    match (field, given) {
+        // A plan is asked about with more around it, and may be named in part.
+        ("plan", Value::Object(parts)) => !parts.iter().all(|(key, part)| same(&asked[key], part)),
+        _ => !same(asked, given),
     }
 }
 
@@ -177,5 +193,28 @@ pub(super) async fn ask_user(
             Ok(format!("The user answered: {}", said.unwrap_or_else(|| answer.to_string())))
         }
         Answer::Expired => expired(fleet, "your question"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yes_is_to_what_was_asked_however_its_numbers_are_written_and_to_nothing_else() {
+        let asked = json!({ "n": 1.0, "list": ["a", { "b": null }] });
+        let other = |answer: Value| approves_other("arguments", &asked, &answer);
+        let yes = |given: Value| json!({ "decision": "approve", "arguments": given });
+        assert!(!other(yes(json!({ "list": ["a", { "b": null }], "n": 1 }))));
+        for given in [json!({}), json!(null), json!({ "n": 1 }), json!({ "n": 2, "list": ["a", { "b": null }] })] {
+            assert!(other(yes(given.clone())), "{given}");
+            assert!(!other(json!({ "decision": "edit", "arguments": given })), "an edit may");
+            assert!(!other(json!({ "decision": "reject", "arguments": given })), "a no approves nothing");
+        }
+        assert!(!other(true.into()) && !other(json!({ "decision": "approve" })));
+        let plan = json!({ "mode": "parallel", "assigned_to": ["a", "b"], "task": "t" });
+        let other = |given: Value| approves_other("plan", &plan, &json!({ "decision": "approve", "plan": given }));
+        assert!(!other(plan.clone()) && !other(json!({ "mode": "parallel" })) && !other(json!({})));
+        assert!(other(json!({ "mode": "handoff" })) && other(json!({ "parts": [] })) && other(json!("parallel")));
     }
 }

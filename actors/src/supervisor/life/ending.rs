@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Closing, Life, LifeEnd, StartFailure};
+use super::{Life, LifeEnd, StartFailure};
 use crate::event::{EventBody, Failure, RunOutcome};
 use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
 use crate::journal::{Positioned, Record, encode};
@@ -10,6 +10,20 @@ use crate::ports::{
     ChildRun, HistoryRow, MessageRow, NewChild, NewWorkflow, Next, OnDisconnect, Quality, Rest, Role, RunOutput,
 };
 use crate::turn::{Halt, StepResult, json};
+
+/// A life's last append, beside its records.
+pub(super) struct Closing {
+    pub next: Next,
+    pub said: Vec<MessageRow>,
+    pub children: Vec<NewChild>,
+    pub end: LifeEnd,
+}
+
+impl Closing {
+    pub fn plain(next: Next, end: LifeEnd) -> Self {
+        Self { next, said: Vec::new(), children: Vec::new(), end }
+    }
+}
 
 impl Life {
     pub(super) fn over(&mut self) -> LifeEnd {

@@ -1,18 +1,19 @@
 //! A run of a script that is over: what was seen of it, its replay, and the life after a crash at any of its records.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{BEGINNING, PausedClock, Ports, Script, paused, run_id};
+use super::clock::{BEGINNING, PausedClock, paused};
+use super::{Script, run_id};
 use crate::event::{EventBody, LogEvent, RunOutcome};
-use crate::ids::{Seq, Timestamp};
-use crate::journal::{Positioned, Record};
+use crate::ids::{Position, Seq, Timestamp};
+use crate::journal::{Past, Positioned, Record};
 use crate::meter::Totals;
-use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, ToolCall};
+use crate::ports::{ChildRun, Clock, HistoryRow, ModelCall, RunOutput, Store, StoreError, ToolCall};
 use crate::sessions::stored_events;
+use crate::supervisor::read_records;
 use crate::testing::MemoryStore;
 
 /// A run that is over.
@@ -23,6 +24,8 @@ pub struct Ran {
     pub history: HistoryRow,
     /// Its journal.
     pub records: Vec<Positioned>,
+    /// The position at which each of its appends ended, in order.
+    pub appends: Vec<Position>,
     /// The runs it left behind.
     pub children: Vec<ChildRun>,
     /// Every call of a model, in order.
@@ -104,15 +107,7 @@ impl Ran {
         };
         let kept: Vec<_> =
             self.records.iter().take(records).take_while(|entry| !closing(&entry.record)).cloned().collect();
-        let script = Script {
-            ports: Ports {
-                model_calls: Rc::default(),
-                tool_calls: Rc::default(),
-                meter: Arc::default(),
-                ..self.script.ports.clone()
-            },
-            ..self.script.clone()
-        };
+        let script = Script { ports: self.script.ports.unused(), ..self.script.clone() };
         let begins = begins(kept.iter().rev().find_map(|entry| entry.record.at()).unwrap_or(BEGINNING));
         let calls = (script.ports.model_calls.clone(), script.ports.tool_calls.clone());
         let meter = script.ports.meter.clone();
@@ -123,12 +118,35 @@ impl Ran {
             if kept.iter().any(|entry| matches!(entry.record, Record::Input)) {
                 script.write_journal(&store, &kept, clock.now()).await;
             }
-            script.lives(&store.restarted(), &clock).await;
+            drop(script.lives(&store.restarted(), &clock).await);
             let history = store.history_entry(&run_id()).await.unwrap_or_else(|error| panic!("{error}"));
             let events = stored_events(&store, &run_id(), Seq(0)).await.unwrap_or_else(|error| panic!("{error}"));
             (history.unwrap_or_else(|| panic!("the lives left no history")), events)
         });
         Continued { history, events, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
+    }
+}
+
+impl Script {
+    /// What is left of the run when it is over.
+    pub(super) async fn ran(self, store: &MemoryStore, appends: Vec<Position>, took: Duration) -> Ran {
+        let workflow = &run_id();
+        let broken = |error: StoreError| -> ! { panic!("{error}") };
+        let events = stored_events(store, workflow, Seq(0)).await.unwrap_or_else(|error| broken(error));
+        let history = store.history_entry(workflow).await.unwrap_or_else(|error| broken(error));
+        let history = history.unwrap_or_else(|| panic!("a finished run has no history row"));
+        let records = read_records(store, workflow).await.unwrap_or_else(|error| broken(error));
+        let model_calls = self.ports.model_calls.take();
+        let tool_calls = self.ports.tool_calls.take();
+        let mut children = Vec::new();
+        for row in store.adopt_children(Timestamp(i64::MAX), 64).await.unwrap_or_else(|error| broken(error)) {
+            let records = read_records(store, &row.workflow).await.unwrap_or_else(|error| broken(error));
+            let past = Past::of(&records).unwrap_or_else(|error| panic!("{error}"));
+            let input = past.input.unwrap_or_else(|| panic!("a child was given nothing"));
+            children.push(ChildRun { name: row.made.name, version: row.made.version, input });
+        }
+        let used = self.ports.meter.totals();
+        Ran { events, history, records, appends, children, model_calls, tool_calls, used, took, script: self }
     }
 }
 
