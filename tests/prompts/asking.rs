@@ -38,6 +38,10 @@ fn messages(call: &ModelCall) -> Vec<ChatMessage> {
     call.request.context.messages().into_iter().cloned().collect()
 }
 
+fn cut_off(text: &str) -> ModelReply {
+    ModelReply { text: text.to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }
+}
+
 fn script() -> Script {
     Script::new(judge, "What is the answer?", config(OutputStyle::Schema))
 }
@@ -98,17 +102,30 @@ fn two_unusable_answers_are_a_typed_error_that_says_why() {
 }
 
 #[test]
-fn an_answer_that_the_token_limit_cut_is_asked_for_again_shorter() {
-    let ran = script()
-        .model(|call| match call.request.context.messages().len() {
-            2 => {
-                ModelReply { text: GOOD[..30].to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }
-            }
-            _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
-        })
-        .run();
-    assert_eq!(ran.result().text, "8");
-    assert!(ran.model_calls[1].request.context.messages()[3].content.contains("be shorter"));
+fn an_answer_that_the_token_limit_cut_before_its_decision_is_asked_for_again_shorter() {
+    // The number may have been the beginning of a longer one.
+    for cut in ["{\"score\"", "{\"score\": 8"] {
+        let ran = script()
+            .model(move |call| match call.request.context.messages().len() {
+                2 => cut_off(cut),
+                _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
+            })
+            .run();
+        assert_eq!(ran.result().text, "8");
+        assert!(ran.model_calls[1].request.context.messages()[3].content.contains("be shorter"));
+        ran.replay();
+    }
+}
+
+#[test]
+fn an_answer_that_the_token_limit_cut_behind_its_decision_costs_no_repair_call() {
+    let again = r#"{"missing_elements": ["a source"], "score": 3, "reasoning": "the sea, the sea, the sea, the"#;
+    let ran = script().model(move |_| cut_off(again)).run();
+    assert_eq!((ran.result().text.as_str(), ran.model_calls.len()), ("3", 1));
+    ran.replay();
+    // A model that stops by itself in the middle has not said that it would have gone on like this.
+    let ran = script().model(move |_| Reply::from(again)).run();
+    assert_eq!((&*ran.history.error.as_ref().unwrap().code, ran.model_calls.len()), ("prompt_output_invalid", 2));
 }
 
 #[test]
