@@ -284,3 +284,34 @@ pub(super) fn number(word: &str) -> Option<Number> {
 fn unexpected(found: char, place: &str) -> ParseError {
     ParseError::Malformed(format!("`{found}` stands {place}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_a_text_that_was_cut_off_what_had_been_finished_is_given_and_no_half_of_anything() {
+        let whole = r#"{"a": "one, \"two\"", "b": [1, 20, {"c": true}, ["x"]], "d": {"e": null, "f": 12}, "g": 3}"#;
+        for (cut, left) in [
+            ("{", json!({})),
+            (r#"{"a"#, json!({})),
+            (r#"{"a": "one, \"#, json!({})),
+            (r#"{"a": "one, \"two\"", "b": ["#, json!({"a": "one, \"two\"", "b": []})),
+            (r#"{"b": [1, 2"#, json!({"b": [1]})),
+            (r#"{"b": [1, 20, {"c": true"#, json!({"b": [1, 20]})),
+            (r#"{"b": [1, 20, {"c": true}, ["x""#, json!({"b": [1, 20, {"c": true}]})),
+            (r#"{"d": {"e": null, "f": 1"#, json!({"d": {"e": null}})),
+            (r#"{"d": {"e": null, "f": 12}, "g": 3"#, json!({"d": {"e": null, "f": 12}})),
+            (r#"{"d": {"e": null, "f": 12}, "g": 3,"#, json!({"d": {"e": null, "f": 12}, "g": 3})),
+        ] {
+            assert_eq!(finished(cut), Ok(left), "{cut}");
+        }
+        assert_eq!(finished(whole), object(whole).0, "a whole text is read as ever");
+        for (at, _) in whole.char_indices().skip(1) {
+            assert!(finished(&whole[..at]).is_ok(), "cut at {at}");
+        }
+        assert_eq!(finished(&"[".repeat(100)), Err(ParseError::TooDeep));
+    }
+}

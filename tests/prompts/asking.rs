@@ -171,6 +171,25 @@ fn a_server_that_takes_a_schema_and_ignores_it_gets_the_schema_in_words_with_the
 }
 
 #[test]
+fn an_answer_that_was_cut_in_the_form_of_the_schema_is_asked_for_again_without_a_second_copy_of_it() {
+    for (said, copied) in [
+        ("{\"missing_elements\": [\"the sea\"], \"reasoning\": \"The", false),
+        ("{\"answer\": \"The sea\", \"a", true),
+        ("The sea is a", true),
+    ] {
+        let answer = move |call: &ModelCall| match messages(call).len() {
+            2 => cut_off(said),
+            _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
+        };
+        let ran = Script::new(judge, "q", config(OutputStyle::Auto)).model(answer).run();
+        assert_eq!((ran.result().text.as_str(), ran.model_calls.len()), ("8", 2));
+        let repair = messages(&ran.model_calls[1])[3].content.clone();
+        assert_eq!(repair.contains("JSON schema:"), copied, "{repair}");
+        ran.replay();
+    }
+}
+
+#[test]
 fn auto_is_one_call_with_a_schema_and_another_failure_is_not_asked_again() {
     let ran = Script::new(judge, "q", config(OutputStyle::Auto)).model(|_| GOOD).run();
     assert_eq!(ran.model_steps(), ["quality#0"]);
