@@ -16,6 +16,8 @@ def serve_model():
     params = xllamacpp.CommonParams()
     params.model.path = str(next(file.locate() for file in files if file.name.endswith(".gguf")))
     params.hostnames, params.port, params.offline = ["127.0.0.1"], 0, True
+    # The model's own template, and a place for tools in it: with its own llama.cpp leaves tools out without a word.
+    params.chat_template = Path(__file__).with_name("tools.jinja").read_text()
     params.model_alias, params.n_ctx, params.n_parallel = [MODEL], 8192, 1
     # A greedy choice: what is seen once can be seen again. A run of repeated words is what such a model falls into then.
     params.sampling.temp = 0.0

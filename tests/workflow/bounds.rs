@@ -39,7 +39,7 @@ fn in_parallel_one_that_fails_one_that_is_late_and_one_that_does_not_exist_take_
 #[test]
 fn an_agent_whose_call_is_late_before_itself_is_told_with_the_limit_of_the_call() {
     for (call_s, said) in
-        [(5, "got no answer: the model call took longer than 5000 ms"), (60, "took longer than 20000 ms")]
+        [(5, "got no whole answer: the model call took longer than 5000 ms"), (60, "took longer than 20000 ms")]
     {
         let ran = script(&config())
             .model(move |call| match Asked::of(call) {
