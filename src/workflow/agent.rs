@@ -166,7 +166,9 @@ fn late(agent: &Agent, budget: &Budget, failure: Failure) -> Failure {
         "step_timeout" if budget.left.is_zero() => {
             Failure::new("step_timeout", format!("{} took longer than {} ms", agent.name, agent.timeout_ms))
         }
-        "step_timeout" => Failure::new("step_timeout", format!("{} got no whole answer: {}", agent.name, failure.message)),
+        "step_timeout" => {
+            Failure::new("step_timeout", format!("{} got no whole answer: {}", agent.name, failure.message))
+        }
         _ => failure,
     }
 }
