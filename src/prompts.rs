@@ -153,8 +153,10 @@ pub async fn ask<S: Signature>(
         Ok(output) => return Ok(output),
         Err(error) => error,
     };
-    // Some servers take a schema and ignore it; then the model has not seen one yet.
-    let unseen = config.form == OutputStyle::Auto && request.output != OutputForm::Text;
+    // Some servers take a schema and ignore it; then the model has not seen one yet. An answer that was cut off shows it.
+    let unseen = config.form == OutputStyle::Auto
+        && request.output != OutputForm::Text
+        && !(error == ParseError::Cut && parse::keeps_to::<S>(&reply.text, inputs));
     let unseen = unseen.then(|| schema::<S>(inputs));
     let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_ref()));
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
@@ -181,12 +183,13 @@ fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Optio
     }
 }
 
-/// The answer of a reply; one that its provider cut off is read as far as it goes.
+/// The answer of a reply. Of one that the limit of tokens cut off, what was finished is the answer if it has every decision:
+/// a model that repeats itself up to the limit does so again when it is asked again.
 fn read<S: Signature>(reply: &ModelReply, inputs: &S::Inputs) -> Result<S::Output, ParseError> {
-    parse::<S>(&reply.text, inputs).map_err(|error| match reply.finish_reason {
-        FinishReason::Length => ParseError::Cut,
-        FinishReason::ContentFilter => ParseError::Filtered,
-        FinishReason::Stop | FinishReason::ToolCalls => error,
+    parse::<S>(&reply.text, inputs).or_else(|error| match reply.finish_reason {
+        FinishReason::Length => parse::parse_cut::<S>(&reply.text, inputs).map_err(|_| ParseError::Cut),
+        FinishReason::ContentFilter => Err(ParseError::Filtered),
+        FinishReason::Stop | FinishReason::ToolCalls => Err(error),
     })
 }
 

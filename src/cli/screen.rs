@@ -169,6 +169,8 @@ pub(super) struct Screen {
     form: Form,
     /// The text that is shown and valid.
     shown: String,
+    /// The step that wrote the last of it.
+    writing: String,
     /// Something stands on the last line.
     in_line: bool,
     /// The question that was asked last.
@@ -177,7 +179,7 @@ pub(super) struct Screen {
 
 impl Screen {
     pub fn new(form: Form) -> Self {
-        Self { form, shown: String::new(), in_line: false, asked: None }
+        Self { form, shown: String::new(), writing: String::new(), in_line: false, asked: None }
     }
 
     /// Shows an event; the run's status if it was the last one.
@@ -189,7 +191,10 @@ impl Screen {
             complain(&format!("· {line}"));
         }
         match event["type"].as_str().unwrap_or_default() {
-            "response.delta" => self.write(event["delta"].as_str().unwrap_or_default()),
+            "response.delta" => {
+                self.writing = text(event, "step");
+                self.write(event["delta"].as_str().unwrap_or_default());
+            }
             "response.completed" => {
                 self.answer(event["message"].as_str().unwrap_or_default());
                 if event["data"]["truncated"] == true {
@@ -197,7 +202,8 @@ impl Screen {
                     complain(&format!("note: the model stopped early: {}", text(&event["data"], "finish_reason")));
                 }
             }
-            "step.voided" if !self.shown.is_empty() => {
+            // A phase that was late is voided as well, and takes nothing from the answer.
+            "step.voided" if !self.shown.is_empty() && text(event, "step") == self.writing => {
                 self.end_line();
                 self.note("[the text above is void]");
                 self.shown.clear();
@@ -275,5 +281,20 @@ impl Screen {
         if std::mem::take(&mut self.in_line) {
             say("");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voided_step_takes_back_its_own_text_alone() {
+        let mut screen = Screen::new(Form::Text);
+        screen.show(&json!({ "type": "response.delta", "step": "execution#0/model#0", "delta": "the sea" }));
+        screen.show(&json!({ "type": "step.voided", "step": "phase#2/progress#0", "reason": "lost the race" }));
+        assert_eq!(screen.shown, "the sea");
+        screen.show(&json!({ "type": "step.voided", "step": "execution#0/model#0", "reason": "restart" }));
+        assert_eq!(screen.shown, "");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Beyond JSON it takes: trailing and missing commas, comments, single and typographic quotes, raw line breaks and
 //! unescaped quotes in strings, names without quotes, and `True`, `False` and `None`.
+//! Of a text that was cut off it can give what had been finished before the cut.
 //! Invariant: a text that is JSON is read as JSON reads it. Time is linear; nesting is capped.
 
 use std::iter::Peekable;
@@ -16,10 +17,17 @@ pub(super) const DEPTH_MAX: usize = 64;
 
 /// The object that `text` begins with, and where it ends; an error ends behind the brace, where a search may go on.
 pub(super) fn object(text: &str) -> (Result<Value, ParseError>, usize) {
-    let mut reader = Reader { text, chars: text.char_indices().peekable() };
+    let mut reader = Reader::of(text, false);
     let read = reader.value(0);
     let end = if read.is_ok() { reader.at() } else { 1 };
     (read, end.max(1))
+}
+
+/// What had been finished of the object that `text` begins with when it was cut off: of an unfinished object its finished
+/// fields, of an unfinished list its finished items. A half text, number or item is dropped, since half of it may mean
+/// something else than the whole.
+pub(super) fn finished(text: &str) -> Result<Value, ParseError> {
+    Reader::of(text, true).value(0)
 }
 
 /// `text` without a fence around it.
@@ -31,9 +39,28 @@ pub(super) fn unfenced(text: &str) -> &str {
 struct Reader<'a> {
     text: &'a str,
     chars: Peekable<CharIndices<'a>>,
+    /// Whether the end of the text ends what is open in it.
+    cut: bool,
+    /// Whether it did so.
+    ran_out: bool,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(text: &'a str, cut: bool) -> Self {
+        Self { text, chars: text.char_indices().peekable(), cut, ran_out: false }
+    }
+
+    /// A part of an object or a list; nothing when the text was cut off in it and that is put up with.
+    fn part<T>(&mut self, read: Result<T, ParseError>) -> Result<Option<T>, ParseError> {
+        match read {
+            Err(ParseError::Truncated) if self.cut => {
+                self.ran_out = true;
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
     fn at(&mut self) -> usize {
         self.chars.peek().map_or(self.text.len(), |(at, _)| *at)
     }
@@ -88,7 +115,6 @@ impl Reader<'_> {
         loop {
             self.space();
             match self.peek() {
-                None => return Err(ParseError::Truncated),
                 Some('}') => {
                     self.take();
                     return Ok(Value::Object(members));
@@ -96,18 +122,22 @@ impl Reader<'_> {
                 Some(',') => {
                     self.take();
                 }
-                Some(_) => {
-                    let name = self.name()?;
-                    self.space();
-                    match self.take() {
-                        Some(':') => {}
-                        None => return Err(ParseError::Truncated),
-                        Some(other) => return Err(unexpected(other, "after the name of a field")),
-                    }
-                    let value = self.value(depth + 1)?;
+                None | Some(_) => {
+                    let member = self.member(depth);
+                    let Some((name, value)) = self.part(member)? else { return Ok(Value::Object(members)) };
                     members.insert(name, value);
                 }
             }
+        }
+    }
+
+    fn member(&mut self, depth: usize) -> Result<(String, Value), ParseError> {
+        let name = self.name()?;
+        self.space();
+        match self.take() {
+            Some(':') => Ok((name, self.value(depth + 1)?)),
+            None => Err(ParseError::Truncated),
+            Some(other) => Err(unexpected(other, "after the name of a field")),
         }
     }
 
@@ -117,7 +147,6 @@ impl Reader<'_> {
         loop {
             self.space();
             match self.peek() {
-                None => return Err(ParseError::Truncated),
                 Some(']') => {
                     self.take();
                     return Ok(Value::Array(items));
@@ -125,7 +154,13 @@ impl Reader<'_> {
                 Some(',') => {
                     self.take();
                 }
-                Some(_) => items.push(self.value(depth + 1)?),
+                None | Some(_) => {
+                    let item = self.value(depth + 1);
+                    match self.part(item)? {
+                        Some(item) if !self.ran_out => items.push(item),
+                        Some(_) | None => return Ok(Value::Array(items)),
+                    }
+                }
             }
         }
     }
@@ -150,6 +185,9 @@ impl Reader<'_> {
 
     fn word(&mut self) -> Result<Value, ParseError> {
         let word = self.letters();
+        if self.cut && self.peek().is_none() {
+            return Err(ParseError::Truncated);
+        }
         match word.to_lowercase().as_str() {
             "" => {
                 Err(self.peek().map_or(ParseError::Truncated, |other| unexpected(other, "where a value should begin")))
@@ -245,4 +283,35 @@ pub(super) fn number(word: &str) -> Option<Number> {
 
 fn unexpected(found: char, place: &str) -> ParseError {
     ParseError::Malformed(format!("`{found}` stands {place}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_a_text_that_was_cut_off_what_had_been_finished_is_given_and_no_half_of_anything() {
+        let whole = r#"{"a": "one, \"two\"", "b": [1, 20, {"c": true}, ["x"]], "d": {"e": null, "f": 12}, "g": 3}"#;
+        for (cut, left) in [
+            ("{", json!({})),
+            (r#"{"a"#, json!({})),
+            (r#"{"a": "one, \"#, json!({})),
+            (r#"{"a": "one, \"two\"", "b": ["#, json!({"a": "one, \"two\"", "b": []})),
+            (r#"{"b": [1, 2"#, json!({"b": [1]})),
+            (r#"{"b": [1, 20, {"c": true"#, json!({"b": [1, 20]})),
+            (r#"{"b": [1, 20, {"c": true}, ["x""#, json!({"b": [1, 20, {"c": true}]})),
+            (r#"{"d": {"e": null, "f": 1"#, json!({"d": {"e": null}})),
+            (r#"{"d": {"e": null, "f": 12}, "g": 3"#, json!({"d": {"e": null, "f": 12}})),
+            (r#"{"d": {"e": null, "f": 12}, "g": 3,"#, json!({"d": {"e": null, "f": 12}, "g": 3})),
+        ] {
+            assert_eq!(finished(cut), Ok(left), "{cut}");
+        }
+        assert_eq!(finished(whole), object(whole).0, "a whole text is read as ever");
+        for (at, _) in whole.char_indices().skip(1) {
+            assert!(finished(&whole[..at]).is_ok(), "cut at {at}");
+        }
+        assert_eq!(finished(&"[".repeat(100)), Err(ParseError::TooDeep));
+    }
 }

@@ -92,6 +92,30 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
     Err(error)
 }
 
+/// Reads an answer that its provider cut off: what had been finished of it, if that says all that must be said. Pure.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn parse_cut<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, ParseError> {
+    let text = text.rsplit_once("</think>").map_or(text, |(_, answer)| answer);
+    let start = text.find('{').filter(|_| text.len() <= BYTES_MAX).ok_or(ParseError::NoObject)?;
+    let mut schema = schema::<S>(inputs);
+    allow_unsaid(&mut schema, S::UNSAID);
+    let output = shape::<S>(lenient::finished(&text[start..])?, &schema)?;
+    S::check(&output, inputs).map(|()| output).map_err(ParseError::OutOfBounds)
+}
+
+/// Whether what had been finished of an answer that was cut off is in the form of the schema, as far as it goes.
+pub(super) fn keeps_to<S: Signature>(text: &str, inputs: &S::Inputs) -> bool {
+    let Some(Ok(Value::Object(finished))) =
+        text.trim_start().starts_with('{').then(|| lenient::finished(text.trim_start()))
+    else {
+        return false;
+    };
+    let schema = schema::<S>(inputs);
+    !finished.is_empty() && finished.keys().all(|name| schema["properties"].get(name).is_some())
+}
+
 fn shape<S: Signature>(value: Value, schema: &Value) -> Result<S::Output, ParseError> {
     let value = coerce::fit(value, schema);
     serde_json::from_value(value).map_err(|error| ParseError::Misshapen(error.to_string()))

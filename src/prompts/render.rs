@@ -225,7 +225,7 @@ fn sealed(text: &str, names: &[&str]) -> String {
     out
 }
 
-/// Narrows the strings at `pointer` to `values`; a call without any leaves the schema as it is.
+/// Narrows the strings at `pointer` to `values`, and a list of them to so many; a call without any leaves the schema as it is.
 pub(super) fn only<'a>(schema: &mut Value, pointer: &str, values: impl IntoIterator<Item = &'a str>) {
     let values: Vec<&str> = values.into_iter().collect();
     if values.is_empty() {
@@ -235,5 +235,12 @@ pub(super) fn only<'a>(schema: &mut Value, pointer: &str, values: impl IntoItera
         place.retain(|key, _| key == "description");
         place.insert("type".to_owned(), json!("string"));
         place.insert("enum".to_owned(), json!(values));
+    }
+    // A weak model names the same one up to the bound of the list.
+    let list = pointer.strip_suffix("/items").and_then(|list| schema.pointer_mut(list)?.get_mut("maxItems"));
+    if let Some(most) = list
+        && most.as_u64().is_some_and(|most| most > values.len() as u64)
+    {
+        *most = json!(values.len());
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub fn new(fleet: &Fleet<'_>, agent: &'a Agent, audience: Audience, part: String) -> Self {
-        Self { agent, context: fleet.context(agent, part), audience, tools: true, may_pass_to: Vec::new() }
+        Self { agent, context: fleet.context(agent, false, part), audience, tools: true, may_pass_to: Vec::new() }
     }
 }
 
@@ -106,7 +106,7 @@ async fn converse(turn: &mut Turn, fleet: &Fleet<'_>, job: &Job<'_>) -> StepResu
     for _ in 0..fleet.rules().tool_rounds_max {
         let request = request(fleet, agent, *audience, context.clone(), &kit);
         let reply = budget.spend(turn, async |turn| turn.model("model", request.clone()).await).await;
-        let reply = reply.map_err(|failure| late(agent, failure))?;
+        let reply = reply.map_err(|failure| late(agent, &budget, failure))?;
         if reply.tool_calls.is_empty() {
             return answered(agent, reply, artifacts).map(Outcome::Answered);
         }
@@ -127,7 +127,7 @@ async fn converse(turn: &mut Turn, fleet: &Fleet<'_>, job: &Job<'_>) -> StepResu
     context = context.with(ChatMessage::new(Role::System, note));
     let request = request(fleet, agent, *audience, context, &Kit::empty());
     let reply = budget.spend(turn, async |turn| turn.model("model", request.clone()).await).await;
-    answered(agent, reply.map_err(|failure| late(agent, failure))?, artifacts).map(Outcome::Answered)
+    answered(agent, reply.map_err(|failure| late(agent, &budget, failure))?, artifacts).map(Outcome::Answered)
 }
 
 fn request(fleet: &Fleet<'_>, agent: &Agent, audience: Audience, context: Context, kit: &Kit<'_>) -> ModelRequest {
@@ -160,11 +160,14 @@ fn answered(agent: &Agent, reply: ModelReply, artifacts: Vec<String>) -> StepRes
     Ok(Draft { text, agent: agent.name.clone(), finish_reason, model, simulated, artifacts })
 }
 
-/// A deadline of ours, said with the agent's name.
-fn late(agent: &Agent, failure: Failure) -> Failure {
+/// A deadline, said with the agent's name: the agent's own, or that of the call, which may end before it.
+fn late(agent: &Agent, budget: &Budget, failure: Failure) -> Failure {
     match &*failure.code {
-        "step_timeout" => {
+        "step_timeout" if budget.left.is_zero() => {
             Failure::new("step_timeout", format!("{} took longer than {} ms", agent.name, agent.timeout_ms))
+        }
+        "step_timeout" => {
+            Failure::new("step_timeout", format!("{} got no whole answer: {}", agent.name, failure.message))
         }
         _ => failure,
     }

@@ -18,6 +18,9 @@ use crate::agents::Agent;
 use crate::prompts::signatures::{AgentCard, ToolCard};
 use crate::prompts::{Signature, ask};
 
+/// Stands behind the instructions of an agent whose user is waiting.
+const HURRY: &str = "The user is waiting: take no step that the answer can do without.";
+
 /// Characters of one message of the conversation, as phases are shown it.
 const CONTEXT_MESSAGE_CHARS: usize = 2_000;
 
@@ -118,8 +121,12 @@ impl<'a> Fleet<'a> {
     }
 
     /// An agent's messages: who it is, the conversation, its part with what the client added.
-    pub fn context(&self, agent: &Agent, part: String) -> Context {
-        let mut context = Context::default().with(ChatMessage::new(Role::System, agent.instructions.clone()));
+    pub fn context(&self, agent: &Agent, hurried: bool, part: String) -> Context {
+        let mut instructions = agent.instructions.clone();
+        if hurried {
+            instructions = format!("{}\n\n{HURRY}", instructions.trim_end());
+        }
+        let mut context = Context::default().with(ChatMessage::new(Role::System, instructions));
         for message in self.history {
             context = context.with(ChatMessage::new(message.role, message.content.clone()));
         }
@@ -127,13 +134,19 @@ impl<'a> Fleet<'a> {
     }
 
     /// What an agent is asked to do. One that works alone on a first round gets the message as it was written.
-    pub fn part(&self, part: Option<&str>, material: &[(String, &str)], round: Round<'_>) -> String {
+    ///
+    /// Advice stands before the task: a small model takes what stands last for what it is to write.
+    pub fn part(&self, advice: &str, part: Option<&str>, material: &[(String, &str)], round: Round<'_>) -> String {
         let message = &self.input.message;
         let part = part.filter(|part| part.trim() != message.trim());
-        if part.is_none() && material.is_empty() && round.before.is_none() {
+        if advice.is_empty() && part.is_none() && material.is_empty() && round.before.is_none() {
             return message.clone();
         }
-        let mut text = format!("The user's task:\n{message}");
+        let mut text = String::new();
+        if !advice.is_empty() {
+            text.push_str(&format!("How to go about it:\n{advice}\n\n"));
+        }
+        text.push_str(&format!("The user's task:\n{message}"));
         if let Some(part) = part {
             text.push_str(&format!("\n\nYour part of it:\n{part}"));
         }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::agent::{Job, answer};
 use super::fleet::{Draft, Fleet, Round};
-use super::plan::Plan;
+use super::plan::{Advice, Plan};
 use crate::agents::Agent;
 use crate::prompts::signatures::{ExecutionMode, Subtask};
 
@@ -51,7 +51,7 @@ async fn synthesis(
     let writer = fleet.agent(&fleet.rules().synthesis_agent)?;
     let part = "Write the one answer to the user's task from the material below. Keep its sources. Where parts of it \
                 disagree or are missing, say so.";
-    let part = fleet.part(Some(part), material, round);
+    let part = fleet.part("", Some(part), material, round);
     let job = Job { tools: false, ..Job::new(fleet, writer, round.audience(), part) };
     match turn.scope("synthesis", async |turn| answer(turn, fleet, job).await).await {
         Ok(draft) => Ok(draft),
@@ -76,14 +76,22 @@ struct Member<'a> {
     agent: &'a Agent,
     task: &'a str,
     /// What the plan says about how to go about it.
-    advice: Option<String>,
+    advice: Advice,
 }
 
-impl Member<'_> {
-    /// What it is given besides its task: the plan's advice, then what others made.
-    fn given<'b>(&'b self, material: impl IntoIterator<Item = (String, &'b str)>) -> Vec<(String, &'b str)> {
-        let advice = self.advice.as_deref().map(|advice| ("How to go about it".to_owned(), advice));
-        advice.into_iter().chain(material).collect()
+impl<'a> Member<'a> {
+    /// Its turn: `task`, with what others made.
+    fn job(
+        &self,
+        fleet: &Fleet<'_>,
+        audience: Audience,
+        task: &str,
+        material: &[(String, &str)],
+        round: Round<'_>,
+    ) -> Job<'a> {
+        let Advice { lines, hurried } = &self.advice;
+        let context = fleet.context(self.agent, *hurried, fleet.part(lines, Some(task), material, round));
+        Job { agent: self.agent, context, audience, tools: true, may_pass_to: Vec::new() }
     }
 }
 

@@ -41,6 +41,15 @@ pub(super) struct Plan {
     pub latency_budget: Level,
 }
 
+/// What a plan says to one who works.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// How to go about its part; empty when there is nothing to say.
+    pub lines: String,
+    /// Whether the user is waiting.
+    pub hurried: bool,
+}
+
 /// Something about a routing that could not stay as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repair {
@@ -100,7 +109,7 @@ impl Plan {
     }
 
     /// What the plan says about how an agent is to go about its part.
-    pub fn advice(&self, fleet: &Fleet<'_>, agent: &Agent) -> Option<String> {
+    pub fn advice(&self, fleet: &Fleet<'_>, agent: &Agent) -> Advice {
         let own: Vec<&str> = fleet.usable_by(agent).map(|offer| offer.spec.name.as_str()).collect();
         let tools: Vec<&str> = self.tool_plan.iter().map(String::as_str).filter(|tool| own.contains(tool)).collect();
         let mut lines = Vec::new();
@@ -113,10 +122,7 @@ impl Plan {
         if !self.handoff_strategy.is_empty() {
             lines.push(format!("How the work is handed on: {}", self.handoff_strategy));
         }
-        if self.latency_budget == Level::Low {
-            lines.push("The user is waiting: take no step that the answer can do without.".to_owned());
-        }
-        (!lines.is_empty()).then(|| lines.join("\n"))
+        Advice { lines: lines.join("\n"), hurried: self.latency_budget == Level::Low }
     }
 
     pub fn thought(&self, cached: bool) -> FleetEvent {

@@ -70,7 +70,7 @@ async fn again(
     wishes.extend(quality.missing_elements.iter().map(|element| format!("add what is missing: {element}")));
     let feedback = if wishes.is_empty() { quality.reasoning.clone() } else { wishes.join("\n") };
     let agent = fleet.agent(&draft.agent)?;
-    let part = fleet.part(None, &[], Round { before: Some((draft, &feedback)) });
+    let part = fleet.part("", None, &[], Round { before: Some((draft, &feedback)) });
     let better = answer(turn, fleet, Job::new(fleet, agent, Audience::Workflow, part)).await?;
     Ok(score(turn, fleet, &better).await.map(|quality| (better, quality)))
 }

@@ -38,6 +38,10 @@ fn messages(call: &ModelCall) -> Vec<ChatMessage> {
     call.request.context.messages().into_iter().cloned().collect()
 }
 
+fn cut_off(text: &str) -> ModelReply {
+    ModelReply { text: text.to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }
+}
+
 fn script() -> Script {
     Script::new(judge, "What is the answer?", config(OutputStyle::Schema))
 }
@@ -98,17 +102,30 @@ fn two_unusable_answers_are_a_typed_error_that_says_why() {
 }
 
 #[test]
-fn an_answer_that_the_token_limit_cut_is_asked_for_again_shorter() {
-    let ran = script()
-        .model(|call| match call.request.context.messages().len() {
-            2 => {
-                ModelReply { text: GOOD[..30].to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }
-            }
-            _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
-        })
-        .run();
-    assert_eq!(ran.result().text, "8");
-    assert!(ran.model_calls[1].request.context.messages()[3].content.contains("be shorter"));
+fn an_answer_that_the_token_limit_cut_before_its_decision_is_asked_for_again_shorter() {
+    // The number may have been the beginning of a longer one.
+    for cut in ["{\"score\"", "{\"score\": 8"] {
+        let ran = script()
+            .model(move |call| match call.request.context.messages().len() {
+                2 => cut_off(cut),
+                _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
+            })
+            .run();
+        assert_eq!(ran.result().text, "8");
+        assert!(ran.model_calls[1].request.context.messages()[3].content.contains("be shorter"));
+        ran.replay();
+    }
+}
+
+#[test]
+fn an_answer_that_the_token_limit_cut_behind_its_decision_costs_no_repair_call() {
+    let again = r#"{"missing_elements": ["a source"], "score": 3, "reasoning": "the sea, the sea, the sea, the"#;
+    let ran = script().model(move |_| cut_off(again)).run();
+    assert_eq!((ran.result().text.as_str(), ran.model_calls.len()), ("3", 1));
+    ran.replay();
+    // A model that stops by itself in the middle has not said that it would have gone on like this.
+    let ran = script().model(move |_| Reply::from(again)).run();
+    assert_eq!((&*ran.history.error.as_ref().unwrap().code, ran.model_calls.len()), ("prompt_output_invalid", 2));
 }
 
 #[test]
@@ -150,6 +167,25 @@ fn a_server_that_takes_a_schema_and_ignores_it_gets_the_schema_in_words_with_the
     // Who says that the schema is enforced, or has it in the prompt, pays for no second copy.
     for form in [OutputStyle::Schema, OutputStyle::Fenced] {
         assert!(!asked(form).contains("schema:"), "{form:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_cut_in_the_form_of_the_schema_is_asked_for_again_without_a_second_copy_of_it() {
+    for (said, copied) in [
+        ("{\"missing_elements\": [\"the sea\"], \"reasoning\": \"The", false),
+        ("{\"answer\": \"The sea\", \"a", true),
+        ("The sea is a", true),
+    ] {
+        let answer = move |call: &ModelCall| match messages(call).len() {
+            2 => cut_off(said),
+            _ => ModelReply { text: GOOD.to_owned(), ..ModelReply::default() },
+        };
+        let ran = Script::new(judge, "q", config(OutputStyle::Auto)).model(answer).run();
+        assert_eq!((ran.result().text.as_str(), ran.model_calls.len()), ("8", 2));
+        let repair = messages(&ran.model_calls[1])[3].content.clone();
+        assert_eq!(repair.contains("JSON schema:"), copied, "{repair}");
+        ran.replay();
     }
 }
 

@@ -37,6 +37,24 @@ fn in_parallel_one_that_fails_one_that_is_late_and_one_that_does_not_exist_take_
 }
 
 #[test]
+fn an_agent_whose_call_is_late_before_itself_is_told_with_the_limit_of_the_call() {
+    for (call_s, said) in
+        [(5, "got no whole answer: the model call took longer than 5000 ms"), (60, "took longer than 20000 ms")]
+    {
+        let ran = script(&config())
+            .model(move |call| match Asked::of(call) {
+                asked if asked.name.is_empty() => Reply::from("late").after(Duration::from_secs(90)),
+                asked => asked.sensible(&routing("delegated", &[("researcher", "Find out")])),
+            })
+            .limits(move |limits| limits.model_timeout = Duration::from_secs(call_s))
+            .run();
+        ran.replay();
+        let error = ran.history.error.as_ref().unwrap();
+        assert_eq!((&*error.code, &*error.message), ("step_timeout", &*format!("researcher {said}")));
+    }
+}
+
+#[test]
 fn when_nobody_answers_the_run_says_who_failed_and_why() {
     for (mode, code) in
         [("parallel", "no_agent_answered"), ("sequential", "no_agent_answered"), ("delegated", "provider_rate_limited")]

@@ -3,7 +3,7 @@
 use agentic_fleet::prompts::signatures::{HandoffDecision, SimpleResponse};
 use agentic_fleet::prompts::{Artifact, Demo, Signature as _};
 use fleet_actors::event::RunOutcome;
-use fleet_actors::ports::{OutputForm, Role};
+use fleet_actors::ports::{FinishReason, ModelReply, OutputForm, Role};
 use fleet_actors::testing::script::Ran;
 use serde_json::{Value, json};
 
@@ -67,6 +67,24 @@ fn auto_takes_the_mode_that_routing_chose_knowing_the_analysis() {
 }
 
 #[test]
+fn a_routing_that_the_limit_of_tokens_cut_behind_its_agents_is_followed_in_a_demanded_mode() {
+    let cut = r#"{"assigned_to": ["researcher", "writer", "wri"#;
+    let ran = script(&config())
+        .input(|input| input.mode = Some("sequential".to_owned()))
+        .model(move |call| match Asked::of(call) {
+            asked if asked.name == "TaskRouting" => {
+                ModelReply { text: cut.to_owned(), finish_reason: FinishReason::Length, ..ModelReply::default() }.into()
+            }
+            asked => asked.sensible(&Value::Null),
+        })
+        .run();
+    ran.replay();
+    assert_eq!(thought(&ran, "routing")["data"]["assigned_to"], json!(["researcher", "writer"]));
+    assert!(!ran.model_steps().iter().any(|step| step.contains("repair")), "{:?}", ran.model_steps());
+    assert_eq!(told(&ran, "warning"), [""; 0]);
+}
+
+#[test]
 fn what_a_plan_says_about_tools_and_handing_on_reaches_the_agents_that_it_is_for() {
     let mut proposed = routing("sequential", &[("researcher", "Find out"), ("writer", "Write it up")]);
     proposed["tool_plan"] = json!(["python", "forbidden", "hammer", "search"]);
@@ -81,7 +99,12 @@ fn what_a_plan_says_about_tools_and_handing_on_reaches_the_agents_that_it_is_for
             if asked.name.is_empty() {
                 let tools = said("Tools to use, in this order: python, search.") && said("the prices of both");
                 assert_eq!(tools, asked.agent == "researcher", "{}", asked.text);
-                assert!(said("handed on: figures with their sources") && said("The user is waiting"), "{}", asked.text);
+                assert!(said("handed on: figures with their sources"), "{}", asked.text);
+                // A small model takes the last thing it reads for what it is to write.
+                let at = |text: &str| asked.text.find(text).unwrap_or_else(|| panic!("{text}: {}", asked.text));
+                assert!(at("How to go about it:") < at("The user's task:"), "{}", asked.text);
+                let instructions = &call.request.context.messages()[0];
+                assert!(instructions.role == Role::System && instructions.content.contains("The user is waiting"));
                 assert!(!said("forbidden") && !said("hammer"), "{}", asked.text);
             }
             assert!(asked.name != "TaskRouting" || !said("forbidden"), "a tool that nobody may call is not offered");

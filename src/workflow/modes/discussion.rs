@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Member, crew, lost, synthesis};
 use crate::prompts::signatures::{GroupChatSpeakerSelection, GroupChatSpeakerSelectionInputs, TERMINATE, Utterance};
-use crate::workflow::agent::{Job, answer};
+use crate::workflow::agent::answer;
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run, nobody};
 use crate::workflow::plan::Plan;
@@ -88,8 +88,7 @@ async fn speech(
          If the task is settled, say so and end with the word {TERMINATE}.",
         member.task
     );
-    let part = fleet.part(Some(&part), &member.given(heard), round);
-    answer(turn, fleet, Job::new(fleet, member.agent, Audience::Workflow, part)).await
+    answer(turn, fleet, member.job(fleet, Audience::Workflow, &part, &heard, round)).await
 }
 
 /// A speech without the word that ends the discussion, and whether that was its last, whatever marks stand around it.

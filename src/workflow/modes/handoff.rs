@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Member, crew, lost};
 use crate::agents::Agent;
 use crate::prompts::signatures::Handoff;
-use crate::workflow::agent::{Job, Outcome, work};
+use crate::workflow::agent::{Outcome, work};
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run};
 use crate::workflow::plan::Plan;
@@ -30,9 +30,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
         let handed = came
             .as_ref()
             .map(|(from, pass)| (format!("Handed over by {} ({})", from.name, pass.reason), package(pass).to_string()));
-        let material = acting.given(handed.iter().map(|(title, text)| (title.clone(), text.as_str())));
-        let part = fleet.part(Some(acting.task), &material, round);
-        let mut job = Job::new(fleet, acting.agent, round.audience(), part);
+        let handed: Vec<_> = handed.iter().map(|(title, text)| (title.clone(), text.as_str())).collect();
+        let mut job = acting.job(fleet, round.audience(), acting.task, &handed, round);
         if passes_left > 0 {
             job.may_pass_to = team.iter().copied().filter(|agent| agent.name != acting.agent.name).collect();
         }

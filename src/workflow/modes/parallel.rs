@@ -6,7 +6,7 @@ use fleet_actors::event::Audience;
 use fleet_actors::turn::{StepResult, Turn};
 
 use super::{Member, crew, lost, synthesis};
-use crate::workflow::agent::{Job, answer};
+use crate::workflow::agent::answer;
 use crate::workflow::fleet::{Draft, Fleet, Round, ends_the_run, nobody};
 use crate::workflow::plan::Plan;
 
@@ -15,8 +15,8 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
     let limit = fleet.rules().max_parallel_agents;
     let results = turn
         .parallel("agents", limit, crew.clone(), async |turn, member| {
-            let part = fleet.part(Some(member.task), &member.given([]), round);
-            Box::pin(answer(turn, fleet, Job::new(fleet, member.agent, Audience::Workflow, part))).await
+            let job = member.job(fleet, Audience::Workflow, member.task, &[], round);
+            Box::pin(answer(turn, fleet, job)).await
         })
         .await;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());

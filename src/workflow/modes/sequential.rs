@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Member, crew, lost};
 use crate::agents::Agent;
 use crate::prompts::signatures::{HandoffProtocol, HandoffProtocolInputs};
-use crate::workflow::agent::{Job, answer};
+use crate::workflow::agent::answer;
 use crate::workflow::events::FleetEvent;
 use crate::workflow::fleet::{Draft, Fleet, Round, clip, ends_the_run, nobody};
 use crate::workflow::plan::Plan;
@@ -24,11 +24,10 @@ pub(super) async fn run(turn: &mut Turn, fleet: &Fleet<'_>, plan: &Plan, round: 
             None => None,
             Some(before) => Some(handed_over(turn, fleet, before, agent, task).await),
         };
-        let material = member.given(material.iter().map(|(title, text)| (title.clone(), text.as_str())));
+        let material: Vec<_> = material.iter().map(|(title, text)| (title.clone(), text.as_str())).collect();
         let is_last = at + 1 == crew.len();
         let audience = if is_last { round.audience() } else { Audience::Workflow };
-        let part = fleet.part(Some(task), &material, round);
-        let job = Job::new(fleet, agent, audience, part);
+        let job = member.job(fleet, audience, task, &material, round);
         match turn.scope("stage", async |turn| answer(turn, fleet, job).await).await {
             Ok(draft) => {
                 artifacts.extend(draft.artifacts.iter().cloned());
