@@ -77,21 +77,21 @@ mod tests {
         for tag in deep {
             assert_eq!(of_html(&tag.repeat(100_000)), None, "{tag}");
         }
-        for (before, attribute) in [("", "a%"), ("", "a%=\"x\""), ("", "\"a% "), ("<!--<x a='-->", "a%")] {
+        for (before, attribute) in [("", "a%=x"), ("<!--<x a='-->", "a%")] {
             let tag: String = (0..100_000).map(|n| format!(" {}", attribute.replace('%', &n.to_string()))).collect();
             assert_eq!(of_html(&format!("{before}<div{tag}>")), None, "{before}{attribute}");
         }
-        assert!(begun.elapsed().as_secs() < 100, "{:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     }
 
     #[test]
     fn pages_whose_tree_is_a_thousand_times_their_size_are_refused() {
-        let many = |tag: &str| (0..4_000).map(|n| tag.replace('%', &n.to_string())).collect::<String>();
-        for tag in ["<b id=%>", "<a id=%><i id=%>", "<font a=% b c d e f g h i j k l m n o p>"] {
-            let page = format!("<p>{}</p>{}", many(tag), "<p>x".repeat(400_000));
-            assert_eq!(of_html(&page), None, "{tag}");
-            let page = format!("<p>{}</p>{}", many(tag), "<table>x".repeat(200_000));
-            assert_eq!(of_html(&page), None, "{tag} in tables");
+        for (times, tag) in
+            [(4_000, "<b id=%>"), (450, "<a id=%><i id=%>"), (900, "<font a=% b c d e f g h i j k l m>")]
+        {
+            let left_open: String = (0..times).map(|n| tag.replace('%', &n.to_string())).collect();
+            let page = format!("<p>{left_open}</p>{}", "<p>x".repeat(100_000));
+            assert_eq!(of_html(&page), None, "{times} {tag}");
         }
     }
 

@@ -15,12 +15,12 @@ use html5ever::tree_builder::TreeBuilderOpts;
 use html5ever::{Attribute, ParseOpts, QualName, parse_document};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nodes and attributes of one page; a page of two megabytes that people read has a third of that.
-const SIZE_MAX: usize = 300_000;
-/// Elements within each other.
-const DEPTH_MAX: usize = 5_000;
+/// Nodes and attributes of one page; a page of two megabytes that people read has a tenth to a half of that.
+const SIZE_MAX: usize = 500_000;
+/// Elements within each other; browsers stop at 512.
+const DEPTH_MAX: usize = 1_000;
 /// Processor time of one page; a page of two megabytes that people read takes a tenth of a second.
-const TIME_MAX: Duration = Duration::from_secs(5);
+const TIME_MAX: Duration = Duration::from_secs(2);
 /// Bytes between two looks at time and size.
 const PIECE: usize = 256;
 
@@ -66,6 +66,9 @@ impl Bounded {
 
     /// Whether there is room below `parent`; counts what is put there.
     fn takes(&self, parent: &Handle, child: &NodeOrText<Handle>) -> bool {
+        if self.full() {
+            return false;
+        }
         match child {
             NodeOrText::AppendText(_) => self.count(1),
             NodeOrText::AppendNode(_) => {
