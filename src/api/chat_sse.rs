@@ -21,7 +21,7 @@ use super::sse::{self, Wish};
 use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 use super::wire::{Deltas, Version};
-use super::{Api, approvals, at, origin};
+use super::{Api, at, origin};
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -43,8 +43,12 @@ async fn stream(
     origin::admit(&request, &api.settings.server)?;
     let place = api.connections.take()?;
     let conversation = conversation_id(&path)?;
-    let run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };
+    let mut run = NewRun { traceparent: traceparent(&request), ..new_run(&api, conversation.clone(), &query)? };
     let mut wish = wish(&query)?;
+    // Version 1 has no mode, and a page of it may have a field of its own by that name.
+    if wish.version == Version::V2 {
+        run.mode = query.get("mode").filter(|mode| !mode.is_empty()).cloned();
+    }
     if let Some(after) = last_event_id(&request)? {
         wish.after = after;
         let row = api.asked_before(&conversation, run.key.as_deref(), &run.message).await?;
@@ -155,8 +159,7 @@ pub(super) async fn answer(
     let response = fields.any("response");
     fields.finish()?;
     let question = question.map_err(|error| ApiError::invalid("request_id", error.to_string()))?;
-    api.answer(workflow, &question, response).await?;
-    approvals::wake(api, workflow).await;
+    api.respond(workflow, &question, response).await?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": question })))
 }
 

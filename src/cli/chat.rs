@@ -5,6 +5,8 @@
 //!
 //! Absent on purpose: a line editor. The terminal's own is there, and in a pipe there is none.
 
+mod question;
+
 use std::collections::VecDeque;
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -12,15 +14,15 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use fleet_actors::ids::ConversationId;
 use fleet_actors::ports::ReasoningEffort;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::approvals::{approved, edited, rejected};
+use self::question::Question;
 use super::failure::CommandError;
 use super::fleet::{Fleet, Run, Seen};
 use super::screen::{Form, Screen};
-use super::terminal::{complain, harmless, say, stream, text};
+use super::terminal::{complain, say, stream, text};
 use super::{Effort, Reach};
 use crate::api::start::NewRun;
 use crate::workflow::MODES;
@@ -31,8 +33,8 @@ use crate::workflow::MODES;
   agentic-fleet chat --mode parallel --server http://127.0.0.1:8000
   printf 'hello\\nand now in French\\n' | agentic-fleet chat
 
-In it: /help, /mode NAME, /effort NAME, /new, /quit. Ctrl-C stops a turn, Ctrl-D leaves. An approval is answered in place: y, n, why not, or
-the changed arguments as a JSON object. Without --server it takes the data directory for itself; runs that wait there go on.")]
+In it: /help, /mode NAME, /effort NAME, /new, /quit. Ctrl-C stops a turn, Ctrl-D leaves. An approval is answered in place: y, n, n and
+why not, or the changed arguments as a JSON object; /quit and Ctrl-D leave it open. Without --server it takes the data directory for itself; runs that wait there go on.")]
 pub(super) struct Chat {
     /// Go on in this conversation, or begin it under this id.
     #[arg(long, value_name = "ID")]
@@ -79,17 +81,36 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
         };
         match line.trim() {
             "" => {}
-            "/quit" | "/exit" => return Ok(0),
+            line if leaves(line) => return Ok(0),
             command if command.starts_with('/') => talk.command(command),
             message => {
-                // A turn that fails is told, and the conversation goes on.
-                if let Err(error) = talk.turn(message).await {
-                    complain(&error.to_string());
-                    talk.failed = true;
+                match talk.turn(message).await {
+                    Ok(Turn::Over) => {}
+                    Ok(Turn::Left(how)) => {
+                        complain(&how.to_string());
+                        return Ok(0);
+                    }
+                    // A turn that fails is told, and the conversation goes on.
+                    Err(error) => {
+                        complain(&error.to_string());
+                        talk.failed = true;
+                    }
                 }
             }
         }
     }
+}
+
+/// Whether a line ends the conversation, at a question too.
+fn leaves(line: &str) -> bool {
+    matches!(line, "/quit" | "/exit")
+}
+
+/// How a turn stands when it needs no more lines.
+enum Turn {
+    Over,
+    /// The person left; its question stays open. The text says how to come back.
+    Left(CommandError),
 }
 
 struct Talk {
@@ -123,7 +144,7 @@ impl Talk {
         }
     }
 
-    async fn turn(&mut self, message: &str) -> Result<(), CommandError> {
+    async fn turn(&mut self, message: &str) -> Result<Turn, CommandError> {
         let new = NewRun {
             message: message.to_owned(),
             conversation: Some(self.conversation.clone()),
@@ -152,7 +173,10 @@ impl Talk {
                 }
                 line = self.lines.from.recv(), if !open.is_empty() => {
                     screen.line_ended();
-                    let Some(line) = line else { return Err(run.left("nobody is there to answer it")) };
+                    let Some(line) = line else { return Err(left_open(&run, &open, "nobody is there to answer it")) };
+                    if leaves(line.trim()) {
+                        return Ok(Turn::Left(left_open(&run, &open, "left")));
+                    }
                     if self.answered(&run, &open, line.trim()).await {
                         open.pop_front();
                     }
@@ -178,7 +202,7 @@ impl Talk {
                     if let Some(status) = screen.show(&event) {
                         self.failed = status != "completed";
                         run.close().await;
-                        return Ok(());
+                        return Ok(Turn::Over);
                     }
                 }
             }
@@ -201,7 +225,14 @@ impl Talk {
     /// Answers the question that waits longest with a line; whether it was taken.
     async fn answered(&self, run: &Run, open: &VecDeque<Question>, line: &str) -> bool {
         let Some(question) = open.front().filter(|_| !line.is_empty()) else { return false };
-        match run.answer(&question.id, meant(&question.kind, line)).await {
+        let answer = match question.answer(line) {
+            Ok(answer) => answer,
+            Err(unclear) => {
+                complain(&unclear);
+                return false;
+            }
+        };
+        match run.answer(&question.id, answer).await {
             Ok(()) => true,
             Err(error) => {
                 complain(&error.to_string());
@@ -226,71 +257,11 @@ impl Talk {
     }
 }
 
-/// An open question of the turn.
-struct Question {
-    id: String,
-    kind: String,
-    request: Value,
-    /// The person was told what is asked.
-    told: bool,
-}
-
-impl Question {
-    fn of(data: &Value) -> Self {
-        let (id, kind, request) = (text(data, "request_id"), text(data, "request_type"), data["request"].clone());
-        Self { id, kind, request, told: false }
-    }
-
-    fn tell(&self) {
-        let (id, request) = (&self.id, &self.request);
-        match self.kind.as_str() {
-            "tool_approval" => {
-                let (agent, tool) = (text(request, "agent"), text(request, "tool"));
-                complain(&format!("{agent} wants to call {tool} (request {id}) with"));
-                complain(&pretty(&request["arguments"]));
-            }
-            "plan_review" => {
-                complain(&format!("the plan (request {id})"));
-                complain(&pretty(request));
-            }
-            "user_input" => {
-                say(&text(request, "question"));
-                if let Some(options) = request["options"].as_array().filter(|options| !options.is_empty()) {
-                    let options: Vec<_> = options.iter().filter_map(Value::as_str).map(harmless).collect();
-                    say(&format!("({})", options.join(" | ")));
-                }
-            }
-            _ => complain(&format!("{} (request {id})\n{}", self.kind, pretty(request))),
-        }
-    }
-
-    fn prompt(&self) -> &'static str {
-        match self.kind.as_str() {
-            "tool_approval" => "allow it? y, n, why not, or other arguments as JSON> ",
-            "plan_review" => "go on with this plan? y, n, why not, or a changed plan as JSON> ",
-            _ => "answer> ",
-        }
-    }
-}
-
-fn pretty(value: &Value) -> String {
-    let shown = serde_json::to_string_pretty(value).unwrap_or_default();
-    harmless(&shown).into_owned()
-}
-
-/// What a typed line means as an answer.
-fn meant(kind: &str, line: &str) -> Value {
-    if !matches!(kind, "tool_approval" | "plan_review") {
-        return serde_json::from_str(line).unwrap_or_else(|_| json!(line));
-    }
-    match line.to_lowercase().as_str() {
-        "y" | "yes" | "ok" => approved(),
-        "n" | "no" => rejected(""),
-        _ => match serde_json::from_str(line) {
-            Ok(changed @ Value::Object(_)) => edited(kind, &changed),
-            Ok(_) | Err(_) => rejected(line),
-        },
-    }
+/// The end of following a run whose questions stay open, with the ways to answer and to go on.
+fn left_open(run: &Run, open: &VecDeque<Question>, why: &str) -> CommandError {
+    let questions: Vec<_> = open.iter().map(|question| question.id.as_str()).collect();
+    let answer = format!("agentic-fleet approvals answer {}{}", questions.join(" or "), run.place());
+    run.left(&format!("{why}; it stays open: {answer}"))
 }
 
 enum Line {
@@ -333,22 +304,5 @@ impl Lines {
                 Line::Interrupt
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_typed_line_is_a_yes_a_no_with_a_reason_or_what_is_to_be_changed() {
-        assert_eq!(meant("tool_approval", "Y"), json!({ "decision": "approve" }));
-        assert_eq!(meant("tool_approval", "no"), json!({ "decision": "reject" }));
-        assert_eq!(meant("tool_approval", "too risky"), json!({ "decision": "reject", "reason": "too risky" }));
-        let edit = json!({ "decision": "edit", "arguments": { "code": "1" } });
-        assert_eq!(meant("tool_approval", r#"{"code": "1"}"#), edit);
-        assert_eq!(meant("plan_review", r#"{"mode": "parallel"}"#)["plan"], json!({ "mode": "parallel" }));
-        assert_eq!(meant("user_input", "Paris"), json!("Paris"));
-        assert_eq!(meant("user_input", "[1, 2]"), json!([1, 2]));
     }
 }

@@ -19,10 +19,9 @@ use super::terminal::{complain, say};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
-use crate::runtime::{EXIT_IN_USE, EXIT_STORAGE_FAILED, Purpose, Runtime, RuntimeError};
+use crate::runtime::{EXIT_IN_USE, Purpose, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
-use crate::storage::LockError;
 use crate::telemetry::LogLevel;
 use crate::tools::artifacts::Artifacts;
 
@@ -32,13 +31,13 @@ pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     actix_web::rt::System::new().block_on(async move {
         match run(settings, flags, &level).await {
             Ok(()) => 0,
+            Err(Failure::Runtime(error @ RuntimeError::Lock(_))) => {
+                complain(&error.to_string());
+                EXIT_IN_USE
+            }
             Err(error) => {
                 complain(&error.to_string());
-                let Failure::Runtime(RuntimeError::Lock(error)) = error else { return 1 };
-                match error {
-                    LockError::Held { .. } => EXIT_IN_USE,
-                    LockError::Io { .. } => EXIT_STORAGE_FAILED,
-                }
+                1
             }
         }
     })

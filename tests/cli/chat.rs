@@ -59,9 +59,10 @@ pipeline: { default_agent: assistant }
             place.serve();
         }
         let order = r#"look there [[sim:tool name=fetch_page args={"url":"https://127.0.0.1/"}]]"#;
-        let said = chat(&place, &[], &format!("{order}\nnot that host\n{order}\ny\n"));
+        let said = chat(&place, &[], &format!("{order}\nokay\nnot that host\nn not that host\n{order}\ny\n"));
         assert_eq!(said.code, 0, "{said:?}");
         assert_eq!(said.err.matches("wants to call fetch_page").count(), 2, "{said:?}");
+        assert_eq!(said.err.matches("no clear yes and no clear no").count(), 2, "what is only like an answer is none");
         // The first is refused by the person; the second is allowed, and the guard on addresses has its say.
         assert!(said.err.contains("fetch_page") && said.err.contains("rejected"), "{said:?}");
         assert!(said.err.contains("failed after") || said.err.contains("denied after"), "{said:?}");
@@ -174,7 +175,7 @@ async fn a_chat_that_waits_for_an_answer_goes_on_when_somebody_else_gives_it() {
     );
     let script = [
         ("you> ", format!("{FETCH}\\n")),
-        ("why not, or other arguments as JSON> ", format!("!{answer}")),
+        ("n and why not, or other arguments as JSON> ", format!("!{answer}")),
         ("it was answered elsewhere", String::new()),
         // The model was told why.
         ("not from here", String::new()),
@@ -194,11 +195,13 @@ async fn a_chat_asks_again_after_an_answer_that_does_not_fit_and_parks_meanwhile
         if served {
             place.serve();
         }
-        let ask = "why not, or other arguments as JSON> ";
+        let ask = "n and why not, or other arguments as JSON> ";
         let order = format!("{FETCH}\\n");
         let script = [
             ("you> ", order.as_str()),
             (ask, "\\n"),
+            (ask, "sure\\n"),
+            ("no clear yes and no clear no", ""),
             (ask, r#"{"url": 7}\n"#),
             ("response/arguments/url", ""),
             (ask, r#"{"url": "https://127.0.0.1:9/changed"}\n"#),
@@ -208,6 +211,39 @@ async fn a_chat_asks_again_after_an_answer_that_does_not_fit_and_parks_meanwhile
         let said = at_a_terminal(&place, &script);
         assert!(said.code == 0 && said.out.starts_with("0\n"), "{said:?}");
         assert_eq!(place.counted("completed").await, 2, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chat_that_is_left_at_a_question_leaves_it_open_here_and_through_a_server() {
+    for served in [false, true] {
+        let mut place = careful();
+        if served {
+            place.serve();
+        }
+        for (leave, code) in [("/quit\\n", "0\n"), ("\\x04", "1\n")] {
+            let open = || place.cli(&["approvals", "list", "--json"]).json()["approvals"].as_array().unwrap().clone();
+            let order = format!("{FETCH}\\n");
+            let script = [
+                ("you> ", order.as_str()),
+                ("n and why not, or other arguments as JSON> ", leave),
+                ("it stays open: ", ""),
+            ];
+            let said = at_a_terminal(&place, &script);
+            assert!(said.code == 0 && said.out.starts_with(code), "{leave}: {said:?}");
+            let [question] = &open()[..] else { panic!("{leave}: one question is open: {:?}", open()) };
+            let text = |name: &str| question[name].as_str().unwrap().to_owned();
+            let answer = format!("agentic-fleet approvals answer {}", text("request_id"));
+            let go_on = format!("agentic-fleet checkpoints resume {}", text("workflow_id"));
+            assert!(said.out.contains(&answer) && said.out.contains(&go_on), "{leave}: {said:?}");
+            assert_eq!(said.out.matches(" --server ").count(), if served { 2 } else { 0 }, "{leave}: {said:?}");
+            // The ways that it names lead on.
+            let answered = place.cli(&["approvals", "answer", &text("request_id"), "--reject", "not from here"]);
+            assert_eq!(answered.code, 0, "{answered:?}");
+            let resumed = place.cli(&["checkpoints", "resume", &text("workflow_id")]);
+            assert!(resumed.code == 0 && resumed.out.contains("not from here"), "{leave}: {resumed:?}");
+            assert_eq!(open(), Vec::<serde_json::Value>::new());
+        }
     }
 }
 

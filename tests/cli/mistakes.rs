@@ -39,15 +39,6 @@ async fn what_does_not_exist_exits_1_and_what_is_typed_wrong_exits_2_here_and_th
 }
 
 #[tokio::test]
-async fn a_data_directory_that_cannot_be_written_is_not_said_to_belong_to_another_process() {
-    let mut place = Place::new();
-    std::fs::write(place.dir.path().join("taken"), "a file").unwrap();
-    place.set("FLEET_DATA_DIR", "taken");
-    place.local(&["serve", "--port", "0"]).failed(74, "taken: cannot lock: ");
-    place.local(&["run", "-m", "please"]).failed(1, "taken: cannot lock: ");
-}
-
-#[tokio::test]
 async fn a_server_that_is_not_there_or_is_another_one_is_named() {
     let place = Place::new();
     place

@@ -79,6 +79,7 @@ async fn bad_queries_are_422_and_name_their_field() {
         ("/api/chat/c/stream?message=hi&reasoning_effort=huge", "reasoning_effort"),
         ("/api/chat/c/stream?message=hi&enable_checkpointing=maybe", "enable_checkpointing"),
         ("/api/chat/c/stream?message=hi&version=3", "version"),
+        ("/api/chat/c/stream?message=hi&version=2&mode=chaos", "mode"),
     ];
     for (path, field) in table {
         let response = app.get(path, &[]).await;
@@ -87,6 +88,25 @@ async fn bad_queries_are_422_and_name_their_field() {
         assert_eq!(problem["errors"][0]["field"], field);
     }
     assert_eq!(app.calls(), 0);
+}
+
+#[actix_web::test]
+async fn version_2_may_force_a_mode_and_version_1_has_none() {
+    let app = app().await;
+    for (query, agents) in [
+        ("version=2&mode=fast_path", 0),
+        ("version=2&mode=delegated", 1),
+        ("version=2&mode=", 1),
+        ("version=2", 1),
+        ("mode=fast_path", 1),
+        ("mode=chaos", 1),
+    ] {
+        let path = format!("/api/chat/{}/stream?message=hello&{query}", query.replace(['=', '&'], "-"));
+        let events: Vec<_> =
+            Sse::new(app.get(&path, &[]).await).rest().await.into_iter().map(|(_, event)| event).collect();
+        let began = events.iter().filter(|event| event["type"] == "agent.start").count();
+        assert_eq!((began, &events.last().expect("done")["type"]), (agents, &json!("done")), "{query}: {events:#?}");
+    }
 }
 
 #[actix_web::test]

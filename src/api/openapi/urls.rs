@@ -153,6 +153,7 @@ pub const URLS: &[Url] = &[
                 "whether the run's positions are listed as checkpoints, true or false; `sessions.enable_checkpointing` when left out",
             ),
             Param::query("client_message_id", "asking again with the same one joins the first run"),
+            Param::query("mode", "who works, and how; with `version=2`"),
             VERSION,
             STREAM,
             LAST_ID,
@@ -225,6 +226,9 @@ pub const URLS: &[Url] = &[
         ])
         .answers(&[(200, Answer::List("Approval"))])
         .refuses(&[422, 503]),
+    Url::get("/api/v1/approvals/{request_id}", "An open question to a human; 409 names the run of one that is closed")
+        .answers(&[(200, Answer::Json("Approval"))])
+        .refuses(&[404, 409, 503]),
     Url::get("/api/v1/sessions", "What runs, waits or ended lately")
         .answers(&[(200, Answer::List("Session"))])
         .refuses(&[503]),

@@ -270,6 +270,10 @@ impl Fields {
     fn end(&self) -> Result<(), ApiError> {
         match self.0.keys().next() {
             None => Ok(()),
+            Some(mode) if mode == "mode" => Err(wrong(
+                mode,
+                "is not a field of this frame; `chat.send` of fleet.v2 has it, and so has POST /api/v1/run",
+            )),
             Some(unknown) => Err(wrong(unknown, "is not a field of this frame")),
         }
     }

@@ -171,11 +171,19 @@ impl Run {
 
     /// An end of following it, with the way back.
     pub fn left(&self, why: &str) -> CommandError {
-        let server = match &self.from {
+        left(&self.workflow, self.server(), why)
+    }
+
+    /// The flag that a command about it needs, with a space before it.
+    pub fn place(&self) -> String {
+        place(self.server())
+    }
+
+    fn server(&self) -> Option<&str> {
+        match &self.from {
             Source::Here(_) => None,
             Source::There(there) => Some(there.client.shown()),
-        };
-        left(&self.workflow, server, why)
+        }
     }
 
     /// Leaves everything in order.
@@ -188,8 +196,12 @@ impl Run {
 
 /// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
 fn left(workflow: &WorkflowId, server: Option<&str>, why: &str) -> CommandError {
-    let server = server.map(|url| format!(" --server {url}")).unwrap_or_default();
-    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{server}"))
+    let place = place(server);
+    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{place}"))
+}
+
+fn place(server: Option<&str>) -> String {
+    server.map(|url| format!(" --server {url}")).unwrap_or_default()
 }
 
 impl Here {
