@@ -2,7 +2,8 @@
 //! origin must be allowed.
 //!
 //! What a page of another origin only reads is not refused here: its browser keeps the answer from it
-//! ([`cors`](super::cors)).
+//! ([`cors`](super::cors)). It does not where the page came from a name that was made to mean this machine: such a name is
+//! refused whatever is asked for.
 
 use std::net::IpAddr;
 
@@ -41,7 +42,7 @@ pub fn judge(request: &HttpRequest, server: &ServerSettings) -> Result<Visitor, 
     Err(forbidden(request, "pages of this origin may not open a socket"))
 }
 
-/// Refuses what would change something and comes from a page of an origin that is not allowed. A browser sends such a request
+/// Refuses what asks for a host that is not this one, and what would change something and comes from a page of an origin that is not allowed. A browser sends such a request
 /// without asking first when its form is simple enough, and to a name that was made to mean this machine in any form.
 ///
 /// # Errors
@@ -50,8 +51,16 @@ pub async fn origins<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
-    if let Some(api) = request.app_data::<Data<Api>>().filter(|_| !request.method().is_safe()) {
-        admit(request.request(), &api.settings.server)?;
+    if let Some(api) = request.app_data::<Data<Api>>() {
+        let server = &api.settings.server;
+        let host = request.headers().get(HOST);
+        if host.is_some_and(|host| !host.to_str().is_ok_and(|host| server.host_allowed(host))) {
+            let text = "this server has another name: it is known by its address and by those of allowed origins";
+            return Err(forbidden(request.request(), text).into());
+        }
+        if !request.method().is_safe() {
+            admit(request.request(), server)?;
+        }
     }
     next.call(request).await
 }
@@ -85,8 +94,8 @@ fn is_own(origin: &str, request: &HttpRequest) -> bool {
 }
 
 fn forbidden(request: &HttpRequest, text: &'static str) -> ApiError {
-    let origin = request.headers().get(ORIGIN);
+    let (origin, host) = (request.headers().get(ORIGIN), request.headers().get(HOST));
     let peer = request.peer_addr().map(|peer| peer.ip().to_string());
-    tracing::warn!(sec.event = "origin_forbidden", ?origin, peer, "a request of a page was refused");
+    tracing::warn!(sec.event = "origin_forbidden", ?origin, ?host, peer, "a request of a page was refused");
     ApiError::new(StatusCode::FORBIDDEN, "origin_forbidden", text)
 }

@@ -1,5 +1,7 @@
 //! The doors: where they listen, who may use them, how much and how long each may cost.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::units::{Bytes, Count, ListenHost, Millis, Port};
@@ -73,6 +75,26 @@ impl ServerSettings {
     #[must_use]
     pub fn cors_origin_allowed(&self, origin: &str) -> bool {
         self.cors_allowed_origins.allows(origin) || self.cors_allow_localhost && is_localhost(origin)
+    }
+
+    /// Whether requests that ask for a host of this name, with or without a port, are meant for this server. Whoever owns a
+    /// name can make it mean the machine of someone who visits their page, so where only this machine listens the name has
+    /// to be an address, localhost, or that of an allowed origin.
+    #[must_use]
+    pub fn host_allowed(&self, host: &str) -> bool {
+        if !self.host.is_loopback() || self.cors_allowed_origins.any() {
+            return true;
+        }
+        // The parser makes one form of a name; what follows it would be no host.
+        let url = reqwest::Url::parse(&format!("http://{host}/")).ok();
+        let asked = url.filter(|_| !host.contains(['/', '\\', '?', '#', '@']));
+        let Some(name) = asked.as_ref().and_then(reqwest::Url::host_str) else { return false };
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let named = |origin: &str| reqwest::Url::parse(origin).is_ok_and(|own| own.host_str() == Some(name));
+        address.is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.cors_allowed_origins.iter().any(named)
     }
 }
 

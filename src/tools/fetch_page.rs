@@ -7,6 +7,7 @@
 
 pub mod guard;
 pub mod text;
+mod tree;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,6 +9,7 @@
 //! Absent on purpose: who may call what, which [`crate::tools`] decides; sampling, roots and elicitation, which would let
 //! a server ask us; and retries of a call, whose effect nobody knows.
 
+mod asking;
 mod catalog;
 mod connection;
 mod outcome;

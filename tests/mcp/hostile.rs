@@ -114,6 +114,17 @@ async fn garbage_before_the_handshake_is_ignored_and_a_flood_without_a_line_is_c
 }
 
 #[tokio::test]
+async fn a_server_that_asks_without_taking_our_answers_is_cut_off_and_one_that_takes_them_is_not() {
+    let fleet = Fleet::start(&hostile("asks", "", ""), &[]);
+    fleet.ready("h").await;
+    fleet.until("h", down).await;
+    let fleet = Fleet::start(&hostile("pings", "", ""), &[]);
+    until("a thousand pings are answered", || (fleet.left("pongs").len() == 999).then_some(())).await;
+    fleet.call("mcp__h__echo", json!({})).await.expect("an echo");
+    assert_eq!(fleet.left("starts").len(), 1);
+}
+
+#[tokio::test]
 async fn ten_thousand_tools_are_a_hundred_and_endless_pages_end() {
     let fleet = Fleet::start(&hostile("many", "", "    tools_max: 100\n"), &[]);
     fleet.ready("h").await;

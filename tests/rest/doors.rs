@@ -136,6 +136,26 @@ async fn a_page_of_a_foreign_origin_starts_and_changes_nothing_in_any_form() {
 }
 
 #[actix_web::test]
+async fn a_page_from_a_name_that_was_made_to_mean_this_machine_reads_and_starts_nothing() {
+    let app = TestApp::spawn(Script::Answers("hi"), 1);
+    let port = app.url.rsplit(':').next().unwrap();
+    let paths = ["/api/v1/history", "/api/v1/conversations", "/metrics", "/docs/", "/api/chat/c/stream?message=hello"];
+    let ask = |path: &str, host: String| app.http.get(format!("{}{path}", app.url)).header("host", host).send();
+    for path in paths {
+        for name in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "notlocalhost", "a@127.0.0.1"]
+        {
+            problem(ask(path, format!("{name}:{port}")).await.unwrap(), 403, "origin_forbidden").await;
+        }
+    }
+    assert_eq!(app.model_calls(), 0);
+    for path in paths {
+        for name in ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "fleet.localhost", "192.168.0.7"] {
+            assert_eq!(ask(path, format!("{name}:{port}")).await.unwrap().status(), 200, "{name}{path}");
+        }
+    }
+}
+
+#[actix_web::test]
 async fn the_pages_of_the_documentation_are_served() {
     let app = TestApp::spawn(Script::Answers("hi"), 1);
     assert_eq!(app.get("/docs/").await.status(), 200);

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::asking::Asking;
 use super::catalog::{Collector, PAGES_MAX};
 use super::process::{BoundedLines, Group, log_errors, start};
 use super::{Launch, McpProtocol, Plan, Target};
@@ -93,7 +94,7 @@ impl Link {
         let max = plan.limits.message_bytes_max;
         let output = BoundedLines::new(started.output, max);
         let transport = AsyncRwTransport::new_client(output, started.input).with_max_line_length(max);
-        let running = serve_client_with_lifecycle(handler, transport, mode).await;
+        let running = serve_client_with_lifecycle(handler, Asking::new(transport), mode).await;
         let running = running.map_err(|error| in_words(plan, &error))?;
         Ok(Self::new(running, Some(started.group)))
     }
@@ -122,7 +123,7 @@ impl Link {
             .max_json_response_size(max)
             .max_error_response_size(max.min(4_096));
         let transport = StreamableHttpClientTransport::with_client(http, config);
-        let running = serve_client_with_lifecycle(handler, transport, mode).await;
+        let running = serve_client_with_lifecycle(handler, Asking::new(transport), mode).await;
         let running = running.map_err(|error| in_words(plan, &error))?;
         Ok(Self::new(running, None))
     }

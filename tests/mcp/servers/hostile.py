@@ -100,6 +100,9 @@ def main():
         method, params = message.get("method"), message.get("params") or {}
         if method == "notifications/cancelled":
             note("cancelled", str(params.get("requestId")))
+        if mode == "pings" and "result" in message and message["id"] < 1_000:
+            note("pongs", str(message["id"]))
+            send({"jsonrpc": "2.0", "id": message["id"] + 1, "method": "ping"})
         if "id" not in message or method is None:
             continue
         note("requests", method)
@@ -117,6 +120,13 @@ def main():
             result = {}
         if result is not None:
             send({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        if method == "tools/list" and mode == "pings":
+            send({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        if method == "tools/list" and mode == "asks":
+            asks = "".join(json.dumps({"jsonrpc": "2.0", "id": n, "method": "ping"}) + "\n" for n in range(1_000))
+            while True:
+                sys.stdout.write(asks)
+                sys.stdout.flush()
         if method == "tools/call" and params["name"] == "echo" and params.get("arguments", {}).get("announce"):
             send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
     if mode == "stubborn":
