@@ -95,6 +95,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
                 .route(web::delete().to(conversations::delete)),
         )
         .service(at("/api/v1/approvals", "GET").route(web::get().to(approvals::list)))
+        .service(at("/api/v1/approvals/{request_id}", "GET").route(web::get().to(approvals::show)))
         .service(at("/api/v1/sessions", "GET").route(web::get().to(sessions::list)))
         .service(
             at("/api/v1/sessions/{id}", "GET, DELETE")

@@ -31,7 +31,7 @@ use crate::settings::{
     StorageSettings, StructuredOutput, process_environment,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
-use crate::telemetry::traces::{FlushOnDrop, Traces};
+use crate::telemetry::traces::{FlushOnDrop, LastWords, Traces};
 use crate::tools;
 use crate::tools::FleetTools;
 use crate::tools::artifacts::Artifacts;
@@ -146,16 +146,19 @@ impl Runtime {
         let storage = &settings.storage;
         let lock = DataDirLock::acquire(&storage.data_dir, address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let watch = Watch::new(Arc::new(|service| {
+        let last_words = LastWords::default();
+        let end = last_words.clone();
+        let watch = Watch::new(Arc::new(move |service| {
             tracing::error!(service, "service_panicked");
-            std::process::exit(EXIT_SERVICE_PANICKED);
+            end.exit(EXIT_SERVICE_PANICKED);
         }));
         let options = SqliteOptions::from(storage);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open_watched(&options, clock.clone(), &watch)?);
         let arbiter = Arbiter::new();
-        let on_failed = Arc::new(|reason: &str| {
+        let end = last_words.clone();
+        let on_failed = Arc::new(move |reason: &str| {
             tracing::error!(reason, "storage_failed");
-            std::process::exit(EXIT_STORAGE_FAILED);
+            end.exit(EXIT_STORAGE_FAILED);
         });
         let limits = writer_limits(storage);
         let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, limits, &watch);
@@ -168,6 +171,7 @@ impl Runtime {
             Purpose::Runs => Traces::start(&settings.tracing, provider)?,
             Purpose::Store => None,
         };
+        traces.iter().for_each(|traces| last_words.include(traces));
         let services = Services {
             store,
             checkpoints,

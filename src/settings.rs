@@ -273,6 +273,12 @@ fn read_file(sources: &Sources, problems: &mut Vec<Problem>) -> Option<Arc<Docum
 }
 
 fn read_bounded(file: &FilePath) -> std::io::Result<String> {
+    // Before it is opened: a pipe would wait for its writer, and a device may never end.
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a directory" } else { "a pipe, a socket or a device" };
+        return Err(std::io::Error::other(format!("expected a regular file, found {found}")));
+    }
     let mut text = String::new();
     std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {

@@ -15,6 +15,7 @@ mod history;
 mod journal;
 mod lists;
 mod lock;
+mod mover;
 mod options;
 mod readers;
 mod record;
@@ -31,7 +32,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fleet_actors::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
+use fleet_actors::ids::{ConversationId, Position, RequestId, Seq, Timestamp, WorkflowId};
 use fleet_actors::ports::{
     Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, QuestionFilter,
     QuestionRow, RecordRow, RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow,
@@ -46,6 +47,7 @@ pub use options::SqliteOptions;
 
 use self::fault::Fault;
 use self::journal::Page;
+use self::mover::Mover;
 use self::readers::Readers;
 use self::reserve::Reserve;
 use self::wal::{Gate, Wal};
@@ -85,14 +87,32 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// SQLite cannot use it: damaged, not a database, full.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", cure(.error))]
     Store {
         /// The file.
         path: PathBuf,
         /// Why.
         error: StoreError,
     },
-    /// The file system said no.
+    /// The file system refuses one of the database's files.
+    #[error("{path}: {why}, or name another directory with --data-dir")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        why: String,
+    },
+    /// SQLite must write beside the database, to read it too.
+    #[error(
+        "{path}: {error}; SQLite makes files beside it: let this user write there, or copy the data directory to where it can"
+    )]
+    Alone {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        error: StoreError,
+    },
+    /// The system said no.
     #[error("{path}: {error}")]
     Io {
         /// The file.
@@ -100,6 +120,14 @@ pub enum OpenError {
         /// Why.
         error: std::io::Error,
     },
+}
+
+/// What to do about a store that cannot be opened, where that is known.
+fn cure(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Full => "; free space there, or name another directory with --data-dir",
+        StoreError::Unwritable(_) | StoreError::Damaged(_) | StoreError::Failed(_) | StoreError::Unavailable(_) => "",
+    }
 }
 
 /// The store. Dropping it waits for what is under way and leaves one file behind.
@@ -140,11 +168,12 @@ impl SqliteStore {
     /// [`OpenError`].
     pub fn open_watched(options: &SqliteOptions, clock: Arc<dyn Clock>, watch: &Watch) -> Result<Self, OpenError> {
         let path = &options.database;
-        let explain = |fault: Fault| OpenError::Store { path: path.clone(), error: fault.0 };
+        let explain = |fault: Fault| schema::explain_fault(path, fault);
         let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
         let opening = schema::next_opening(&db).map_err(explain)?;
         let gate = Arc::new(Gate::default());
-        let wal = Wal::new(&mut db, options, gate.clone()).map_err(|e| explain(e.into()))?;
+        let wal =
+            Wal::new(&mut db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(db, wal, reserve, clock, opening, options.group);
@@ -273,6 +302,11 @@ impl Store for SqliteStore {
 
     fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>> {
         self.look(move |db| lists::questions(db, &filter))
+    }
+
+    fn askers(&self, request: &RequestId) -> SendFuture<'_, Result<Vec<WorkflowId>, StoreError>> {
+        let request = request.clone();
+        self.look(move |db| lists::askers(db, &request))
     }
 
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {

@@ -198,7 +198,6 @@ fn every_public_error_code_has_a_heading_in_the_runbook() {
     assert!(missing.is_empty(), "without a heading: {missing:?}");
 }
 
-/// Cargo gives a test's build of the binary the features of what tests depend on, and every other build none of them.
 #[test]
 fn each_decision_has_a_number_of_its_own() {
     let files = std::fs::read_dir(root().join("docs/decisions")).unwrap();
@@ -210,6 +209,7 @@ fn each_decision_has_a_number_of_its_own() {
     assert_eq!(numbers.len(), all, "{numbers:?}");
 }
 
+/// Cargo gives a test's build of the binary the features of what tests depend on, and every other build none of them.
 #[test]
 fn only_builds_for_tests_can_be_killed_at_a_fail_point() {
     let features = |edges: &str| {

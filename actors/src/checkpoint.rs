@@ -2,16 +2,16 @@
 //!
 //! The store makes one transaction of the commits that came while its last one ran, so the disk is never idle while this
 //! actor's thread is on its way to say what comes next. As long as nobody waits and the store has room for more, its door
-//! hands an append on without a change of thread; what comes beyond waits in the actor. Once a write finds the store full,
-//! new work is refused ([`Checkpoints::is_full`]) until a probe finds room again; what runs, and what deletes, still asks
-//! for itself.
+//! hands an append on without a change of thread; what comes beyond waits in the actor. Once a write finds the store full or
+//! not to be written, new work is refused ([`Checkpoints::refusal`]) until a probe gets through; what runs, and what deletes,
+//! still asks for itself.
 //!
 //! Invariant: asks reach the store in the order they were asked.
 //! Absent on purpose: a delay to make groups larger. The disk's own time is the window.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix::{
@@ -34,7 +34,7 @@ pub struct WriterLimits {
     pub group_max: usize,
     /// Nor more bytes than this, one ask excepted. Default 1 MiB.
     pub group_bytes_max: usize,
-    /// Between two looks whether a full store has room again. Default 1 s.
+    /// Between two looks whether a store that is full, or cannot be written, takes writes again. Default 1 s.
     pub probe_interval: Duration,
 }
 
@@ -60,7 +60,9 @@ struct Shared {
     store: Arc<dyn Store>,
     on_failed: OnStorageFailed,
     watch: Watch,
-    full: AtomicBool,
+    refuses: AtomicBool,
+    /// Why it does, if it does.
+    why: Mutex<Option<StoreError>>,
     /// Asks that the store was not given yet, in the mailbox or behind it.
     waiting: AtomicUsize,
     /// Asks and groups of them that the store was given.
@@ -77,6 +79,10 @@ impl Shared {
         entered.ok().map(|_| UnderWay(self.clone()))
     }
 
+    fn why(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait(self: &Arc<Self>) -> InLine {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         InLine(self.clone())
@@ -86,7 +92,12 @@ impl Shared {
     fn judge<T>(&self, result: &Result<T, StoreError>) {
         match result {
             Err(StoreError::Failed(reason)) => (self.on_failed)(reason),
-            Err(StoreError::Full) if !self.full.swap(true, Ordering::Relaxed) => self.moved.notify_one(),
+            Err(error) if error.refuses_writes() => {
+                *self.why() = Some(error.clone());
+                if !self.refuses.swap(true, Ordering::SeqCst) {
+                    self.moved.notify_one();
+                }
+            }
             Err(_) | Ok(_) => {}
         }
     }
@@ -157,7 +168,8 @@ impl CheckpointActor {
             store,
             on_failed,
             watch: watch.clone(),
-            full: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            why: Mutex::default(),
             waiting: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             moved: Notify::new(),
@@ -216,9 +228,14 @@ impl CheckpointActor {
         let shared = self.shared.clone();
         let word = async move { shared.moved.notified().await };
         ctx.spawn(word.into_actor(self).map(|(), actor, ctx| {
-            if actor.shared.full.load(Ordering::Relaxed) && !actor.probing {
+            if actor.shared.refuses.load(Ordering::SeqCst) && !actor.probing {
                 actor.probing = true;
-                tracing::error!("the store is full: new work is refused until there is room");
+                match &*actor.shared.why() {
+                    Some(error @ StoreError::Unwritable(_)) => {
+                        tracing::error!(%error, "the store cannot be written: new work is refused until it can");
+                    }
+                    Some(_) | None => tracing::error!("the store is full: new work is refused until there is room"),
+                }
                 ctx.run_later(actor.limits.probe_interval, Self::probe);
             }
             actor.commit_next(ctx);
@@ -235,8 +252,12 @@ impl CheckpointActor {
         ctx.spawn(answer.into_actor(self).map(|probed, actor, ctx| match probed {
             Ok(Ok(_)) => {
                 actor.probing = false;
-                actor.shared.full.store(false, Ordering::Relaxed);
-                tracing::info!("the store has room again");
+                let was = actor.shared.why().take();
+                actor.shared.refuses.store(false, Ordering::SeqCst);
+                match was {
+                    Some(StoreError::Unwritable(_)) => tracing::info!("the store can be written again"),
+                    Some(_) | None => tracing::info!("the store has room again"),
+                }
             }
             Ok(Err(_)) | Err(_) => drop(ctx.run_later(actor.limits.probe_interval, Self::probe)),
         }));
@@ -356,10 +377,19 @@ impl Checkpoints {
         self.door.ask(CommitWrite(write, in_line)).await.unwrap_or_else(|error| Err(unavailable(error)))
     }
 
-    /// Whether the store was found full and no probe has found room since.
+    /// Why new work is refused: the store was found full or not to be written, and no probe got through since.
+    #[must_use]
+    pub fn refusal(&self) -> Option<StoreError> {
+        if !self.shared.refuses.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.shared.why().clone()
+    }
+
+    /// Whether that is for want of room.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.shared.full.load(Ordering::Relaxed)
+        self.refusal() == Some(StoreError::Full)
     }
 
     pub(crate) fn writer(&self) -> Rc<dyn Writer> {
@@ -385,12 +415,10 @@ impl Writer for Checkpoints {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
-    use crate::ports::{Claim, NewWorkflow, Next, OnDisconnect, RecordRow};
-    use crate::testing::{CommitFault, ManualClock, MemoryStore};
+    use crate::ports::{Claim, RecordRow};
+    use crate::testing::{CommitFault, ManualClock, MemoryStore, plain};
 
     const RECORD_BYTES: usize = 1_000;
 
@@ -405,29 +433,9 @@ mod tests {
             head: vec![b'x'; RECORD_BYTES],
             body: None,
         };
-        let made = NewWorkflow {
-            name: "chat".into(),
-            version: 1,
-            conversation: None,
-            task: "a task".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Cancel,
-            created_at: Timestamp(0),
-            child_of: None,
-        };
-        Append {
-            claim: Claim { workflow: WorkflowId::from_trusted(format!("w{n}")), epoch: Epoch(0) },
-            after: Position(0),
-            create: Some(Box::new(made)),
-            records: vec![record],
-            messages: Vec::new(),
-            opened: Vec::new(),
-            closed: Vec::new(),
-            children: Vec::new(),
-            runtime: Duration::ZERO,
-            next: Next::Running,
-        }
+        let made = plain::made("chat", "a task", Timestamp(0));
+        let claim = Claim { workflow: WorkflowId::from_trusted(format!("w{n}")), epoch: Epoch(0) };
+        Append { create: Some(Box::new(made)), ..plain::append(claim, Position(0), vec![record]) }
     }
 
     fn store() -> MemoryStore {
@@ -502,21 +510,25 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_full_store_is_probed_at_the_interval_and_only_a_probe_clears_it() {
+    async fn a_store_that_is_full_or_cannot_be_written_is_probed_at_the_interval_and_only_a_probe_clears_it() {
         tokio::time::pause();
-        let store = store();
-        let door = start(&store, WriterLimits { probe_interval: Duration::from_secs(60), ..WriterLimits::default() });
-        assert!(!door.is_full());
-        store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full));
-        assert_eq!(door.append(append(0)).await, Err(StoreError::Full));
-        assert!(door.is_full());
-        store.heal();
-        assert!(door.append(append(0)).await.is_ok(), "what runs asks for itself");
-        assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
-        tokio::time::advance(Duration::from_secs(59)).await;
-        assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
-        assert!(door.is_full(), "neither an append nor a change clears it");
-        tokio::time::sleep(Duration::from_secs(2)).await; // allow-sleep: on paused time
-        assert!(!door.is_full());
+        for error in [StoreError::Full, StoreError::Unwritable("disk I/O error".into())] {
+            let store = store();
+            let limits = WriterLimits { probe_interval: Duration::from_secs(60), ..WriterLimits::default() };
+            let door = start(&store, limits);
+            assert_eq!(door.refusal(), None);
+            let refused = error.clone();
+            store.on_commit(move |_| CommitFault::RefuseBefore(refused.clone()));
+            assert_eq!(door.append(append(0)).await, Err(error.clone()));
+            assert_eq!((door.refusal(), door.is_full()), (Some(error.clone()), error == StoreError::Full));
+            store.heal();
+            assert!(door.append(append(0)).await.is_ok(), "what runs asks for itself");
+            assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
+            tokio::time::advance(Duration::from_secs(59)).await;
+            assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
+            assert_eq!(door.refusal(), Some(error), "neither an append nor a change clears it");
+            tokio::time::sleep(Duration::from_secs(2)).await; // allow-sleep: on paused time
+            assert_eq!(door.refusal(), None);
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoints;
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
 use crate::ports::{HistoryExport, Store, StoreError, StoreWrite};
+use crate::trouble::Trouble;
 use crate::watch::{Alive, Watch};
 
 /// Entries exported by one sync.
@@ -60,19 +61,28 @@ struct Follower {
 
 impl Follower {
     async fn follow(&self) {
+        let mut behind = Trouble::default();
         while let Err(error) = self.repair().await {
-            tracing::warn!(%error, "the history export was not repaired, trying again");
+            if behind.shows(&error) {
+                tracing::warn!(%error, "the history export was not repaired, trying again");
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         loop {
-            match self.step().await {
+            let exported = self.step().await;
+            if exported.is_ok() && behind.is_over() {
+                tracing::info!("the history export goes on");
+            }
+            match exported {
                 Ok(exported) if exported >= PAGE as usize => {}
                 // What came in the meantime goes out together: each step costs a sync of the file and a commit of the
                 // cursor, and the commits of live runs wait behind both. Without this rest every third commit under
                 // load was the cursor's.
                 Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
                 Err(error) => {
-                    tracing::warn!(%error, "the history export is behind, trying again");
+                    if behind.shows(&error) {
+                        tracing::warn!(%error, "the history export is behind, trying again");
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

@@ -33,5 +33,6 @@ pub mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod trace;
+pub mod trouble;
 pub mod turn;
 pub mod watch;

@@ -1,4 +1,4 @@
-//! What the runtime asks of the world, as traits. Adapters live above this crate; [`testing`](crate::testing) has
+//! What the runtime asks of the world, as traits. Adapters live above this crate; `testing` has
 //! in-memory ones.
 //!
 //! Absent on purpose: any word of HTTP, of a model vendor, of SQL or of a file.

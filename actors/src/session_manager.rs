@@ -1,7 +1,7 @@
 //! The registry of live sessions: who runs, who ran lately, and whom to tell to stop.
 //!
 //! Admission itself is decided at its door, [`Admission`](crate::admission::Admission), without waiting for this mailbox.
-//! So are a turn's claim and its end, at [`Manager`]: a look at a map under a lock that is held for no longer. Whatever asks
+//! So are a turn's claim and its end, at `Manager`: a look at a map under a lock that is held for no longer. Whatever asks
 //! other actors, or makes a list, is a message.
 //!
 //! Invariant: a workflow has at most one owner in this process; who registers second is refused.

@@ -157,8 +157,8 @@ impl Sessions {
     /// # Cancel safety
     /// The run goes on without a watcher, and its grace begins.
     pub async fn start(&self, turn: StartTurn, permit: SessionPermit) -> Result<EventStream, StartError> {
-        if self.services.checkpoints.is_full() {
-            return Err(StoreError::Full.into());
+        if let Some(error) = self.services.checkpoints.refusal() {
+            return Err(error.into());
         }
         let StartTurn { workflow, made, input, config, message, detached } = turn;
         let watcher = Watcher::new(self.services.logs.open(&workflow), Seq(0))?;

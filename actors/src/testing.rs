@@ -5,6 +5,7 @@
 mod manual_clock;
 mod memory_store;
 mod no_tools;
+pub mod plain;
 pub mod script;
 pub mod store_contract;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use fleet_actors::checkpoint::CheckpointActor;
 use fleet_actors::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
-use fleet_actors::ports::{Append, Claim, NewWorkflow, Next, OnDisconnect, RecordRow, Store as _};
-use fleet_actors::testing::ManualClock;
+use fleet_actors::ports::{Append, Claim, RecordRow, Store as _};
+use fleet_actors::testing::{ManualClock, plain};
 
 use super::figure::{Bar, Table, median, setting};
 use super::process::sync_p50_ms;
@@ -41,17 +41,6 @@ fn batch(at: u64) -> Vec<Append> {
 }
 
 fn append(n: u64, after: u64) -> Append {
-    let made = || NewWorkflow {
-        name: "bench".into(),
-        version: 1,
-        conversation: None,
-        task: "a task".into(),
-        effort: None,
-        request: None,
-        on_disconnect: OnDisconnect::Cancel,
-        created_at: Timestamp(1_000),
-        child_of: None,
-    };
     let position = Position(after + 1);
     let record = RecordRow {
         position,
@@ -62,18 +51,9 @@ fn append(n: u64, after: u64) -> Append {
         head: vec![b'h'; HEAD],
         body: None,
     };
-    Append {
-        claim: Claim { workflow: WorkflowId::from_trusted(format!("{n:032}")), epoch: Epoch(0) },
-        after: Position(after),
-        create: (after == 0).then(|| Box::new(made())),
-        records: vec![record],
-        messages: Vec::new(),
-        opened: Vec::new(),
-        closed: Vec::new(),
-        children: Vec::new(),
-        runtime: Duration::ZERO,
-        next: Next::Running,
-    }
+    let claim = Claim { workflow: WorkflowId::from_trusted(format!("{n:032}")), epoch: Epoch(0) };
+    let create = (after == 0).then(|| Box::new(plain::made("bench", "a task", Timestamp(1_000))));
+    Append { create, ..plain::append(claim, Position(after), vec![record]) }
 }
 
 fn open(dir: &std::path::Path) -> SqliteStore {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
-use fleet_actors::event::{RunOutcome, Usage as Tokens};
 use fleet_actors::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
-use fleet_actors::ports::{Append, Claim, HistoryRow, NewWorkflow, Next, OnDisconnect, RecordRow, Store as _};
-use fleet_actors::testing::ManualClock;
+use fleet_actors::ports::{Append, Claim, HistoryRow, Next, RecordRow, Store as _};
+use fleet_actors::testing::{ManualClock, plain};
 
 use super::chats_clients::open;
 use super::figure::{Bar, Table, median, setting};
@@ -117,44 +116,15 @@ fn finished(n: u64) -> Append {
         head: format!(r#"{{"at":{at}}}"#).into_bytes(),
         body: None,
     };
-    let made = NewWorkflow {
-        name: "supervisor".into(),
-        version: 1,
-        conversation: None,
-        task: format!("what is the answer to question {n}").into(),
-        effort: None,
-        request: None,
-        on_disconnect: OnDisconnect::Cancel,
-        created_at: Timestamp(1_000),
-        child_of: None,
-    };
-    let row = HistoryRow {
-        workflow_id: workflow.clone(),
-        conversation_id: None,
-        task: made.task.to_string(),
-        status: RunOutcome::Completed,
-        result: None,
-        error: None,
-        reasoning_effort: None,
-        created_at: Timestamp(1_000),
-        completed_at: Timestamp(2_000),
-        runtime_ms: 1_000,
-        model_calls: 1,
-        tool_calls: 0,
-        by_agent: std::collections::BTreeMap::new(),
-        quality: None,
-        usage: Tokens::default(),
-    };
+    let made = plain::made("supervisor", &format!("what is the answer to question {n}"), Timestamp(1_000));
+    let row = plain::entry(workflow.clone(), &made, Timestamp(2_000));
+    let row = HistoryRow { runtime_ms: 1_000, model_calls: 1, ..row };
+    let claim = Claim { workflow, epoch: Epoch(0) };
+    let records = vec![record(1, "began"), record(2, "finished")];
     Append {
-        claim: Claim { workflow, epoch: Epoch(0) },
-        after: Position(0),
         create: Some(Box::new(made)),
-        records: vec![record(1, "began"), record(2, "finished")],
-        messages: Vec::new(),
-        opened: Vec::new(),
-        closed: Vec::new(),
-        children: Vec::new(),
         runtime: Duration::from_secs(1),
         next: Next::Ended(Box::new(row)),
+        ..plain::append(claim, Position(0), records)
     }
 }

@@ -1,12 +1,13 @@
 //! Open questions to humans, over all runs: listed, and answered whether or not the run's first client is still there.
 //!
-//! Every door answers through [`Api::answer`], so an answer that does not fit its question's schema, or that approves something
-//! else than was asked, is refused everywhere and the question stays open. The first committed answer wins.
+//! Every door answers through [`Api::respond`], so an answer that does not fit its question's schema, or that approves something
+//! else than was asked, is refused everywhere and the question stays open, and one that was taken wakes a run whose client is
+//! gone. The first committed answer wins.
 
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::web::Data;
+use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use fleet_actors::ids::{MalformedId, RequestId, WorkflowId};
 use fleet_actors::ports::{QuestionFilter, QuestionRow, Rest, Store, WorkflowState};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::error::ApiError;
 use super::query::Params;
-use super::rejoin::answered;
+use super::rejoin::{answered, closed, unknown};
 use crate::arguments;
 use crate::workflow::approves_other;
 
@@ -38,13 +39,44 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     Ok(HttpResponse::Ok().json(page(api.sessions.store().as_ref(), filter).await?))
 }
 
+/// `GET /approvals/{request_id}`: the question, while it is open.
+///
+/// # Errors
+/// 404 `request_unknown`, 409 `request_closed` with the run that asked.
+pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id: RequestId = id.parse().map_err(|_| unknown())?;
+    Ok(HttpResponse::Ok().json(question(api.sessions.store().as_ref(), &id).await?))
+}
+
+/// An open question by its id alone.
+pub(crate) async fn question(store: &dyn Store, id: &RequestId) -> Result<Value, ApiError> {
+    let open = QuestionFilter { request: Some(id.clone()), limit: 1, ..QuestionFilter::default() };
+    if let Some(row) = store.questions(open).await?.first() {
+        return Ok(shown(row));
+    }
+    let askers = store.askers(id).await?;
+    let asker = askers.first().ok_or_else(unknown)?;
+    let text = format!("the request of run {asker} is answered or expired");
+    Err(ApiError { execution_id: Some(asker.to_string()), ..closed(text) })
+}
+
 /// Open questions as `GET /approvals` shows them.
 pub(crate) async fn page(store: &dyn Store, filter: QuestionFilter) -> Result<Vec<Value>, ApiError> {
     Ok(store.questions(filter).await?.iter().map(shown).collect())
 }
 
 impl Api {
-    /// Answers a question of a run, live or not. A parked run goes on by itself.
+    /// Answers a question of a run, and lets the run go on.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub async fn respond(&self, workflow: &WorkflowId, request: &RequestId, response: Value) -> Result<(), ApiError> {
+        self.answer(workflow, request, response).await?;
+        self.wake_answered(workflow).await;
+        Ok(())
+    }
+
+    /// Answers a question of a run, live or not. A parked run goes on by itself where runs are served.
     ///
     /// # Errors
     /// 404 `request_unknown`, 409 `request_closed`, 422 `answer_invalid` when it does not fit the question.
@@ -71,27 +103,29 @@ impl Api {
         let posted = self.sessions.answer(workflow, request, response).await;
         posted.map_err(|error| self.refusal(error)).and_then(answered)
     }
-}
 
-/// Lets a run go on whose client is gone, be it in its grace after a restart or at rest: its question was answered, so somebody
-/// wants it. A parked one is woken by the store, a live one reads its answer.
-///
-/// Absent on purpose: a failure. The answer is durable, and the run can be resumed.
-pub(super) async fn wake(api: &Api, workflow: &WorkflowId) {
-    let row = api.sessions.store().workflow(workflow).await;
-    let left = row.is_ok_and(|row| {
-        row.is_some_and(|row| matches!(row.state, WorkflowState::Running | WorkflowState::Resting(Rest::Interrupted)))
-    });
-    if !left || api.sessions.is_live(workflow).await.unwrap_or(true) {
-        return;
-    }
-    let (sessions, workflow) = (api.sessions.clone(), workflow.clone());
-    // Not awaited: in a full house it waits for a place.
-    rt::spawn(async move {
-        if let Err(error) = sessions.resume_detached(&workflow, None).await {
-            tracing::warn!(%workflow, %error, "an answered workflow did not go on");
+    /// Lets a run go on whose client is gone, be it in its grace after a restart or at rest: its question was answered, so somebody
+    /// wants it. A parked one is woken by the store, a live one reads its answer.
+    ///
+    /// Absent on purpose: a failure. The answer is durable, and the run can be resumed.
+    async fn wake_answered(&self, workflow: &WorkflowId) {
+        let row = self.sessions.store().workflow(workflow).await;
+        let left = row.is_ok_and(|row| {
+            row.is_some_and(|row| {
+                matches!(row.state, WorkflowState::Running | WorkflowState::Resting(Rest::Interrupted))
+            })
+        });
+        if !left || self.sessions.is_live(workflow).await.unwrap_or(true) {
+            return;
         }
-    });
+        let (sessions, workflow) = (self.sessions.clone(), workflow.clone());
+        // Not awaited: in a full house it waits for a place.
+        rt::spawn(async move {
+            if let Err(error) = sessions.resume_detached(&workflow, None).await {
+                tracing::warn!(%workflow, %error, "an answered workflow did not go on");
+            }
+        });
+    }
 }
 
 fn fits(schema: &Value, response: &Value) -> Result<(), ApiError> {

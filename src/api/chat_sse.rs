@@ -21,7 +21,7 @@ use super::sse::{self, Wish};
 use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
 use super::wire::{Deltas, Version};
-use super::{Api, approvals, at, origin};
+use super::{Api, at, origin};
 
 /// Adds the routes.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -159,8 +159,7 @@ pub(super) async fn answer(
     let response = fields.any("response");
     fields.finish()?;
     let question = question.map_err(|error| ApiError::invalid("request_id", error.to_string()))?;
-    api.answer(workflow, &question, response).await?;
-    approvals::wake(api, workflow).await;
+    api.respond(workflow, &question, response).await?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok", "request_id": question })))
 }
 

@@ -11,12 +11,11 @@ mod v2;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload, ServiceConfig, get};
 use actix_web::{HttpRequest, HttpResponse};
-use actix_ws::{AggregatedMessageStream, Session};
 
 use self::socket::Socket;
-use super::connections::Connection;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
+use super::start::traceparent;
 use super::wire::Version;
 use super::{Api, at};
 
@@ -48,7 +47,9 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         .max_frame_size(server.frame_bytes_max.as_usize())
         .aggregate_continuations()
         .max_continuation_size(server.message_bytes_max.as_usize());
-    actix_web::rt::spawn(serve(Api::clone(&api), session, frames, place, version, full));
+    let mut socket = Socket::new(Api::clone(&api), session, reader::start(frames), place);
+    socket.traceparent = traceparent(&request);
+    actix_web::rt::spawn(serve(socket, version, full));
     Ok(response)
 }
 
@@ -61,15 +62,7 @@ fn comes_to_resume(request: &HttpRequest) -> bool {
     request.query_string().split('&').any(|pair| pair == "resume=1")
 }
 
-async fn serve(
-    api: Api,
-    session: Session,
-    frames: AggregatedMessageStream,
-    place: Connection,
-    version: Version,
-    full: Option<ApiError>,
-) {
-    let mut socket = Socket::new(api, session, reader::start(frames), place);
+async fn serve(mut socket: Socket, version: Version, full: Option<ApiError>) {
     let end = match (full, version) {
         (Some(error), _) => {
             let patience = socket.api.settings.server.refusal_timeout_ms.duration();

@@ -62,6 +62,16 @@ impl ApiError {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, code: "validation_failed".into(), ..self }
     }
 
+    /// The same at a door that calls the message otherwise.
+    #[must_use]
+    pub fn where_the_message_is(mut self, name: &'static str) -> Self {
+        for wrong in self.errors.iter_mut().filter(|wrong| wrong.field == "message") {
+            wrong.field = name.into();
+            self.detail = format!("{name}: {}", wrong.message);
+        }
+        self
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(what: &str) -> Self {
@@ -168,7 +178,7 @@ impl From<StoreError> for ApiError {
             StoreError::Damaged(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage_damaged", "what is stored of it is damaged")
             }
-            StoreError::Full | StoreError::Failed(_) | StoreError::Unavailable(_) => {
+            StoreError::Full | StoreError::Unwritable(_) | StoreError::Failed(_) | StoreError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", error.to_string()).retry_after(5)
             }
         }

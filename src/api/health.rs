@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::web::Data;
 use actix_web::{HttpResponse, ResponseError as _};
-use fleet_actors::ports::StoreError;
 use serde_json::json;
 
 use super::Api;
@@ -30,8 +29,8 @@ async fn check(api: &Api, draining: &Draining) -> Result<(), ApiError> {
     if draining.is_on() {
         return Err(ApiError::draining());
     }
-    if api.sessions.services().checkpoints.is_full() {
-        return Err(StoreError::Full.into());
+    if let Some(error) = api.sessions.services().checkpoints.refusal() {
+        return Err(error.into());
     }
     // The cheapest read that reaches the store.
     Ok(api.sessions.store().next_wake().await.map(drop)?)

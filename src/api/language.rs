@@ -67,7 +67,7 @@ async fn asked(
     let more = Some(json!({ "choose_from": choose_from }));
     let run =
         NewRun { message, additional_context: more, workflow: Some((workflow, LANGUAGE_VERSION)), ..NewRun::default() };
-    let turn = api.prepare(run).map_err(text_is_the_message)?;
+    let turn = api.prepare(run).map_err(|error| error.where_the_message_is("text"))?;
     let guard = CancelOnDrop::new(&api.sessions, &turn.workflow);
     let answer = ended(api, begin(api, turn).await).await;
     guard.disarm();
@@ -85,15 +85,6 @@ async fn ended(api: &Api, started: Result<fleet_actors::sessions::EventStream, A
         }
     }
     Ok(output_at_end(api, &stream).await?.metadata["answer"].take())
-}
-
-/// What every other door calls the message is the text here.
-fn text_is_the_message(mut error: ApiError) -> ApiError {
-    for wrong in error.errors.iter_mut().filter(|wrong| wrong.field == "message") {
-        wrong.field = "text".into();
-        error.detail = format!("text: {}", wrong.message);
-    }
-    error
 }
 
 fn words(value: &Value) -> Result<Vec<String>, String> {

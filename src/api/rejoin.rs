@@ -165,7 +165,11 @@ impl Api {
         if belongs { Ok(row) } else { Err(ApiError::not_found("workflow")) }
     }
 
-    async fn row(&self, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
+    /// A run that exists.
+    ///
+    /// # Errors
+    /// [`ApiError`] 404.
+    pub(super) async fn row(&self, workflow: &WorkflowId) -> Result<WorkflowRow, ApiError> {
         let row = self.sessions.store().workflow(workflow).await?;
         row.ok_or_else(|| ApiError::not_found("workflow"))
     }
@@ -196,11 +200,19 @@ pub fn answered(posted: fleet_actors::ports::Posted) -> Result<(), ApiError> {
     use fleet_actors::ports::Posted;
     match posted {
         Posted::Accepted => Ok(()),
-        Posted::Unknown => Err(ApiError::new(StatusCode::NOT_FOUND, "request_unknown", "there is no such request")),
-        Posted::Closed | Posted::NotYet => {
-            Err(ApiError::new(StatusCode::CONFLICT, "request_closed", "the request is answered or expired"))
-        }
+        Posted::Unknown => Err(unknown()),
+        Posted::Closed | Posted::NotYet => Err(closed("the request is answered or expired")),
     }
+}
+
+/// 404: nobody asked this.
+pub(super) fn unknown() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "request_unknown", "there is no such request")
+}
+
+/// 409: it takes no answer any more.
+pub(super) fn closed(text: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, "request_closed", text)
 }
 
 /// What became of a cancel, as an error where it is one.

@@ -110,7 +110,7 @@ async fn submitted(
         traceparent: traceparent(request),
         ..NewRun::default()
     };
-    let turn = api.prepare(run).map_err(task_is_the_message)?;
+    let turn = api.prepare(run).map_err(|error| error.where_the_message_is("task"))?;
     match (known, &turn.made.request) {
         (Some(row), Some(RequestKey { digest, .. })) if row.digest != *digest => {
             Err(ApiError::of_start(fleet_actors::sessions::StartError::KeyConflict(row.workflow), 0))
@@ -118,15 +118,6 @@ async fn submitted(
         (Some(row), _) => Ok(Submitted::Joined(row.workflow)),
         (None, _) => Ok(Submitted::New(Box::new(turn))),
     }
-}
-
-/// What every other door calls the message is the task here.
-fn task_is_the_message(mut error: ApiError) -> ApiError {
-    for wrong in error.errors.iter_mut().filter(|wrong| wrong.field == "message") {
-        wrong.field = "task".into();
-        error.detail = format!("task: {}", wrong.message);
-    }
-    error
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
@@ -143,7 +134,7 @@ pub(super) async fn begin(api: &Api, turn: StartTurn) -> Result<EventStream, Api
 
 async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError> {
     let of_start = |error| api.refusal(error);
-    let row = api.sessions.store().workflow(workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
+    let row = api.row(workflow).await?;
     match row.state {
         WorkflowState::Ended(_) => return answer(output_of(api, workflow).await?, workflow),
         WorkflowState::Parked => return Ok(accepted(workflow)),

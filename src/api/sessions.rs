@@ -34,9 +34,20 @@ async fn unfinished_rows(store: &dyn Store) -> Result<Vec<WorkflowRow>, StoreErr
     store.workflows(filter).await
 }
 
-/// What is not over, newest first, as `GET /sessions` shows it.
-pub(crate) async fn unfinished(store: &dyn Store) -> Result<Vec<Value>, ApiError> {
-    Ok(unfinished_rows(store).await?.iter().map(|row| shown(&of_row(row))).collect())
+/// What is not over, newest first, as `GET /sessions` shows it. Where no process `serves` the store, what the store has as
+/// running was left by one that died: it is interrupted.
+pub(crate) async fn unfinished(store: &dyn Store, serves: impl FnOnce() -> bool) -> Result<Vec<Value>, ApiError> {
+    let rows = unfinished_rows(store).await?;
+    // After the rows, so that what a process that starts meanwhile takes up is not called interrupted.
+    let served = serves();
+    let told = |row: &WorkflowRow| {
+        let mut session = of_row(row);
+        if !served && session.state == WorkflowState::Running {
+            session.state = WorkflowState::Resting(Rest::Interrupted);
+        }
+        shown(&session)
+    };
+    Ok(rows.iter().map(told).collect())
 }
 
 /// `GET /sessions/{id}`

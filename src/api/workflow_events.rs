@@ -32,10 +32,13 @@ async fn respond(
     path: Path<String>,
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let workflow: WorkflowId = path.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    let row = api.sessions.store().workflow(&workflow).await?;
-    let workflow = row.ok_or_else(|| ApiError::not_found("workflow"))?.workflow;
-    answer(&api, &workflow, &request, payload).await
+    answer(&api, &named(&api, &path).await?.workflow, &request, payload).await
+}
+
+/// The run that a URL names.
+async fn named(api: &Api, id: &str) -> Result<WorkflowRow, ApiError> {
+    let workflow: WorkflowId = id.parse().map_err(|_| ApiError::not_found("workflow"))?;
+    api.row(&workflow).await
 }
 
 async fn events(
@@ -44,8 +47,7 @@ async fn events(
     path: Path<String>,
     query: Fields,
 ) -> Result<HttpResponse, ApiError> {
-    let workflow: WorkflowId = path.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    let row = api.sessions.store().workflow(&workflow).await?.ok_or_else(|| ApiError::not_found("workflow"))?;
+    let row = named(&api, &path).await?;
     let mut wish = wish(&query)?;
     if !query.contains_key("version") {
         wish.version = Version::V2;

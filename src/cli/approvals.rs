@@ -188,25 +188,21 @@ fn asked(row: &Value) -> String {
 async fn answer(options: &Answer) -> Result<i32, CommandError> {
     let fleet = Fleet::of(&options.reach, "agentic-fleet approvals answer")?;
     let request = &options.request;
-    let filter = QuestionFilter {
-        workflow: options.workflow.clone(),
-        request: Some(request.clone()),
-        limit: 1,
-        ..QuestionFilter::default()
-    };
-    let open = fleet.approvals(filter).await?.into_iter().next();
-    let workflow = match (&options.workflow, &open) {
+    let (workflow, kind) = match &options.workflow {
         // One that is not open is told what it is by the store.
-        (Some(workflow), _) => workflow.clone(),
-        (None, Some(row)) => text(row, "workflow_id")
-            .parse()
-            .map_err(|_| CommandError::Failed("the question does not say whose it is".to_owned()))?,
-        (None, None) => {
-            let why = "request_unknown: no open question has this id; it is answered, expired or was never asked";
-            return Err(CommandError::Failed(why.to_owned()).about(request));
+        Some(workflow) => {
+            let (of, only) = (Some(workflow.clone()), Some(request.clone()));
+            let filter = QuestionFilter { workflow: of, request: only, limit: 1, ..QuestionFilter::default() };
+            let open = fleet.approvals(filter).await?.into_iter().next();
+            (workflow.clone(), open.map_or(String::new(), |row| text(&row, "request_type")))
+        }
+        None => {
+            let open = fleet.question(request).await.map_err(|error| error.about(request))?;
+            let workflow = text(&open, "workflow_id").parse();
+            let nobodys = |_| CommandError::Failed("the question does not say whose it is".to_owned());
+            (workflow.map_err(nobodys)?, text(&open, "request_type"))
         }
     };
-    let kind = open.map_or(String::new(), |row| text(&row, "request_type"));
     let response = options.word.to(&kind).map_err(|error| error.about(request))?;
     let goes_on = fleet.answer(&workflow, request, response).await.map_err(|error| error.about(request))?;
     if options.json {

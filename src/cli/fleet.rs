@@ -7,6 +7,7 @@
 mod run;
 
 use std::cell::{Cell, OnceCell};
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::api::wire::Deltas;
 use crate::api::{Api, approvals, checkpoints, history, sessions, types};
 use crate::runtime::{Purpose, Runtime};
 use crate::settings::Settings;
-use crate::storage::{SqliteOptions, SqliteStore};
+use crate::storage::{DataDirLock, SqliteOptions, SqliteStore};
 
 pub(super) use self::run::{Run, Seen};
 
@@ -171,7 +172,10 @@ impl Fleet {
     /// Runs that are not over, as sessions are shown.
     pub async fn unfinished(&self) -> Result<Vec<Value>, CommandError> {
         match self {
-            Self::Here(local) => Ok(sessions::unfinished(&reader(&local.settings)?).await?),
+            Self::Here(local) => {
+                let serves = || DataDirLock::is_held(&local.settings.storage.data_dir);
+                Ok(sessions::unfinished(&reader(&local.settings)?, serves).await?)
+            }
             Self::There(client) => {
                 let (mut rows, _) = list(client.get_page("/api/v1/sessions").await?)?;
                 rows.retain(|row| row["completed_at"].is_null());
@@ -197,6 +201,14 @@ impl Fleet {
                 }
                 Ok(list(client.get_page(&path).await?)?.0)
             }
+        }
+    }
+
+    /// An open question by its id alone, likewise.
+    pub async fn question(&self, id: &RequestId) -> Result<Value, CommandError> {
+        match self {
+            Self::Here(local) => Ok(approvals::question(&reader(&local.settings)?, id).await?),
+            Self::There(client) => client.get(&format!("/api/v1/approvals/{id}")).await,
         }
     }
 
@@ -327,9 +339,13 @@ fn list((page, next): (Value, Option<String>)) -> Result<Page, CommandError> {
 /// The store, to read.
 fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     let file = settings.storage.database_file();
-    if !file.exists() {
-        let text = format!("{}: there is no such database; nothing ran in this data directory yet", file.display());
-        return Err(CommandError::Failed(text));
+    if let Err(error) = file.metadata() {
+        let why = if error.kind() == ErrorKind::NotFound {
+            "there is no such database; nothing ran in this data directory yet".to_owned()
+        } else {
+            format!("{error}; correct the path, or let this user read there")
+        };
+        return Err(CommandError::Failed(format!("{}: {why}", file.display())));
     }
     let options = SqliteOptions::from(&settings.storage);
     SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()))

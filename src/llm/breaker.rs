@@ -7,6 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use fleet_actors::ports::ModelError;
 use tokio::time::Instant;
 
 use super::config::{BreakerPolicy, RetryPolicy};
@@ -123,8 +124,14 @@ impl Retries {
         *balance = (*balance + percent).min((percent * SAVED_MAX).max(RETRY_COST));
     }
 
+    /// What the session is told of a call that failed.
+    pub(super) fn judge(&self, fault: Fault, attempt: u32) -> ModelError {
+        let retry_in = self.delay(&fault, attempt, fastrand::f64());
+        ModelError { failure: fault.failure, retry_in }
+    }
+
     /// How long to wait before attempt `attempt + 1`; `None` is final. `chance` is uniform in `0..1`.
-    pub(super) fn delay(&self, fault: &Fault, attempt: u32, chance: f64) -> Option<Duration> {
+    fn delay(&self, fault: &Fault, attempt: u32, chance: f64) -> Option<Duration> {
         let policy = self.policy?;
         if fault.retry == Retry::Useless || attempt >= policy.attempts_max.get() {
             return None;

@@ -3,10 +3,12 @@
 //! The terminator of a stream is a `finish_reason` or `[DONE]`. After a `finish_reason` the usage may still come.
 //! Fields are read by name from plain JSON, so what is unknown, missing or of another type is skipped.
 
+use std::borrow::Cow;
+
 use fleet_actors::event::Channel;
 use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
 use secrecy::SecretString;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Flow, parse, usage};
@@ -14,6 +16,9 @@ use super::client::Terms;
 use super::config::{Temperature, TokenLimitField};
 use super::failure::Fault;
 use super::schema::strict;
+
+/// How deep a [`Piece`] is nested: the event, its choices, a choice, its delta.
+const PIECE_DEPTH: u32 = 4;
 
 #[derive(Serialize)]
 pub(super) struct ChatBody<'a> {
@@ -108,6 +113,60 @@ pub(super) fn arguments_text(arguments: &Value) -> String {
     arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned)
 }
 
+/// An event that holds a piece of text and nothing else to act on, as nearly all do: it is read without making a tree of it.
+/// Whatever has another field or another type is no such event, and is read in full.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Piece<'a> {
+    #[serde(borrow)]
+    choices: [PieceChoice<'a>; 1],
+    #[serde(borrow, default)]
+    model: Cow<'a, str>,
+    usage: Option<()>,
+    #[serde(rename = "id")]
+    _id: Option<&'a str>,
+    #[serde(rename = "object")]
+    _object: Option<&'a str>,
+    #[serde(rename = "created")]
+    _created: Option<u64>,
+    #[serde(rename = "system_fingerprint")]
+    _system_fingerprint: Option<&'a str>,
+    #[serde(rename = "service_tier")]
+    _service_tier: Option<&'a str>,
+    #[serde(rename = "obfuscation")]
+    _obfuscation: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PieceChoice<'a> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow)]
+    delta: PieceDelta<'a>,
+    finish_reason: Option<()>,
+    #[serde(rename = "logprobs")]
+    _logprobs: Option<()>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PieceDelta<'a> {
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+    #[serde(rename = "role")]
+    _role: Option<&'a str>,
+    refusal: Option<()>,
+}
+
+fn piece(data: &[u8]) -> Option<Piece<'_>> {
+    let piece: Piece<'_> = serde_json::from_slice(data).ok()?;
+    let [choice] = &piece.choices;
+    let is_plain =
+        choice.index == 0 && choice.finish_reason.is_none() && choice.delta.refusal.is_none() && piece.usage.is_none();
+    is_plain.then_some(piece)
+}
+
 /// Takes one event of a stream.
 pub(super) fn event(
     data: &[u8],
@@ -119,8 +178,18 @@ pub(super) fn event(
         answer.finish(FinishReason::Stop);
         return Ok(Flow::Done);
     }
+    if let Some(Piece { choices: [choice], model, .. }) = piece(data).filter(|_| depth_max >= PIECE_DEPTH) {
+        answer.model(&model);
+        answer.push(Channel::Text, &choice.delta.content);
+        return Ok(Flow::More);
+    }
+    in_full(data, answer, depth_max, key)
+}
+
+/// Takes an event whatever it holds.
+fn in_full(data: &[u8], answer: &mut Answer<'_>, depth_max: u32, key: Option<&SecretString>) -> Result<Flow, Fault> {
     let chunk = parse(data, depth_max)?;
-    refuse_error(&chunk, key)?;
+    Fault::refuse_reported(&chunk, key)?;
     head(&chunk, answer);
     let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
     for choice in choices.filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0) {
@@ -142,7 +211,7 @@ pub(super) fn whole(
     key: Option<&SecretString>,
 ) -> Result<(), Fault> {
     let body = parse(body, depth_max)?;
-    refuse_error(&body, key)?;
+    Fault::refuse_reported(&body, key)?;
     head(&body, answer);
     let Some(choice) = body.pointer("/choices/0") else {
         return Err(Fault::malformed("the provider's answer holds no choice"));
@@ -152,13 +221,6 @@ pub(super) fn whole(
     }
     answer.finish(choice.get("finish_reason").and_then(Value::as_str).map_or(FinishReason::Stop, finish_reason));
     Ok(())
-}
-
-fn refuse_error(body: &Value, key: Option<&SecretString>) -> Result<(), Fault> {
-    match body.get("error") {
-        None | Some(Value::Null) => Ok(()),
-        Some(error) => Err(Fault::reported(error, key)),
-    }
 }
 
 fn head(body: &Value, answer: &mut Answer<'_>) {
@@ -200,5 +262,56 @@ fn finish_reason(word: &str) -> FinishReason {
         "content_filter" => FinishReason::ContentFilter,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         _ => FinishReason::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an event does, read by `read`: the deltas, the model's name, and whether it was taken at all.
+    type Read = fn(&[u8], &mut Answer<'_>, u32, Option<&SecretString>) -> Result<Flow, Fault>;
+
+    fn told(read: Read, data: &str) -> (Vec<String>, String, bool) {
+        let mut pieces = Vec::new();
+        let mut push =
+            |delta: fleet_actors::ports::ModelDelta| pieces.push(format!("{:?} {}", delta.channel, delta.text));
+        let mut answer = Answer::new("asked", &mut push);
+        let taken = read(data.as_bytes(), &mut answer, 64, None).is_ok();
+        answer.finish(FinishReason::Stop);
+        let reply = answer.into_reply(64).expect("a reply");
+        (pieces, format!("{reply:?}"), taken)
+    }
+
+    #[test]
+    fn an_event_that_is_read_the_short_way_says_what_it_says_in_full() {
+        let short = [
+            r#"{"choices":[{"delta":{"content":"a"}}]}"#,
+            r#"{"id":"x","object":"chat.completion.chunk","created":1,"model":"m-1","choices":[{"index":0,"delta":{"role":"assistant","content":"\u00e9 \"q\" \n"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+            r#" {"model":"m","service_tier":"default","system_fingerprint":null,"obfuscation":"zz","choices":[{"delta":{"content":"","refusal":null}}]} "#,
+        ];
+        let full = [
+            r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"length"}]}"#,
+            r#"{"choices":[{"index":1,"delta":{"content":"of another choice"}}]}"#,
+            r#"{"choices":[{"delta":{"content":null,"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"content":"a","reasoning":"r"}}]}"#,
+            r#"{"choices":[{"delta":{"content":["not","text"]}}]}"#,
+            r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+            r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+            r#"{"choices":[{"delta":{"content":"a"}},{"index":1,"delta":{"content":"b"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"a"}}],"error":{"message":"no"}}"#,
+            r#"{"choices":[{"delta":{"content":"a","content":"b"}}]}"#,
+            r#"{"choices":[{"delta":{"refusal":"I will not"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"a"}}],"created":1.5}"#,
+            "{oops",
+        ];
+        for data in short {
+            assert!(piece(data.as_bytes()).is_some(), "{data}");
+            assert_eq!(told(event, data), told(in_full, data), "{data}");
+        }
+        for data in full {
+            assert!(piece(data.as_bytes()).is_none(), "{data}");
+            assert_eq!(told(event, data), told(in_full, data), "{data}");
+        }
     }
 }

@@ -142,10 +142,7 @@ impl ModelClient for SessionClient {
     ) -> LocalFuture<'a, Result<ModelReply, ModelError>> {
         Box::pin(async move {
             let outcome = self.admitted(call, deltas).await;
-            outcome.map_err(|fault| {
-                let retry_in = self.service.retries.delay(&fault, call.attempt, fastrand::f64());
-                ModelError { failure: fault.failure, retry_in }
-            })
+            outcome.map_err(|fault| self.service.retries.judge(fault, call.attempt))
         })
     }
 }

@@ -170,6 +170,14 @@ impl Fault {
         }
     }
 
+    /// Refuses an answer that holds an error.
+    pub(super) fn refuse_reported(answer: &Value, key: Option<&SecretString>) -> Result<(), Self> {
+        match answer.get("error") {
+            None | Some(Value::Null) => Ok(()),
+            Some(error) => Err(Self::reported(error, key)),
+        }
+    }
+
     /// What an error inside an answer means: OpenAI's `{code, type, message}`.
     pub(super) fn reported(error: &Value, key: Option<&SecretString>) -> Self {
         let field = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();

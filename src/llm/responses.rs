@@ -177,9 +177,7 @@ impl ResponsesDecoder {
         key: Option<&SecretString>,
     ) -> Result<(), Fault> {
         let body = parse(body, depth_max)?;
-        if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
-            return Err(Fault::reported(error, key));
-        }
+        Fault::refuse_reported(&body, key)?;
         if !body.get("output").is_some_and(Value::is_array) {
             return Err(Fault::malformed("the provider's answer holds no output"));
         }

@@ -67,10 +67,8 @@ impl ModelClient for SimulatedClient {
             self.shared.retries.began(call.attempt);
             let script = self.script(call);
             let model = &call.request.model;
-            let mut reply = play(model, script, deltas).await.map_err(|fault| {
-                let retry_in = self.shared.retries.delay(&fault, call.attempt, fastrand::f64());
-                ModelError { failure: fault.failure, retry_in }
-            })?;
+            let played = play(model, script, deltas).await;
+            let mut reply = played.map_err(|fault| self.shared.retries.judge(fault, call.attempt))?;
             ModelRule::charge(&self.shared.models, model, &mut reply);
             Ok(reply)
         })

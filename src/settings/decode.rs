@@ -16,8 +16,8 @@ use serde::de::{
 use super::problem::Problem;
 use super::tree::{Entry, Node, Origin, Path, Shape};
 
-/// Decodes `tree`. What a mistake spoils is put back to what `fallback` has there, or taken away, and decoding goes on,
-/// so that every mistake is found; their paths come along.
+/// Decodes `tree`. What a mistake spoils is put back to what `fallback` has there, or taken away, as the item of a list
+/// that it is in, and decoding goes on, so that every mistake is found; their paths come along.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     tree: &mut Node,
     fallback: &Node,
@@ -29,14 +29,21 @@ pub(super) fn decode<T: for<'de> Deserialize<'de>>(
             Err(error) => {
                 let origin = error.origin.unwrap_or_else(|| tree.origin.clone());
                 let path: Path = error.path.into_iter().rev().collect();
-                let again = found.iter().any(|(known, _)| *known == path);
                 let problem = Problem::at(&origin, &path, error.message);
+                // The other items may be wrong as well, each by itself.
+                let dropped = error.item.is_some_and(|(inside, index)| {
+                    let list = path.len().saturating_sub(inside);
+                    tree.drop_item(&path[..list], index)
+                });
+                let again = !dropped && found.iter().any(|(known, _)| *known == path);
                 // The fallback itself is wrong, or the whole tree is: nothing would change by another round.
                 if again || path.is_empty() {
                     found.push((path, problem));
                     return (None, found);
                 }
-                tree.put(&path, fallback.get(&path).cloned());
+                if !dropped {
+                    tree.put(&path, fallback.get(&path).cloned());
+                }
                 found.push((path, problem));
             }
         }
@@ -48,13 +55,15 @@ pub(super) fn decode<T: for<'de> Deserialize<'de>>(
 struct Mismatch {
     /// From the value up to the root.
     path: Path,
+    /// The item that it is in of the outermost list: how many keys of the path are inside of it, and which it is.
+    item: Option<(usize, usize)>,
     origin: Option<Origin>,
     message: String,
 }
 
 impl Mismatch {
     fn new(message: String) -> Self {
-        Self { path: Path::new(), origin: None, message }
+        Self { path: Path::new(), item: None, origin: None, message }
     }
 
     fn at(mut self, origin: &Origin) -> Self {
@@ -64,6 +73,11 @@ impl Mismatch {
 
     fn within(mut self, key: &str) -> Self {
         self.path.push(key.to_owned());
+        self
+    }
+
+    fn in_item(mut self, index: usize) -> Self {
+        self.item = Some((self.path.len(), index));
         self
     }
 }
@@ -189,7 +203,7 @@ impl<'de> Deserializer<'de> for At<'_> {
             Shape::Unsigned(value) => visitor.visit_u64(*value),
             Shape::Real(value) => visitor.visit_f64(*value),
             Shape::Text(text) | Shape::Given(text) => visitor.visit_str(text),
-            Shape::List(items) => visitor.visit_seq(Items(items.iter())),
+            Shape::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
             Shape::Map(entries) => visitor.visit_map(Entries { left: entries.iter(), value: None }),
         };
         read.map_err(|error: Mismatch| error.at(&self.0.origin))
@@ -234,7 +248,7 @@ impl<'de> Deserializer<'de> for At<'_> {
             .filter(|item| !item.is_empty())
             .map(|item| Node::given(&[], item.to_owned(), &self.0.origin))
             .collect();
-        visitor.visit_seq(Items(items.iter())).map_err(|error| error.at(&self.0.origin))
+        visitor.visit_seq(Items(items.iter().enumerate())).map_err(|error| error.at(&self.0.origin))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -255,13 +269,14 @@ impl<'de> Deserializer<'de> for At<'_> {
     }
 }
 
-struct Items<'a>(std::slice::Iter<'a, Node>);
+struct Items<'a>(std::iter::Enumerate<std::slice::Iter<'a, Node>>);
 
 impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Mismatch;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
-        self.0.next().map(|node| seed.deserialize(At(node)).map_err(|error| error.at(&node.origin))).transpose()
+        let Some((index, node)) = self.0.next() else { return Ok(None) };
+        seed.deserialize(At(node)).map(Some).map_err(|error| error.at(&node.origin).in_item(index))
     }
 }
 

@@ -173,6 +173,20 @@ impl Node {
         }
     }
 
+    /// Takes an item away from the list at the path; false if there is none.
+    pub(super) fn drop_item(&mut self, path: &[String], index: usize) -> bool {
+        let Some((key, rest)) = path.split_first() else {
+            let Shape::List(items) = &mut self.shape else { return false };
+            let there = index < items.len();
+            if there {
+                items.remove(index);
+            }
+            return there;
+        };
+        let Shape::Map(entries) = &mut self.shape else { return false };
+        entries.iter_mut().find(|entry| entry.key == *key).is_some_and(|entry| entry.value.drop_item(rest, index))
+    }
+
     /// Calls `visit` for every key, depth first, and takes away those for which it says `false`.
     pub(super) fn retain(&mut self, at: &mut Path, visit: &mut impl FnMut(&[String], &Origin) -> bool) {
         let Shape::Map(entries) = &mut self.shape else { return };

@@ -224,8 +224,8 @@ fn keep_payload(db: &Connection, place: &Place, hash: &[u8], bytes: &[u8], scope
             db.prepare_cached("INSERT INTO shared_payloads (hash, bytes) VALUES (?1, ?2)")?
                 .execute(params![hash, bytes])?;
         }
-        db.prepare_cached("INSERT INTO shared_refs (workflow, hash) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute(params![place.num, hash])?;
+        db.prepare_cached("INSERT INTO shared_refs (hash, workflow) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+            .execute(params![hash, place.num])?;
     } else {
         db.prepare_cached("INSERT INTO payloads (root, hash, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
             .execute(params![place.root, hash, bytes])?;

@@ -24,6 +24,9 @@ impl Fault {
 /// and SQLite's next commit would succeed.
 const SYNC_FAILURES: [i32; 2] = [rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC];
 
+/// A write was refused, and its transaction is rolled back: a disk with errors, or one that became readable alone.
+const WRITE_FAILURES: [i32; 2] = [rusqlite::ffi::SQLITE_IOERR_WRITE, rusqlite::ffi::SQLITE_IOERR_TRUNCATE];
+
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         let said = error.to_string();
@@ -35,6 +38,8 @@ impl From<rusqlite::Error> for Fault {
             StoreError::Failed(said)
         } else if code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE {
             StoreError::Full
+        } else if code == ErrorCode::ReadOnly || WRITE_FAILURES.contains(&extended) {
+            StoreError::Unwritable(said)
         } else if matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) {
             StoreError::Damaged(said)
         } else {

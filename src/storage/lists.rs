@@ -3,7 +3,7 @@
 //! A row that cannot be read is an error where it was asked for by name; a list leaves it out and logs it, so that one
 //! damaged row cannot keep the others from being adopted or shown.
 
-use fleet_actors::ids::{ConversationId, Timestamp, WorkflowId};
+use fleet_actors::ids::{ConversationId, RequestId, Timestamp, WorkflowId};
 use fleet_actors::ports::{
     Command, ConversationRow, MessageRow, QuestionFilter, QuestionRow, RequestRow, StoreError, WorkflowFilter,
     WorkflowRow,
@@ -18,7 +18,9 @@ pub(super) fn workflow(db: &Connection, id: &WorkflowId) -> Result<Option<Workfl
     let found = find.query_row([id.as_str()], columns::workflow).optional();
     found.map_err(|error| match Fault::from(error) {
         Fault(StoreError::Damaged(what)) => Fault::damaged(format!("workflow {id}: {what}")),
-        fault @ Fault(StoreError::Full | StoreError::Failed(_) | StoreError::Unavailable(_)) => fault,
+        fault @ Fault(
+            StoreError::Full | StoreError::Unwritable(_) | StoreError::Failed(_) | StoreError::Unavailable(_),
+        ) => fault,
     })
 }
 
@@ -53,8 +55,8 @@ pub(super) fn adoptable(db: &Connection, opening: i64, now: Timestamp, max: u32)
         db,
         &format!(
             "{WORKFLOW} WHERE w.hidden = 0 AND w.child_of IS NULL AND w.num IN (\
-             SELECT num FROM lives WHERE state = 'running' AND opening < ?1 \
-             UNION SELECT num FROM lives WHERE state = 'running' AND opening > ?1 \
+             SELECT num FROM lives WHERE state = 'running' AND ended_at IS NULL AND opening < ?1 \
+             UNION SELECT num FROM lives WHERE state = 'running' AND ended_at IS NULL AND opening > ?1 \
              UNION SELECT num FROM lives WHERE state = 'parked' AND wake_at <= ?2 \
              UNION SELECT num FROM lives WHERE state = 'parked' AND num IN (SELECT workflow FROM inbox)) \
              ORDER BY w.created_at, w.id LIMIT ?3"
@@ -107,6 +109,17 @@ pub(super) fn questions(db: &Connection, filter: &QuestionFilter) -> Result<Vec<
             filter.offset.min(i64::MAX as u64),
         ],
         columns::question,
+    )
+}
+
+/// Looks at every question there is: nobody but a person who asks for one by its id alone comes here.
+pub(super) fn askers(db: &Connection, request: &RequestId) -> Result<Vec<WorkflowId>, Fault> {
+    list(
+        db,
+        "SELECT w.id FROM questions q JOIN workflows w ON w.num = q.workflow \
+         WHERE q.request = ?1 AND w.hidden = 0 ORDER BY w.id DESC",
+        params![request.as_str()],
+        |row| row.get(0).map(|id: String| WorkflowId::from_trusted(id)),
     )
 }
 

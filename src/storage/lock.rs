@@ -4,8 +4,15 @@
 //! holds it.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const FILE: &str = "lock";
+/// Who only looks whether the lock is held holds it for less than this.
+const GLANCE_MAX: Duration = Duration::from_millis(100);
+/// Between two tries within that time.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// The lock. Dropping it lets the next process in.
 #[derive(Debug)]
@@ -28,10 +35,12 @@ pub enum LockError {
         address: String,
     },
     /// The file system said no.
-    #[error("{dir}: cannot lock: {error}")]
+    #[error("the data directory {dir} {}", refusal(.dir, .file, .error))]
     Io {
         /// The data directory.
         dir: PathBuf,
+        /// What it is about: the directory or the lock in it.
+        file: PathBuf,
         /// Why.
         error: std::io::Error,
     },
@@ -44,19 +53,34 @@ impl DataDirLock {
     /// # Errors
     /// [`LockError::Held`] if another process has it.
     pub fn acquire(dir: &Path, address: &str) -> Result<Self, LockError> {
-        let failed = |error| LockError::Io { dir: dir.into(), error };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        std::fs::create_dir_all(dir).map_err(|error| LockError::Io { dir: dir.into(), file: dir.into(), error })?;
+        let path = dir.join(FILE);
+        let failed = |error| LockError::Io { dir: dir.into(), file: path.clone(), error };
         // Not truncated: until the lock is ours, what stands there is the owner's.
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("lock"));
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(dir, &mut file)),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        let end = Instant::now() + GLANCE_MAX;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(GLANCE),
+                Err(TryLockError::WouldBlock) => return Err(held(dir, &mut file)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
         }
         let mut lock = Self { file };
         lock.say(address).map_err(failed)?;
         Ok(lock)
+    }
+
+    /// Whether a process holds the lock of `dir` now. Where that cannot be told, one does.
+    #[must_use]
+    pub fn is_held(dir: &Path) -> bool {
+        match File::open(dir.join(FILE)) {
+            // Shared, and given back at once: who comes for the whole lock meanwhile waits that long.
+            Ok(file) => file.try_lock_shared().is_err(),
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        }
     }
 
     /// Says where this process listens, once it knows.
@@ -70,10 +94,36 @@ impl DataDirLock {
     }
 }
 
+/// Why a directory cannot be used, and what to do about it. `file` is what the system refused.
+fn refusal(dir: &Path, file: &Path, error: &std::io::Error) -> String {
+    let dangling = |gone: &std::io::Error| {
+        gone.kind() == ErrorKind::NotFound && dir.symlink_metadata().is_ok_and(|there| there.is_symlink())
+    };
+    let file = file.display();
+    let (what, cure) = match (error.kind(), dir.metadata()) {
+        (_, Ok(there)) if !there.is_dir() => ("is not a directory".to_owned(), "move what stands there"),
+        (_, Err(gone)) if dangling(&gone) => ("is a link to what does not exist".to_owned(), "make that directory"),
+        // What is there is no directory, and cannot be followed.
+        (ErrorKind::AlreadyExists, Err(there)) => (format!("cannot be found: {there}"), "correct the path"),
+        (ErrorKind::NotADirectory, _) => ("has a file in its path".to_owned(), "correct the path"),
+        (ErrorKind::PermissionDenied, _) => {
+            (format!("is not this user's to write: {file}: {error}"), "let this user write there")
+        }
+        (ErrorKind::ReadOnlyFilesystem, _) => {
+            ("is on a file system that can only be read".to_owned(), "mount it for writing")
+        }
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => {
+            (format!("has no room: {file}: {error}"), "free space there")
+        }
+        _ => (format!("cannot be locked: {file}: {error}"), "mend that"),
+    };
+    format!("{what}; {cure}, or name another one with --data-dir or FLEET_DATA_DIR")
+}
+
 fn held(dir: &Path, file: &mut File) -> LockError {
     let mut said = String::new();
     if let Err(error) = file.read_to_string(&mut said) {
-        return LockError::Io { dir: dir.into(), error };
+        return LockError::Io { dir: dir.into(), file: dir.join(FILE), error };
     }
     let mut lines = said.lines().map(str::to_owned);
     let mut line = || lines.next().unwrap_or_else(|| "?".to_owned());

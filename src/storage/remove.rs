@@ -136,6 +136,10 @@ fn hide_or_forget(db: &Connection, num: i64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The workflows of one root: itself, as long as it is there, and its forks.
+const FAMILY: &str = "SELECT num FROM workflows WHERE num = ?1 \
+     UNION ALL SELECT num FROM workflows WHERE root = ?1 AND parent IS NOT NULL";
+
 /// Removes a workflow that no fork shares, or together with its forks; history and messages stay.
 fn forget(db: &Connection, num: i64) -> Result<(), Fault> {
     let root: i64 =
@@ -143,7 +147,7 @@ fn forget(db: &Connection, num: i64) -> Result<(), Fault> {
     for sql in [
         "DELETE FROM requests WHERE workflow = (SELECT id FROM workflows WHERE num = ?1)",
         "DELETE FROM journal WHERE workflow = ?1",
-        "DELETE FROM shared_refs WHERE workflow = ?1",
+        "DELETE FROM shared_refs WHERE workflow = ?1 AND hash IN (SELECT hash FROM shared_payloads)",
         "DELETE FROM questions WHERE workflow = ?1",
         "DELETE FROM inbox WHERE workflow = ?1",
         "DELETE FROM lives WHERE num = ?1",
@@ -151,12 +155,12 @@ fn forget(db: &Connection, num: i64) -> Result<(), Fault> {
     ] {
         db.prepare_cached(sql)?.execute([num])?;
     }
-    let mut family = db.prepare_cached("SELECT 1 FROM workflows WHERE root = ?1")?;
+    let mut family = db.prepare_cached(FAMILY)?;
     if family.exists([root])? {
-        db.prepare_cached(
+        db.prepare_cached(&format!(
             "DELETE FROM payloads WHERE root = ?1 AND hash NOT IN (SELECT body_hash FROM journal \
-             WHERE workflow IN (SELECT num FROM workflows WHERE root = ?1) AND scope = 1 AND body_hash IS NOT NULL)",
-        )?
+             WHERE workflow IN ({FAMILY}) AND scope = 1 AND body_hash IS NOT NULL)"
+        ))?
         .execute([root])?;
     } else {
         db.prepare_cached("DELETE FROM payloads WHERE root = ?1")?.execute([root])?;

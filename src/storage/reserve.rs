@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use fleet_actors::trouble::Trouble;
+
 /// Between two tries to take it back.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -15,13 +17,15 @@ pub(super) struct Reserve {
     held: bool,
     /// Not before this.
     next_try: Instant,
+    /// Why there is none.
+    missing: Trouble,
 }
 
 impl Reserve {
     /// The reserve at `path`; of no bytes, there is none and none is missed.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
         let held = path.metadata().is_ok_and(|file| file.len() == bytes);
-        Self { path, bytes, held, next_try: Instant::now() }
+        Self { path, bytes, held, next_try: Instant::now(), missing: Trouble::default() }
     }
 
     /// Gives the room up; false if there was none.
@@ -42,12 +46,19 @@ impl Reserve {
         }
         self.next_try = Instant::now() + PAUSE;
         match fill(&self.path, self.bytes) {
-            Ok(()) => self.held = true,
+            Ok(()) => {
+                self.held = true;
+                if self.missing.is_over() {
+                    tracing::info!("there is a reserve file again");
+                }
+            }
             Err(error) => {
                 // A part of it would only make the disk fuller.
                 let removed = std::fs::remove_file(&self.path);
                 let gone = removed.is_ok() || removed.is_err_and(|e| e.kind() == ErrorKind::NotFound);
-                tracing::warn!(%error, gone, "there is no room for the reserve file");
+                if self.missing.shows(&error) {
+                    tracing::warn!(%error, gone, "there is no room for the reserve file; it is tried again");
+                }
             }
         }
     }

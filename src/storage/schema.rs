@@ -4,18 +4,21 @@
 //! Absent on purpose: a way back. A file that a newer binary wrote is refused.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fleet_actors::ports::StoreError;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::OpenError;
 use super::fault::Fault;
 use crate::settings::Durability;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// `fLEt`: tells our files from other databases.
 const APPLICATION_ID: i32 = 0x664c_4574;
@@ -29,7 +32,14 @@ pub(super) fn open_writer(
     durability: Durability,
     pages_max: Option<u32>,
 ) -> Result<Connection, OpenError> {
-    create(path).map_err(|error| OpenError::Io { path: path.into(), error })?;
+    create(path).map_err(|error| {
+        let path = path.into();
+        if error.kind() == io::ErrorKind::StorageFull {
+            OpenError::Store { path, error: StoreError::Full }
+        } else {
+            OpenError::Refused { path, why: format!("{error}; let this user make it") }
+        }
+    })?;
     let explain = |error: rusqlite::Error| explain(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags).map_err(explain)?;
@@ -50,6 +60,17 @@ pub(super) fn open_writer(
     }
     keep_statements(&db).map_err(explain)?;
     migrate(&mut db, path)?;
+    Ok(db)
+}
+
+/// A connection that moves the log into the database, and writes nothing else.
+pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
+    let explain = |error: rusqlite::Error| explain(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(explain)?;
+    // It needs no page but the one it moves, and must not move more when it goes.
+    db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 16;").map_err(explain)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
     Ok(db)
 }
 
@@ -76,7 +97,7 @@ fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn create(path: &Path) -> std::io::Result<()> {
+fn create(path: &Path) -> io::Result<()> {
     let Some(dir) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(dir)?;
     let mut options = OpenOptions::new();
@@ -86,7 +107,7 @@ fn create(path: &Path) -> std::io::Result<()> {
     match options.open(path) {
         // SQLite syncs the directory for the log, not for the database itself.
         Ok(_) => super::sync_dir(dir),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -121,7 +142,46 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
-    OpenError::Store { path: path.into(), error: Fault::from(error).0 }
+    let alone = matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+    let fault = Fault::from(error);
+    if alone && refusal(path, &fault).is_none() {
+        return OpenError::Alone { path: path.into(), error: fault.0 };
+    }
+    explain_fault(path, fault)
+}
+
+pub(super) fn explain_fault(path: &Path, fault: Fault) -> OpenError {
+    refusal(path, &fault).unwrap_or_else(|| OpenError::Store { path: path.into(), error: fault.0 })
+}
+
+/// SQLite does not say which of its files it cannot use, and not why.
+fn refusal(path: &Path, fault: &Fault) -> Option<OpenError> {
+    match &fault.0 {
+        StoreError::Unavailable(_) | StoreError::Unwritable(_) => {
+            ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix))
+        }
+        StoreError::Full | StoreError::Damaged(_) | StoreError::Failed(_) => None,
+    }
+}
+
+/// Whether the system refuses a file that is there.
+fn refused(database: &Path, suffix: &str) -> Option<OpenError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    let path = PathBuf::from(path);
+    // Never opened otherwise: a pipe would wait for its other end.
+    let why = match path.metadata() {
+        Ok(there) if !there.is_file() => Some("it is not a file; move it away".to_owned()),
+        Ok(_) => match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
+                Some(format!("{error}; let this user read and write it"))
+            }
+            Ok(_) | Err(_) => None,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{error}; let this user reach it")),
+    };
+    why.map(|why| OpenError::Refused { path, why })
 }
 
 /// Takes the next number of an opening of this store.

@@ -1,10 +1,11 @@
 //! When the write-ahead log moves into the database.
 //!
-//! SQLite's own checkpoints swallow their errors, so the writer makes them itself, between transactions: PASSIVE when it
-//! is idle or the log has many new pages; TRUNCATE when the log is too large or after a removal, with new reads held back, because
-//! overlapping readers would let the log grow without end.
-//! Absent on purpose: a checkpoint that waits. A TRUNCATE has the connection's busy timeout to find a moment without
-//! readers, else it comes again later.
+//! SQLite's own checkpoints swallow their errors, so we make them ourselves. When the writer is idle or the log has many new
+//! pages, the [`Mover`] makes a PASSIVE one beside the writer; the few pages that came meanwhile are moved by the writer, after
+//! which SQLite begins the log anew. The writer makes a TRUNCATE when the log is too large or after a removal, with new reads
+//! held back, because overlapping readers would let the log grow without end.
+//! Absent on purpose: a checkpoint that waits for readers. A TRUNCATE has the connection's busy timeout to find a moment
+//! without any, else it comes again later.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -14,11 +15,16 @@ use rusqlite::Connection;
 
 use super::SqliteOptions;
 use super::fault::Fault;
+use super::mover::{Moved, Mover, checkpoint};
 
 /// SQLite's, which we leave as it is.
 const PAGE_BYTES: u64 = 4_096;
 /// How long a wanted TRUNCATE waits for an idle moment, and how long one that found readers waits for its next try.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(1);
+/// Pages that the writer moves itself: about as many as a large commit writes.
+const REST_PAGES: u32 = 128;
+/// Moves one behind the other that left more than that; then the writer moves the rest, however much it is.
+const MOVES: u8 = 3;
 
 /// Holds new reads back while the log is truncated.
 #[derive(Default)]
@@ -57,10 +63,13 @@ pub(super) struct Wal {
     /// A TRUNCATE is wanted, at the latest at this time.
     truncate_by: Option<Instant>,
     gate: Arc<Gate>,
+    mover: Mover,
+    /// Moves that left more than the writer would move itself.
+    moves: u8,
 }
 
 impl Wal {
-    pub fn new(db: &mut Connection, options: &SqliteOptions, gate: Arc<Gate>) -> rusqlite::Result<Self> {
+    pub fn new(db: &mut Connection, options: &SqliteOptions, gate: Arc<Gate>, mover: Mover) -> rusqlite::Result<Self> {
         let pages = Arc::new(AtomicU32::new(0));
         let told = pages.clone();
         db.wal_hook(Some(move |_: &mut _, pages: std::ffi::c_int| {
@@ -76,6 +85,8 @@ impl Wal {
             behind: true,
             truncate_by: None,
             gate,
+            mover,
+            moves: 0,
         })
     }
 
@@ -100,31 +111,52 @@ impl Wal {
         let overdue = self.truncate_by.is_some_and(|by| by <= Instant::now());
         if overdue || (pages >= self.truncate_pages && self.truncate_by.is_none()) {
             self.truncate(db)
-        } else if pages >= self.passive_at {
-            self.passive(db)
+        } else if let Some(moved) = self.mover.ended() {
+            self.moved(db, moved?)
         } else {
+            if pages >= self.passive_at {
+                self.mover.begin();
+            }
             Ok(())
         }
     }
 
     /// In an idle moment.
     pub fn when_idle(&mut self, db: &Connection) -> Result<(), Fault> {
-        if self.truncate_by.is_some() { self.truncate(db) } else { self.passive(db) }
+        if self.truncate_by.is_some() {
+            return self.truncate(db);
+        }
+        match self.mover.ended() {
+            Some(moved) => self.moved(db, moved?),
+            None => {
+                self.mover.begin();
+                Ok(())
+            }
+        }
     }
 
-    fn passive(&mut self, db: &Connection) -> Result<(), Fault> {
-        let (_, pages, moved) = checkpoint(db, "PASSIVE")?;
-        self.behind = moved < pages;
+    fn moved(&mut self, db: &Connection, done: Moved) -> Result<(), Fault> {
+        let rest = self.seen.saturating_sub(done.moved);
+        self.moves += 1;
+        if rest > REST_PAGES && self.moves < MOVES {
+            self.mover.begin();
+            return Ok(());
+        }
+        let done = if rest > 0 { checkpoint(db, "PASSIVE")? } else { done };
+        // Other pages than were seen: the log began anew meanwhile.
+        self.behind = done.moved < done.pages || (self.seen > 0 && self.seen != done.pages);
         self.passive_at = self.seen + self.passive_pages;
+        self.moves = 0;
         Ok(())
     }
 
     fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.mover.wait()?;
         self.gate.set(true);
         let done = checkpoint(db, "TRUNCATE");
         self.gate.set(false);
-        self.truncate_by = None;
-        let (busy, ..) = done.inspect_err(|_| self.want_truncate())?;
+        (self.truncate_by, self.moves) = (None, 0);
+        let busy = done.inspect_err(|_| self.want_truncate())?.busy;
         self.behind = busy;
         if busy {
             self.want_truncate();
@@ -134,11 +166,4 @@ impl Wal {
         }
         Ok(())
     }
-}
-
-/// Whether readers stood in the way, the pages in the log and those that are in the database, too.
-fn checkpoint(db: &Connection, mode: &str) -> Result<(bool, i64, i64), Fault> {
-    let said =
-        db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
-    Ok(said?)
 }

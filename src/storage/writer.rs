@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use fleet_actors::failpoint::{FailPoint, reach};
 use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
+use fleet_actors::trouble::Trouble;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
@@ -56,6 +57,8 @@ pub(super) struct Writer {
     group: (usize, usize),
     /// Set by a failed sync, for ever.
     failed: Option<StoreError>,
+    /// Why the log cannot be moved into the database.
+    stuck: Trouble,
     clearing: VecDeque<Clearing>,
     /// Taken from the queue behind a commit that it could not join.
     next: Option<Job>,
@@ -70,7 +73,8 @@ impl Writer {
         opening: i64,
         group: (usize, usize),
     ) -> Self {
-        Self { db, wal, reserve, clock, opening, group, failed: None, clearing: VecDeque::new(), next: None }
+        let (stuck, clearing) = (Trouble::default(), VecDeque::new());
+        Self { db, wal, reserve, clock, opening, group, failed: None, stuck, clearing, next: None }
     }
 
     /// Works until nobody can ask any more, then leaves the database behind in one file.
@@ -244,10 +248,19 @@ impl Writer {
         if self.failed.is_some() {
             return;
         }
-        if let Err(fault) = chore(&mut self.wal, &self.db) {
-            let full = fault.is_full();
-            let error = self.judge(fault);
-            tracing::warn!(%error, full, "the write-ahead log could not be moved into the database");
+        match chore(&mut self.wal, &self.db) {
+            Err(fault) => {
+                let full = fault.is_full();
+                let error = self.judge(fault);
+                if self.stuck.shows(&error) {
+                    tracing::warn!(%error, full, "the write-ahead log cannot be moved into the database; it grows until it can");
+                }
+            }
+            // A chore that had nothing to do has mended nothing.
+            Ok(()) if !self.wal.is_behind() && self.stuck.is_over() => {
+                tracing::info!("the write-ahead log is moved into the database again");
+            }
+            Ok(()) => {}
         }
     }
 
@@ -267,9 +280,12 @@ impl Writer {
             self.wal.want_truncate();
             self.housekeep(Wal::when_idle);
         }
-        if self.failed.is_some() {
+        let Self { db, wal, failed, .. } = self;
+        // The last connection to close removes the log.
+        drop(wal);
+        if failed.is_some() {
             // Closing would checkpoint pages that may be lost.
-            std::mem::forget(self.db);
+            std::mem::forget(db);
         }
     }
 }
@@ -279,4 +295,74 @@ fn transaction<T>(db: &mut Connection, work: impl Fn(&Connection) -> Result<T, F
     let value = work(&tx)?;
     tx.commit()?;
     Ok(value)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use fleet_actors::testing::ManualClock;
+    use fleet_actors::watch::Watch;
+
+    use super::super::SqliteOptions;
+    use super::super::mover::Mover;
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn lines(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap();
+            text.lines().filter(|line| line.contains("write-ahead log")).map(str::to_owned).collect()
+        }
+    }
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_moved_is_told_of_once_when_it_begins_and_once_when_it_is_over() {
+        let log = Log::default();
+        let sink = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.db");
+        let mut db = Connection::open(&path).unwrap();
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;").unwrap();
+        let options = SqliteOptions::new(dir.path());
+        let wal = Wal::new(&mut db, &options, Arc::default(), Mover::start(&path, &Watch::default()).unwrap()).unwrap();
+        let reserve = Reserve::new(options.reserve, 0);
+        let mut writer = Writer::new(db, wal, reserve, Arc::new(ManualClock::default()), 1, options.group);
+        let full = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Full));
+        let broken = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Unavailable("disk I/O error".into())));
+        writer.db.execute_batch("CREATE TABLE t (x)").unwrap();
+        for _ in 0..50 {
+            writer.housekeep(full);
+            // It has nothing to do yet, and that is no end of the trouble.
+            writer.housekeep(Wal::after_commit);
+        }
+        assert!(log.lines().len() == 1 && log.lines()[0].contains("WARN"), "{:?}", log.lines());
+        assert!(log.lines()[0].contains("storage is full"), "{:?}", log.lines());
+        (0..50).for_each(|_| writer.housekeep(broken));
+        assert_eq!(log.lines().len(), 2, "another reason is news: {:?}", log.lines());
+        while writer.wal.is_behind() {
+            writer.housekeep(Wal::when_idle);
+            std::thread::yield_now();
+        }
+        assert!(log.lines().len() == 3 && log.lines()[2].contains("INFO"), "{:?}", log.lines());
+        writer.housekeep(full);
+        assert_eq!(log.lines().len(), 4, "and it may begin again");
+    }
 }

@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fleet_actors::trace::{Span, Tracer};
@@ -138,6 +138,39 @@ pub struct FlushOnDrop(pub Option<Arc<Traces>>);
 impl Drop for FlushOnDrop {
     fn drop(&mut self) {
         self.0.iter().for_each(|traces| traces.flush());
+    }
+}
+
+/// How the process ends when it must not go on: what is left of its traces is exported first, for at most [`FLUSH_TIMEOUT`].
+#[derive(Clone, Debug, Default)]
+pub struct LastWords {
+    traces: Arc<OnceLock<Arc<Traces>>>,
+    ending: Arc<Mutex<()>>,
+}
+
+impl LastWords {
+    /// From now on there are these.
+    pub fn include(&self, traces: &Arc<Traces>) {
+        if self.traces.set(traces.clone()).is_err() {
+            tracing::debug!("the traces of this process were known before");
+        }
+    }
+
+    /// Ends the process. Who comes second waits for the end that the first one makes.
+    pub fn exit(&self, code: i32) -> ! {
+        let _first = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(traces) = self.traces.get().cloned() {
+            let (done, ended) = mpsc::channel();
+            // On a thread of its own: whatever the exporter does, the end is not later.
+            let flushing = std::thread::Builder::new().name("traces-end".into()).spawn(move || {
+                traces.flush();
+                done.send(())
+            });
+            if flushing.is_ok() {
+                let _ = ended.recv_timeout(FLUSH_TIMEOUT);
+            }
+        }
+        std::process::exit(code)
     }
 }
 

@@ -148,7 +148,8 @@ async fn a_question_of_an_agent_takes_words_and_the_run_is_gone_on_with_in_place
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_stays_open_until_one_fits() {
+async fn an_answer_that_does_not_fit_is_said_a_question_stays_open_until_one_fits_and_a_second_answer_is_told_of_its_run()
+ {
     for served in [false, true] {
         let mut place = careful();
         let question = asked(&place, "talk", &fetch(&place));
@@ -181,7 +182,8 @@ async fn an_answer_that_does_not_fit_or_comes_too_late_is_said_and_a_question_st
         answer("nobody", &["--approve", "--workflow", run_of(&question)]).failed(1, "request_unknown");
 
         assert_eq!(answer(id(&question), &["--value", r#"{"decision":"reject"}"#]).code, 0);
-        answer(id(&question), &["--approve"]).failed(1, "request_unknown: no open question");
+        let closed = format!("{}: request_closed: the request of run {} is", id(&question), run_of(&question));
+        answer(id(&question), &["--approve"]).failed(1, &closed);
         answer(id(&question), &["--approve", "--workflow", run_of(&question)]).failed(1, "request_closed");
     }
 }

@@ -1,10 +1,13 @@
 //! `checkpoints`: what is listed, shown, forked and gone on with, and what that costs at the model.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use agentic_fleet::storage::DataDirLock;
 use serde_json::Value;
 
-use crate::process::{Place, Process, get_until};
+use crate::process::{Place, Process, get_until, http, until};
 
 #[tokio::test]
 async fn a_finished_run_is_listed_shown_and_resumed_without_a_call_here_and_through_a_server() {
@@ -106,4 +109,42 @@ async fn a_run_that_died_with_its_process_is_found_and_gone_on_with_to_its_whole
         assert_eq!(place.cli(&["checkpoints", "list"]).out.lines().count(), 1, "nothing is left");
         assert_eq!((place.counted("completed").await, place.counted("aborted").await), (1, 1));
     }
+}
+
+#[tokio::test]
+async fn a_run_whose_process_was_killed_is_listed_as_interrupted_and_one_whose_process_lives_as_running() {
+    let mut place = Place::with_model(60_000, 0);
+    let url = place.serve();
+    let task = serde_json::json!({ "task": "please stay" });
+    let accepted = http().post(format!("{url}/api/v1/runs")).json(&task).send().await.unwrap();
+    assert_eq!(accepted.status(), 202);
+    let id = accepted.json::<Value>().await.unwrap()["workflow_id"].as_str().unwrap().to_owned();
+    let listed = || {
+        let said = place.local(&["checkpoints", "list", "--json"]).json();
+        assert_eq!(said["unfinished"][0]["workflow_id"], id.as_str(), "{said}");
+        let shown = place.local(&["checkpoints", "list"]).out;
+        let status = said["unfinished"][0]["status"].as_str().unwrap().to_owned();
+        assert!(shown.lines().nth(1).unwrap().contains(&format!(" {status} ")), "{shown}");
+        status
+    };
+    assert_eq!(listed(), "running");
+    place.server().signal("-KILL");
+    until("the lock ends with its process", || listed() == "interrupted");
+    // Looking takes nothing away from who comes next.
+    let (looked, served) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let looks = std::thread::spawn({
+        let (data, looked, served) = (place.dir.path().join(".var"), looked.clone(), served.clone());
+        move || {
+            while !served.load(Ordering::SeqCst) {
+                let _ = DataDirLock::is_held(&data);
+                looked.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    until("somebody looks", || looked.load(Ordering::SeqCst) > 0);
+    place.serve();
+    served.store(true, Ordering::SeqCst);
+    looks.join().unwrap();
+    println!("the lock was taken between {} looks at it", looked.load(Ordering::SeqCst));
+    assert_eq!(place.local(&["checkpoints", "list", "--json"]).json()["unfinished"][0]["status"], "running");
 }

@@ -12,6 +12,7 @@ mod chat;
 mod checkpoints;
 mod history;
 mod mistakes;
+mod places;
 mod process;
 mod programs;
 mod reload;

@@ -10,17 +10,17 @@ use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use agentic_fleet::workflow::WorkflowConfig;
 use fleet_actors::admission::Admission;
 use fleet_actors::checkpoint::CheckpointActor;
-use fleet_actors::event::{Answer, EventBody, RunOutcome, Usage};
+use fleet_actors::event::{Answer, EventBody};
 use fleet_actors::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
 use fleet_actors::limits::RunLimits;
 use fleet_actors::ports::{
-    Append, Claim, Clock, HistoryRow, LocalFuture, NewWorkflow, Next, OnDisconnect, Outcome, RecordRow, RunOutput,
-    Store, TaskInput, WorkflowFn, Workflows,
+    Append, Claim, Clock, LocalFuture, NewWorkflow, Next, OnDisconnect, Outcome, RecordRow, RunOutput, Store,
+    TaskInput, WorkflowFn, Workflows,
 };
 use fleet_actors::sessions::{Sessions, StartTurn, StreamItem};
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
-use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
+use fleet_actors::testing::{ManualClock, MemoryStore, NoTools, plain};
 use fleet_actors::turn::{StepResult, Turn};
 use serde_json::{Value, json};
 
@@ -105,26 +105,9 @@ fn asked_under(config: &Value) -> String {
         };
         let sessions = Sessions::start_on(&arbiter, services, Admission::new(1));
         let workflow = WorkflowId::generate();
-        let made = NewWorkflow {
-            name: "asks".into(),
-            version: 1,
-            conversation: None,
-            task: "ask".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Continue,
-            created_at: clock.now(),
-            child_of: None,
-        };
-        let input = TaskInput {
-            message: "ask".into(),
-            conversation: None,
-            mode: None,
-            additional_context: None,
-            principal: TaskInput::local(),
-            checkpoints_listed: true,
-            traceparent: None,
-        };
+        let made = plain::made("asks", "ask", clock.now());
+        let made = NewWorkflow { on_disconnect: OnDisconnect::Continue, ..made };
+        let input = plain::task("ask");
         let (config, message) = (config.clone().into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
         let began = std::time::Instant::now();
@@ -166,45 +149,13 @@ fn completed(id: &str, at: Timestamp) -> Append {
         head: b"{}".to_vec(),
         body: None,
     };
-    let made = NewWorkflow {
-        name: "SupervisorWorkflow".into(),
-        version: 1,
-        conversation: None,
-        task: "an old task".into(),
-        effort: None,
-        request: None,
-        on_disconnect: OnDisconnect::Cancel,
-        created_at: at,
-        child_of: None,
-    };
-    let entry = HistoryRow {
-        workflow_id: WorkflowId::from_trusted(id),
-        conversation_id: None,
-        task: "an old task".into(),
-        status: RunOutcome::Completed,
-        result: None,
-        error: None,
-        reasoning_effort: None,
-        created_at: at,
-        completed_at: at,
-        runtime_ms: 1,
-        model_calls: 0,
-        tool_calls: 0,
-        by_agent: std::collections::BTreeMap::new(),
-        quality: None,
-        usage: Usage::default(),
-    };
+    let made = plain::made("SupervisorWorkflow", "an old task", at);
+    let workflow = WorkflowId::from_trusted(id);
+    let entry = plain::entry(workflow.clone(), &made, at);
     Append {
-        claim: Claim { workflow: WorkflowId::from_trusted(id), epoch: Epoch(0) },
-        after: Position(0),
         create: Some(Box::new(made)),
-        records: vec![record],
-        messages: Vec::new(),
-        opened: Vec::new(),
-        closed: Vec::new(),
-        children: Vec::new(),
-        runtime: Duration::ZERO,
         next: Next::Ended(Box::new(entry)),
+        ..plain::append(Claim { workflow, epoch: Epoch(0) }, Position(0), vec![record])
     }
 }
 

@@ -24,7 +24,7 @@ use fleet_actors::ports::{
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn};
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
-use fleet_actors::testing::ManualClock;
+use fleet_actors::testing::{ManualClock, plain};
 use fleet_actors::turn::{StepResult, ToolAsk, Turn};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -217,26 +217,9 @@ impl House {
     /// Starts a run of so many calls and waits until it stands at its last.
     pub async fn run_to_its_end(&self, calls: u64, mode: Option<&str>) -> WorkflowId {
         let workflow = WorkflowId::generate();
-        let input = TaskInput {
-            message: calls.to_string(),
-            conversation: None,
-            mode: mode.map(str::to_owned),
-            additional_context: None,
-            principal: TaskInput::local(),
-            checkpoints_listed: true,
-            traceparent: None,
-        };
-        let made = NewWorkflow {
-            name: "long".into(),
-            version: 1,
-            conversation: None,
-            task: "a long task".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Continue,
-            created_at: Timestamp(1_700_000_000_000),
-            child_of: None,
-        };
+        let input = TaskInput { mode: mode.map(str::to_owned), ..plain::task(&calls.to_string()) };
+        let made = plain::made("long", "a long task", Timestamp(1_700_000_000_000));
+        let made = NewWorkflow { on_disconnect: OnDisconnect::Continue, ..made };
         let (config, message) = (Value::Null.into(), None);
         let turn = StartTurn { workflow: workflow.clone(), made, input, config, message, detached: true };
         let permit = self.sessions.admit().expect("a permit");

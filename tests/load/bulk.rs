@@ -12,12 +12,9 @@ use std::time::Duration;
 use fleet_actors::event::{EventBody, RunOutcome};
 use fleet_actors::ids::{Timestamp, WorkflowId};
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{
-    NewWorkflow, OnDisconnect, Posted, Rest, Store, StoreError, StoreWrite, TaskInput, WorkflowState,
-};
+use fleet_actors::ports::{NewWorkflow, Posted, Rest, Store, StoreError, StoreWrite, WorkflowState};
 use fleet_actors::sessions::{EventStream, Sessions, StartTurn, StreamItem};
-
-use fleet_actors::testing::{CommitFault, ManualClock, MemoryStore};
+use fleet_actors::testing::{CommitFault, ManualClock, MemoryStore, plain};
 use futures_util::FutureExt as _;
 use serde_json::Value;
 
@@ -43,26 +40,9 @@ const WAYS: [(&str, &str, usize); 9] = [
 ];
 
 fn turn(message: &str, config: &Value) -> StartTurn {
-    let made = NewWorkflow {
-        name: "SupervisorWorkflow".into(),
-        version: agentic_fleet::workflow::SUPERVISOR_VERSION,
-        conversation: None,
-        task: message.into(),
-        effort: None,
-        request: None,
-        on_disconnect: OnDisconnect::Cancel,
-        created_at: Timestamp(1_700_000_000_000),
-        child_of: None,
-    };
-    let input = TaskInput {
-        message: message.to_owned(),
-        conversation: None,
-        mode: None,
-        additional_context: None,
-        principal: TaskInput::local(),
-        checkpoints_listed: true,
-        traceparent: None,
-    };
+    let made = plain::made("SupervisorWorkflow", message, Timestamp(1_700_000_000_000));
+    let made = NewWorkflow { version: agentic_fleet::workflow::SUPERVISOR_VERSION, ..made };
+    let input = plain::task(message);
     let config = config.clone().into();
     StartTurn { workflow: WorkflowId::generate(), made, input, config, message: None, detached: false }
 }

@@ -250,6 +250,9 @@ async fn a_run_that_parks_answers_202_with_links_and_an_answer_wakes_it() {
     assert_eq!(ask(world.address, "GET", link("self"), "").await.json()["status"], "running");
     assert_eq!(ask(world.address, "GET", link("result"), "").await.status, 404, "there is none yet");
     let id = open_question(&world, workflow).await;
+    let by_id = format!("/api/v1/approvals/{id}");
+    let open = ask(world.address, "GET", &by_id, "").await.json();
+    assert_eq!((&open["request_id"], &open["workflow_id"]), (&json!(id), &json!(workflow)));
     let body = json!({ "request_id": id, "response": "go" }).to_string();
     let accepted = ask(world.address, "POST", link("respond"), &body).await;
     assert_eq!((accepted.status, accepted.json()), (200, json!({ "status": "ok", "request_id": id })));
@@ -259,6 +262,11 @@ async fn a_run_that_parks_answers_202_with_links_and_an_answer_wakes_it() {
     assert_eq!(ask(world.address, "GET", link("result"), "").await.json()["result"], DECIDED);
     let again = ask(world.address, "POST", link("respond"), &body).await;
     assert_eq!((again.status, &again.json()["code"]), (409, &json!("request_closed")));
+    let closed = ask(world.address, "GET", &by_id, "").await;
+    assert_eq!((closed.status, &closed.json()["code"]), (409, &json!("request_closed")));
+    assert_eq!(closed.json()["execution_id"], workflow, "it says whose it was");
+    let nobodys = ask(world.address, "GET", "/api/v1/approvals/nobodys", "").await;
+    assert_eq!((nobodys.status, &nobodys.json()["code"]), (404, &json!("request_unknown")));
     let unknown = ask(world.address, "POST", "/api/v1/workflows/nobody/respond", &body).await;
     assert_eq!((unknown.status, &unknown.json()["code"]), (404, &json!("not_found")));
     assert_ran_once(&world);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::crowd::{finished, open, parked};
-use crate::parked::serve;
+use crate::crowd::{finished, open, parked, until};
+use crate::parked::{serve, serve_with};
 use crate::process::{client, get, simulate};
 
 /// What fits no form of an answer to an approval.
@@ -48,9 +48,14 @@ fn says_what_is_missing(misfit: &Value, text: &Value) {
 pub type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
 pub async fn socket(url: &str, protocol: Option<&'static str>) -> Socket {
+    let protocol = protocol.map(|protocol| ("sec-websocket-protocol", protocol));
+    socket_with(url, protocol.as_slice()).await
+}
+
+pub async fn socket_with(url: &str, headers: &[(&'static str, &str)]) -> Socket {
     let mut request = format!("{}/api/ws/chat", url.replacen("http", "ws", 1)).into_client_request().unwrap();
-    if let Some(protocol) = protocol {
-        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
     }
     tokio_tungstenite::connect_async(request).await.unwrap().0
 }
@@ -70,6 +75,55 @@ pub async fn next(socket: &mut Socket, fits: impl Fn(&Value) -> bool) -> Value {
 
 fn is_question(event: &Value) -> bool {
     event["type"] == "orchestrator.message" && event["kind"] == "request"
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_answer_at_any_door_wakes_a_run_whose_process_died_before_it_was_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let http = client();
+    let page = json!({ "url": format!("{}/admin/stats", model.trim_end_matches("/v1")) });
+    let message = format!("work on it [[sim:tool name=fetch_page args={page}]]");
+    let waiting = [("FLEET_SESSIONS__PARK_AFTER_MS", "3600000"), ("FLEET_SESSIONS__DISCONNECT_GRACE_MS", "0")];
+    for door in ["http", "v1", "v2"] {
+        let (server, url) = serve_with(dir.path(), &model, &waiting);
+        let mut first = socket(&url, None).await;
+        first.send(Message::text(json!({ "message": message, "conversation_id": door }).to_string())).await.unwrap();
+        let asked = next(&mut first, is_question).await;
+        let (workflow, id) = (asked["workflow_id"].as_str().unwrap().to_owned(), asked["data"]["request_id"].clone());
+        drop(server);
+
+        let (_server, url) = serve_with(dir.path(), &model, &waiting);
+        let session = format!("{url}/api/v1/sessions/{workflow}");
+        until("the run rests", async || get(&http, session.clone()).await["status"] == "interrupted").await;
+        let yes = json!({ "decision": "approve" });
+        let mut frame = json!({ "request_id": id, "response": yes });
+        let mut talk = match door {
+            "http" => {
+                let path = format!("{url}/api/v1/workflows/{workflow}/respond");
+                assert_eq!(http.post(path).json(&frame).send().await.unwrap().status(), 200);
+                None
+            }
+            "v1" => {
+                // Version 1 answers on the socket of its run, which coming back wakes already.
+                let mut talk = socket(&url, None).await;
+                let back = json!({ "type": "workflow.resume", "checkpoint_id": workflow });
+                talk.send(Message::text(back.to_string())).await.unwrap();
+                next(&mut talk, is_question).await;
+                frame["type"] = "workflow.response".into();
+                Some(talk)
+            }
+            _ => {
+                (frame["type"], frame["workflow_id"]) = ("chat.respond".into(), workflow.as_str().into());
+                Some(socket(&url, Some("fleet.v2")).await)
+            }
+        };
+        if let Some(talk) = &mut talk {
+            talk.send(Message::text(frame.to_string())).await.unwrap();
+        }
+        finished(&http, &url, &[workflow].into()).await;
+        assert!(open(&http, &url, "").await.is_empty(), "{door}");
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

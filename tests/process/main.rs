@@ -14,6 +14,7 @@ mod crowd;
 mod forgotten;
 mod hostile;
 mod interrupted;
+mod last_words;
 mod matrix;
 mod mcp;
 mod model;

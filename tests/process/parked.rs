@@ -15,7 +15,13 @@ const WARM: usize = 300;
 const MORE_BYTES: f64 = 20e6;
 
 pub fn serve(dir: &Path, model: &str) -> (Process, String) {
-    let (file, environment) = settings(model);
+    serve_with(dir, model, &[])
+}
+
+/// The same with more variables, which win.
+pub fn serve_with(dir: &Path, model: &str, more: &[(&'static str, &str)]) -> (Process, String) {
+    let (file, mut environment) = settings(model);
+    environment.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
     let config = dir.join("fleet.yaml");
     std::fs::write(&config, file).unwrap();
     let arguments = ["serve", "--port", "0", "--config", config.to_str().unwrap()];

@@ -61,6 +61,59 @@ async fn a_sync_that_fails_ends_the_process_with_74_within_a_second_and_nothing_
     }
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn a_disk_that_refuses_writes_refuses_new_work_at_once_reads_go_on_and_it_heals_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let mut command = Command::new("strace");
+    // The process that is started is the server, and ends with its guard; who injects is apart.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(dir.path().join(".var/fleet.db-wal"));
+    // Some runs get through before, and some tries are needed until one gets through again.
+    command.args(["-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EROFS:when=150..170"]);
+    command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+    command.env("OPENAI_BASE_URL", &model).env("FLEET_STORAGE__PROBE_INTERVAL_MS", "100");
+    command.envs(crate::process::ONE_AGENT);
+    let (_server, docs) = spawn(command, dir.path(), "browser:");
+    let url = docs.unwrap_or_else(|| panic!("{}", log(dir.path()))).trim_end_matches("/docs").to_owned();
+    let http = client();
+    let ready = async || http.get(format!("{url}/readyz")).send().await.unwrap().status().as_u16();
+    let (mut first, mut refused, mut unready) = (None, Vec::new(), 0);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let asked = Instant::now();
+        let response = http.post(format!("{url}/api/v1/runs")).json(&json!({ "task": "write" })).send().await.unwrap();
+        let (status, answer) = (response.status().as_u16(), response.json::<Value>().await.unwrap());
+        match status {
+            202 if refused.is_empty() => drop(first.get_or_insert(answer)),
+            202 => break,
+            503 => {
+                assert_eq!(answer["code"], "storage_unavailable", "{answer}");
+                assert!(answer["detail"].as_str().unwrap().contains("cannot be written"), "{answer}");
+                refused.push(asked.elapsed());
+                unready += u32::from(ready().await == 503);
+                let first = first.as_ref().unwrap_or_else(|| panic!("none got through before"));
+                let events = format!("{url}/api/v1/workflows/{}/events", first["workflow_id"].as_str().unwrap());
+                let page = http.get(events).header("accept", "application/json").send().await.unwrap();
+                assert_eq!(page.status(), 200, "reads go on");
+            }
+            other => panic!("{other}: {answer}"),
+        }
+        assert!(Instant::now() < end, "{} were refused: {}", refused.len(), log(dir.path()));
+    }
+    let slowest = refused.iter().max().copied().unwrap();
+    assert!(unready > 0 && ready().await == 200, "{unready}");
+    assert!(slowest < Duration::from_secs(2), "a refusal took {slowest:?}");
+    for word in ["the store cannot be written", "the store can be written again"] {
+        let told = log(dir.path()).matches(word).count();
+        assert!(told >= 1 && told <= refused.len(), "{told}: {}", log(dir.path()));
+    }
+    println!("{} refused, the slowest in {slowest:?}", refused.len());
+}
+
 /// A file system of its own, as large as it says; gone when dropped.
 struct Disk(PathBuf);
 
@@ -91,7 +144,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_full_disk_refuses_new_work_reads_go_on_and_room_heals_it_without_a_restart() {
+async fn a_full_disk_refuses_new_work_reads_go_on_room_heals_it_without_a_restart_and_the_log_tells_of_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = Disk::mount(&dir.path().join(".var"), "40m") else {
         println!("NOT RUN: this user may not mount a file system");
@@ -146,5 +199,15 @@ async fn a_full_disk_refuses_new_work_reads_go_on_and_room_heals_it_without_a_re
     }
     println!("{} refused, the slowest in {slowest:?}; healed after {:?}", refused.len(), freed.elapsed());
     assert!(server.ended(Duration::ZERO).await.is_none(), "it is the same process");
+    let told = |word: &str| log(dir.path()).lines().filter(|line| line.contains(word)).count();
+    let stuck = "the write-ahead log cannot be moved";
+    for word in ["the store is full", stuck, "no room for the reserve", "the history export is behind"] {
+        assert!(told(word) <= 1, "{word}: {}", log(dir.path()));
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    while told("the write-ahead log is moved into the database again") < told(stuck) {
+        assert!(Instant::now() < end, "nothing says that it is over: {}", log(dir.path()));
+        tokio::time::sleep(Duration::from_millis(20)).await; // allow-sleep: polls a condition under a deadline
+    }
     drop(server);
 }

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use futures_util::SinkExt as _;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
+use crate::answers::{next, socket_with};
 use crate::collector::{Collector, attribute};
 use crate::process::{ONE_AGENT, client, log, simulate, spawn, until};
 
@@ -163,6 +166,16 @@ async fn every_door_goes_on_in_the_trace_of_its_client_and_a_header_that_is_none
     let chat = format!("{url}/api/chat/talk/stream?message=please%20work");
     let events = http.get(chat).header("traceparent", parent(3)).send().await.unwrap().text().await.unwrap();
     assert!(events.contains("\"done\""), "{events}");
+    // The header of a socket's handshake is that of every run that the socket starts.
+    let mut v1 = socket_with(&url, &[("traceparent", &parent(4))]).await;
+    v1.send(Message::text(json!({ "message": "please work" }).to_string())).await.unwrap();
+    next(&mut v1, |event| event["type"] == "done").await;
+    let mut v2 = socket_with(&url, &[("traceparent", &parent(5)), ("sec-websocket-protocol", "fleet.v2")]).await;
+    for _ in 0..2 {
+        let send = json!({ "type": "chat.send", "message": "please work" });
+        v2.send(Message::text(send.to_string())).await.unwrap();
+        next(&mut v2, |event| event["type"] == "done").await;
+    }
     let own = ask(&url, Some("00-zero-one-01")).await;
     server.stop().await;
 
@@ -172,7 +185,7 @@ async fn every_door_goes_on_in_the_trace_of_its_client_and_a_header_that_is_none
         roots.iter().map(|root| u128::from_be_bytes(root.trace_id.clone().try_into().unwrap())).collect();
     traces.sort_unstable();
     let own = own["execution_id"].as_str().unwrap().replace('-', "");
-    assert_eq!(traces, [1, 2, 3, u128::from_str_radix(&own, 16).unwrap()]);
+    assert_eq!(traces, [1, 2, 3, 4, 5, 5, u128::from_str_radix(&own, 16).unwrap()]);
     assert_eq!(roots.iter().filter(|root| root.parent_span_id.is_empty()).count(), 1);
 }
 

@@ -104,6 +104,47 @@ fn a_file_that_cannot_be_read_is_named_with_who_named_it() {
     assert!(refusal.contains("expected at most 1048576 bytes"), "{refusal}");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_not_a_regular_file_is_refused_as_such_without_waiting_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let other = "a pipe, a socket or a device";
+    for (file, found) in
+        [(dir.path(), "a directory"), (&pipe, other), (&socket, other), (std::path::Path::new("/dev/zero"), other)]
+    {
+        let flags = Flags { config: Some(file.to_owned()), ..Flags::default() };
+        let refusal = Start { sources: Sources { flags, ..Sources::default() }, file: None }.refusal();
+        let expected = format!("{} cannot be read: expected a regular file, found {found}", file.display());
+        assert!(refusal.contains("flag --config: ") && refusal.contains(&expected), "{refusal}");
+        let refusal = start().env("FLEET_CONFIG", file.to_str().unwrap()).refusal();
+        assert!(refusal.contains("variable FLEET_CONFIG: ") && refusal.contains(&expected), "{refusal}");
+    }
+}
+
+#[test]
+fn each_wrong_item_of_a_list_is_reported_once_at_its_place_and_those_beside_it_as_well() {
+    let rules = "tools:\n  policy:\n    - { principal: a, tool: b, access: maybe }\n    - { principal: a, tool: b, access: ask }\n    \
+                 - { principal: a, tool: b, acess: ask }\n    - { principal: a, tool: \"*b\", access: deny }\n    - 7\n    \
+                 - { principal: a, access: ask }\n";
+    let refusal = start().file(rules).refusal();
+    assert!(refusal.starts_with("5 mistakes in the settings\n"), "{refusal}");
+    for expected in [
+        "fleet.yaml:3:40: tools.policy.access: expected one of allow, ask, deny",
+        "fleet.yaml:5:32: tools.policy.acess: unknown key, expected access?",
+        "fleet.yaml:6:29: tools.policy.tool: expected a name, or the beginning of names and *",
+        "fleet.yaml:7:7: tools.policy: expected a section, found a whole number",
+        "fleet.yaml:8:7: tools.policy: tool is missing",
+    ] {
+        assert_eq!(refusal.matches(expected).count(), 1, "{expected}\n{refusal}");
+    }
+    let refusal = start().env("FLEET_TOOLS__FETCH_PAGE__PORTS", "443,many").refusal();
+    assert!(refusal.starts_with("1 mistake in the settings\n"), "{refusal}");
+}
+
 #[test]
 fn values_that_contradict_each_other_are_shown_where_the_higher_layer_set_one_of_them() {
     let refusal = start().file("server:\n  frame_bytes_max: 2097152\n").refusal();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use agentic_fleet::storage::{DataDirLock, LockError, OpenError, SqliteOptions, SqliteStore};
-use fleet_actors::ids::Position;
-use fleet_actors::ports::{Store, StoreError, StoreWrite};
+use fleet_actors::ids::{Position, Timestamp};
+use fleet_actors::ports::{Store, StoreError, StoreWrite, WorkflowFilter, Written};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
@@ -24,10 +24,46 @@ fn data_of_a_newer_binary_is_refused_with_both_numbers_and_left_alone() {
     let before = std::fs::read(disk.file(DATABASE)).expect("the file");
     for error in [open(disk.dir.path()).err(), SqliteStore::open_read_only(&disk.options).err()] {
         let error = error.expect("refused");
-        assert!(matches!(error, OpenError::Newer { found: 99, known: 2, .. }), "{error}");
-        assert!(error.to_string().contains("99") && error.to_string().contains("up to 2"), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 3, .. }), "{error}");
+        assert!(error.to_string().contains("99") && error.to_string().contains("up to 3"), "{error}");
     }
     assert_eq!(std::fs::read(disk.file(DATABASE)).expect("the file"), before);
+}
+
+#[test]
+fn data_of_an_older_binary_is_migrated_and_its_run_is_found_again() {
+    let mut disk = OnDisk::new(|_| {});
+    disk.close();
+    std::fs::remove_file(disk.file(DATABASE)).expect("removed");
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    for migration in
+        [include_str!("../../src/storage/schema/0001.sql"), include_str!("../../src/storage/schema/0002.sql")]
+    {
+        db.execute_batch(migration).expect("a migration");
+    }
+    db.execute_batch(
+        "PRAGMA application_id = 0x664c4574; PRAGMA user_version = 2; INSERT INTO meta (key, value) VALUES ('openings', 1); \
+         INSERT INTO workflows (num, id, root, name, version, conversation, task, on_disconnect, created_at) \
+         VALUES (7, 'old', 7, 'chat', 1, 'c-old', 'a task', 'continue', 1); \
+         INSERT INTO lives (num, epoch, head, runtime_ms, state, opening, updated_at) VALUES (7, 0, 0, 0, 'running', 1, 1); \
+         INSERT INTO shared_payloads (hash, bytes) VALUES (x'aa', x'01'); \
+         INSERT INTO shared_refs (workflow, hash) VALUES (7, x'aa');",
+    )
+    .expect("rows");
+    drop(db);
+    disk.open();
+    let adopted = block_on(disk.store().adopt(Timestamp(1), 10)).expect("a list");
+    assert_eq!(adopted.iter().map(|row| row.workflow.as_str()).collect::<Vec<_>>(), ["old"]);
+    let unfinished = WorkflowFilter { unfinished: true, conversation: Some(make::talk("c-old")), limit: 10 };
+    assert_eq!(block_on(disk.store().workflows(unfinished)).expect("a list").len(), 1);
+    // Its conversation takes its reference and the payload along.
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+    assert_eq!(count("SELECT count(*) FROM shared_refs WHERE workflow = 7 AND hash = x'aa'"), 1);
+    db.execute("INSERT INTO conversations (id, created_at, updated_at) VALUES ('c-old', 1, 1)", []).expect("a row");
+    let deleted = block_on(disk.store().write(StoreWrite::DeleteConversation(make::talk("c-old"))));
+    assert_eq!(deleted, Ok(Written::Done));
+    assert_eq!(count("SELECT count(*) FROM shared_refs") + count("SELECT count(*) FROM shared_payloads"), 0);
 }
 
 #[test]

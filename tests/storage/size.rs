@@ -93,6 +93,23 @@ fn the_log_stays_small_under_readers_that_overlap() {
 }
 
 #[test]
+fn under_load_without_an_idle_moment_the_log_moves_beside_the_writer_and_begins_anew() {
+    let disk = OnDisk::new(|options| {
+        without_syncs(options);
+        options.wal_pages_max = 100;
+    });
+    let store = disk.store();
+    block_on(store.commit(vec![make::first("w", 1)])).expect("written");
+    let mut largest = 0;
+    for n in 0..1_000 {
+        block_on(store.commit(vec![make::with_bodies(make::more("w", 1 + n, 1), 40_000)])).expect("written");
+        largest = largest.max(disk.file("fleet.db-wal").metadata().expect("the log").len());
+    }
+    println!("40 MB written, the log was at most {} KiB", largest >> 10);
+    assert!(largest < 16 << 20, "{largest}");
+}
+
+#[test]
 fn a_body_is_kept_once_however_often_it_is_recorded() {
     let mut disk = OnDisk::new(without_syncs);
     let store = disk.store();

@@ -58,11 +58,9 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// Something to store.
 pub mod make {
-    use std::time::Duration;
-
-    use fleet_actors::event::{RunOutcome, Usage};
     use fleet_actors::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
-    use fleet_actors::ports::{Append, Claim, HistoryRow, NewWorkflow, Next, OnDisconnect, RecordBody, RecordRow};
+    use fleet_actors::ports::{Append, Claim, HistoryRow, NewWorkflow, Next, RecordBody, RecordRow};
+    use fleet_actors::testing::plain;
 
     pub fn id(name: &str) -> WorkflowId {
         WorkflowId::from_trusted(name)
@@ -74,18 +72,12 @@ pub mod make {
 
     /// A workflow of the conversation `c-<name>` with so many records.
     pub fn first(name: &str, records: u64) -> Append {
-        let made = NewWorkflow {
-            name: "chat".into(),
-            version: 1,
-            conversation: Some(talk(&format!("c-{name}"))),
-            task: "a task".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Cancel,
-            created_at: Timestamp(1_000),
-            child_of: None,
-        };
-        Append { create: Some(Box::new(made)), ..more(name, 0, records) }
+        Append { create: Some(Box::new(made(name, "a task"))), ..more(name, 0, records) }
+    }
+
+    fn made(name: &str, task: &str) -> NewWorkflow {
+        let made = plain::made("chat", task, Timestamp(1_000));
+        NewWorkflow { conversation: Some(talk(&format!("c-{name}"))), ..made }
     }
 
     pub fn more(name: &str, after: u64, records: u64) -> Append {
@@ -98,18 +90,8 @@ pub mod make {
             head: format!(r#"{{"at":{at}}}"#).into_bytes(),
             body: None,
         };
-        Append {
-            claim: Claim { workflow: id(name), epoch: Epoch(0) },
-            after: Position(after),
-            create: None,
-            records: (after + 1..=after + records).map(record).collect(),
-            messages: Vec::new(),
-            opened: Vec::new(),
-            closed: Vec::new(),
-            runtime: Duration::ZERO,
-            children: Vec::new(),
-            next: Next::Running,
-        }
+        let claim = Claim { workflow: id(name), epoch: Epoch(0) };
+        plain::append(claim, Position(after), (after + 1..=after + records).map(record).collect())
     }
 
     /// The same append, each record with a body of its own.
@@ -129,23 +111,8 @@ pub mod make {
     }
 
     pub fn entry(name: &str) -> HistoryRow {
-        HistoryRow {
-            workflow_id: id(name),
-            conversation_id: Some(talk(&format!("c-{name}"))),
-            task: "a task\nof two lines".into(),
-            status: RunOutcome::Completed,
-            result: None,
-            error: None,
-            reasoning_effort: None,
-            created_at: Timestamp(1_000),
-            completed_at: Timestamp(2_500),
-            runtime_ms: 7,
-            model_calls: 1,
-            tool_calls: 0,
-            usage: Usage::default(),
-            by_agent: std::collections::BTreeMap::new(),
-            quality: None,
-        }
+        let row = plain::entry(id(name), &made(name, "a task\nof two lines"), Timestamp(2_500));
+        HistoryRow { runtime_ms: 7, model_calls: 1, ..row }
     }
 }
 

@@ -71,7 +71,7 @@ fn child_with_process() {
 
 #[test]
 fn child_with_much_to_write() {
-    commit_and_tell(Durability::Power, 60, 40_000);
+    commit_and_tell(Durability::Power, 150, 40_000);
 }
 
 const SYNCS: &[&str] = &["-e", "trace=fsync,fdatasync,write"];

@@ -142,6 +142,9 @@ pub enum StoreError {
     /// The disk is full. It heals when there is room again.
     #[error("storage is full")]
     Full,
+    /// The system refuses to write, as a disk that can only be read does. It heals when it does not any more.
+    #[error("storage cannot be written: {0}")]
+    Unwritable(String),
     /// What is stored is damaged: {0}
     #[error("stored data is damaged: {0}")]
     Damaged(String),
@@ -151,6 +154,14 @@ pub enum StoreError {
     /// It cannot be reached or did not answer in time.
     #[error("storage is unavailable: {0}")]
     Unavailable(String),
+}
+
+impl StoreError {
+    /// Whether it will be the same for every write, until something outside of the process changes.
+    #[must_use]
+    pub fn refuses_writes(&self) -> bool {
+        matches!(self, Self::Full | Self::Unwritable(_))
+    }
 }
 
 /// Something for the owner of a workflow, whoever that is, delivered through the store.
@@ -316,6 +327,8 @@ pub trait Store: Send + Sync {
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;
     /// Open questions, the longest waiting first.
     fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>>;
+    /// The runs that have asked this question, which may be closed, newest first. A fork asks again what it shares.
+    fn askers(&self, request: &RequestId) -> SendFuture<'_, Result<Vec<WorkflowId>, StoreError>>;
     /// The run a request key started.
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>>;
 

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::state::State;
-use crate::ids::{ConversationId, Position, Seq, Timestamp, WorkflowId};
+use crate::ids::{ConversationId, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::ports::{
     Append, Clock, Command, ConversationRow, ExportEntry, HistoryRow, MessageRow, Outcome, PageFrom, QuestionFilter,
     QuestionRow, RecordRow, RequestRow, SendFuture, Store, StoreError, StoreWrite, WorkflowFilter, WorkflowRow,
@@ -181,6 +181,11 @@ impl Store for MemoryStore {
 
     fn questions(&self, filter: QuestionFilter) -> SendFuture<'_, Result<Vec<QuestionRow>, StoreError>> {
         self.look(move |state| state.questions(&filter))
+    }
+
+    fn askers(&self, request: &RequestId) -> SendFuture<'_, Result<Vec<WorkflowId>, StoreError>> {
+        let request = request.clone();
+        self.look(move |state| state.askers(&request))
     }
 
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {

@@ -28,6 +28,7 @@ use crate::limits::RunLimits;
 use crate::ports::{
     Cache, ModelCall, NewWorkflow, OnDisconnect, Role, TaskInput, ToolCall, ToolOffer, ToolOutput, WorkflowFn,
 };
+use crate::testing::plain;
 use crate::trace::Tracer;
 
 use self::clock::paused;
@@ -50,15 +51,7 @@ impl Script {
     /// A run of `function` with the message `message` and the pinned `config`.
     #[must_use]
     pub fn new(function: WorkflowFn, message: &str, config: Value) -> Self {
-        let input = TaskInput {
-            message: message.to_owned(),
-            conversation: None,
-            mode: None,
-            additional_context: None,
-            principal: TaskInput::local(),
-            checkpoints_listed: true,
-            traceparent: None,
-        };
+        let input = plain::task(message);
         Self { function, config, input, said: Vec::new(), limits: RunLimits::default(), ports: Ports::none() }
     }
 
@@ -150,14 +143,8 @@ fn run_id() -> WorkflowId {
 
 fn made(input: &TaskInput, at: Timestamp) -> NewWorkflow {
     NewWorkflow {
-        name: "scripted".into(),
-        version: 1,
         conversation: input.conversation.clone(),
-        task: input.message.as_str().into(),
-        effort: None,
-        request: None,
         on_disconnect: OnDisconnect::Continue,
-        created_at: at,
-        child_of: None,
+        ..plain::made("scripted", &input.message, at)
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix_ws::{CloseCode, CloseReason, Session};
 use fleet_actors::ids::Timestamp;
+use fleet_actors::trace::TraceParent;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -63,6 +64,8 @@ pub(super) enum Wake {
 /// One socket.
 pub(super) struct Socket {
     pub(super) api: Api,
+    /// Where the trace of its client stands: runs that it starts go on in it.
+    pub(super) traceparent: Option<TraceParent>,
     session: Session,
     incoming: mpsc::Receiver<Incoming>,
     pulse: Pulse,
@@ -88,7 +91,7 @@ impl Socket {
             last_pong: now,
             last_use: now,
         };
-        Self { api, session, incoming, pulse, place }
+        Self { api, traceparent: None, session, incoming, pulse, place }
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::api::rejoin::{How, Opened, Returning, stopped};
 use crate::api::sse::{connected, woken};
+use crate::api::start::NewRun;
 use crate::api::wire::frames::{FirstFrame, LaterFrame, ResumeFrame, RunFrame};
 use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
 
@@ -29,7 +30,7 @@ pub(super) async fn serve(socket: &mut Socket) -> End {
         Err(end) => return end,
     };
     let opened = match FirstFrame::parse(&first) {
-        Ok(FirstFrame::Run(frame)) => start(&socket.api, frame).await,
+        Ok(FirstFrame::Run(frame)) => start(socket, frame).await,
         Ok(FirstFrame::Resume(frame)) => resume(&socket.api, &frame).await,
         Err(error) => Err(error),
     };
@@ -64,12 +65,13 @@ async fn first_frame(socket: &mut Socket) -> Result<String, End> {
     }
 }
 
-async fn start(api: &Api, frame: RunFrame) -> Result<(Chat, WireEvent), ApiError> {
+async fn start(socket: &Socket, frame: RunFrame) -> Result<(Chat, WireEvent), ApiError> {
     let RunFrame { run, deltas, stray_checkpoint } = frame;
+    let api = &socket.api;
     if stray_checkpoint {
         tracing::warn!("a checkpoint id beside a message was ignored");
     }
-    let turn = api.prepare(run)?;
+    let turn = api.prepare(NewRun { traceparent: socket.traceparent, ..run })?;
     let opened = match api.join(&turn, Returning::Joins).await? {
         Some(opened) => opened,
         None => api.begin(turn).await?,
@@ -179,7 +181,7 @@ impl Chat {
         match LaterFrame::parse(text) {
             Ok(LaterFrame::Cancel) => self.asks.push(actix_web::rt::spawn(cancel(api, workflow))),
             Ok(LaterFrame::Respond(request, response)) => {
-                self.asks.push(actix_web::rt::spawn(async move { api.answer(&workflow, &request, response).await }))
+                self.asks.push(actix_web::rt::spawn(async move { api.respond(&workflow, &request, response).await }))
             }
             Err(error) => socket.send_error(&error).await?,
         }

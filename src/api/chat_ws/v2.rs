@@ -8,6 +8,7 @@ use actix_web::rt::task::JoinHandle;
 use fleet_actors::ids::{ConversationId, Seq, WorkflowId};
 use fleet_actors::ports::{LocalFuture, ReasoningEffort, StoreError};
 use fleet_actors::sessions::{EventStream, StreamItem};
+use fleet_actors::trace::TraceParent;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
@@ -16,6 +17,7 @@ use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::api::rejoin::{How, Opened, Returning, stopped};
 use crate::api::sse::connected;
+use crate::api::start::NewRun;
 use crate::api::wire::frames::{ResumeFrame, RunFrame, V2Frame};
 use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
 
@@ -157,7 +159,7 @@ impl Turns {
             Ok(V2Frame::Resume(_) | V2Frame::Watch { .. }) if self.is_full() => {
                 return self.failed(socket, &too_many_runs(), None).await;
             }
-            Ok(V2Frame::Send(frame)) => Box::pin(send(api, *frame)),
+            Ok(V2Frame::Send(frame)) => Box::pin(send(api, *frame, socket.traceparent)),
             Ok(V2Frame::Resume(frame)) => Box::pin(resume(api, *frame)),
             Ok(V2Frame::Watch { workflow, after, deltas }) => Box::pin(watch(api, workflow, after, deltas)),
             Ok(V2Frame::Cancel(workflow)) => Box::pin(async move {
@@ -165,7 +167,7 @@ impl Turns {
                 settled(posted.map_err(|error| api.refusal(error)).and_then(stopped))
             }),
             Ok(V2Frame::Respond(workflow, request, response)) => {
-                Box::pin(async move { settled(api.answer(&workflow, &request, response).await) })
+                Box::pin(async move { settled(api.respond(&workflow, &request, response).await) })
             }
             Ok(V2Frame::Ping) => {
                 let pong = WireEvent::pong(socket.now());
@@ -234,11 +236,11 @@ fn opened(result: Result<Opened, ApiError>, wish: Wish) -> Told {
     }
 }
 
-async fn send(api: Api, frame: RunFrame) -> Told {
+async fn send(api: Api, frame: RunFrame, traceparent: Option<TraceParent>) -> Told {
     let (key, deltas) = (frame.run.key.clone(), frame.deltas);
     let wish = Wish { key, deltas, wakes: true, ..Wish::default() };
     let run = async {
-        let turn = api.prepare(frame.run)?;
+        let turn = api.prepare(NewRun { traceparent, ..frame.run })?;
         match api.join(&turn, Returning::Never).await? {
             Some(opened) => Ok(opened),
             None => api.begin(turn).await,
@@ -255,10 +257,7 @@ async fn resume(api: Api, frame: ResumeFrame) -> Told {
 
 async fn watch(api: Api, workflow: WorkflowId, after: Seq, deltas: Deltas) -> Told {
     let wish = Wish { deltas, after, ..Wish::default() };
-    let found = async {
-        let row = api.sessions.store().workflow(&workflow).await?;
-        api.follow(row.ok_or_else(|| ApiError::not_found("workflow"))?, after).await
-    };
+    let found = async { api.follow(api.row(&workflow).await?, after).await };
     opened(found.await, wish)
 }
 

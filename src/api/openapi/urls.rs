@@ -226,6 +226,9 @@ pub const URLS: &[Url] = &[
         ])
         .answers(&[(200, Answer::List("Approval"))])
         .refuses(&[422, 503]),
+    Url::get("/api/v1/approvals/{request_id}", "An open question to a human; 409 names the run of one that is closed")
+        .answers(&[(200, Answer::Json("Approval"))])
+        .refuses(&[404, 409, 503]),
     Url::get("/api/v1/sessions", "What runs, waits or ended lately")
         .answers(&[(200, Answer::List("Session"))])
         .refuses(&[503]),

@@ -73,6 +73,9 @@ impl Life {
                 if self.takeover && self.after == self.run.past.head {
                     reach(FailPoint::AfterTakeover);
                 }
+                if in_flight.tries > 1 {
+                    tracing::info!(workflow = %self.run.workflow, tries = in_flight.tries, "append done after all");
+                }
                 self.after = last;
                 let is_last = in_flight.last;
                 if is_last {
@@ -98,10 +101,12 @@ impl Life {
             }
             Err(error @ (StoreError::Failed(_) | StoreError::Damaged(_))) => self.give_up(error),
             // A start that nobody has been told of is refused at once: a full disk may stay full for long.
-            Err(StoreError::Full) if self.started.borrow().is_some() => self.give_up(StoreError::Full),
+            Err(error) if error.refuses_writes() && self.started.borrow().is_some() => self.give_up(error),
             Err(error) if in_flight.since.elapsed() >= self.run.limits.storage_patience => self.give_up(error),
             Err(error) => {
-                tracing::warn!(workflow = %self.run.workflow, %error, tries = in_flight.tries, "append failed, asking again");
+                if in_flight.tries == 1 {
+                    tracing::warn!(workflow = %self.run.workflow, %error, "append failed, asking again");
+                }
                 self.run.show_failed_append();
                 let wait = Duration::from_millis(20 << in_flight.tries.min(5));
                 let (writer, append) = (self.writer.clone(), in_flight.append.clone());

@@ -24,13 +24,13 @@ use crate::journal::{Past, Record};
 use crate::limits::RunLimits;
 use crate::ports::{
     Append, Clock, Command, EffectPolicy, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
-    NewWorkflow, OnDisconnect, Outcome, Store, StoreError, StoreWrite, TaskInput, ToolCall, ToolOffer, ToolOutput,
-    ToolRunner, WorkflowState, Written,
+    NewWorkflow, OnDisconnect, Outcome, Store, StoreError, StoreWrite, ToolCall, ToolOffer, ToolOutput, ToolRunner,
+    WorkflowState, Written,
 };
 use crate::sessions::stored_events;
 use crate::stream::{Logs, Seen, Watcher};
 use crate::supervisor::{Fresh, LifeEnd, LifeInputs, Signal, Writer, live, load, read_records};
-use crate::testing::{CommitFault, MemoryStore};
+use crate::testing::{CommitFault, MemoryStore, plain};
 use crate::turn::RunPorts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,26 +292,9 @@ impl World {
         if loaded.as_ref().is_some_and(|loaded| loaded.past.finished.is_some()) {
             return Ok(true);
         }
-        let made = NewWorkflow {
-            name: "sim".into(),
-            version: 1,
-            conversation: None,
-            task: "t".into(),
-            effort: None,
-            request: None,
-            on_disconnect: OnDisconnect::Continue,
-            created_at: self.clock.now(),
-            child_of: None,
-        };
-        let input = TaskInput {
-            message: "t".into(),
-            conversation: None,
-            mode: None,
-            additional_context: None,
-            principal: TaskInput::local(),
-            checkpoints_listed: true,
-            traceparent: None,
-        };
+        let made = plain::made("sim", "t", self.clock.now());
+        let made = NewWorkflow { on_disconnect: OnDisconnect::Continue, ..made };
+        let input = plain::task("t");
         let (past, fresh, epoch, made, runtime) = match loaded {
             None => {
                 let fresh = Fresh { input, config: self.program.clone().into(), message: None };

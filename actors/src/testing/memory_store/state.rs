@@ -189,6 +189,11 @@ impl State {
         rows.into_iter().skip(skipped).take(filter.limit as usize).collect()
     }
 
+    pub fn askers(&self, request: &RequestId) -> Vec<WorkflowId> {
+        let held = self.workflows.iter().rev().filter(|(_, held)| !held.hidden && held.questions.contains_key(request));
+        held.map(|(id, _)| id.clone()).collect()
+    }
+
     pub fn talks(&self, limit: u32, offset: u64) -> Vec<ConversationRow> {
         let mut rows: Vec<_> = self.conversations.iter().map(|(id, talk)| talk.row(id)).collect();
         rows.sort_by(|a, b| (b.updated_at, &b.conversation).cmp(&(a.updated_at, &a.conversation)));

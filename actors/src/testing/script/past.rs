@@ -1,13 +1,12 @@
 //! What a scripted run finds in its store: the conversation before it, and what an earlier process left of its journal.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Script, made, run_id};
 use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
 use crate::journal::{Positioned, Record, encode};
-use crate::ports::{Append, Claim, MessageRow, Next, Outcome, Store};
-use crate::testing::MemoryStore;
+use crate::ports::{Append, Claim, MessageRow, Outcome, Store};
+use crate::testing::{MemoryStore, plain};
 
 impl Script {
     /// What was said before the run, as an earlier run of the same conversation that is not over.
@@ -51,18 +50,8 @@ impl Script {
     }
 
     fn append(&self, claim: Claim, after: Position, records: &[Positioned], at: Timestamp) -> Append {
-        Append {
-            claim,
-            after,
-            create: (after == Position(0)).then(|| Box::new(made(&self.input, at))),
-            records: records.iter().map(encode).collect(),
-            messages: Vec::new(),
-            opened: Vec::new(),
-            closed: Vec::new(),
-            children: Vec::new(),
-            runtime: Duration::ZERO,
-            next: Next::Running,
-        }
+        let create = (after == Position(0)).then(|| Box::new(made(&self.input, at)));
+        Append { create, ..plain::append(claim, after, records.iter().map(encode).collect()) }
     }
 }
 

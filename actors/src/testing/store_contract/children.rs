@@ -150,4 +150,11 @@ pub(super) async fn open_questions_are_listed_over_all_workflows(harness: &mut d
     assert_eq!(list(&*store, all.clone()).await, ["late"]);
     done(&*store, ending(more("a", 1, 2, 1), Some("c"), 3_000)).await;
     assert!(list(&*store, all).await.is_empty(), "a run that is over asks nothing");
+    for (request, asker) in [("late", "a"), ("early", "a"), ("other", "b")] {
+        let askers = store.askers(&question(request)).await;
+        assert_eq!(askers, Ok(vec![workflow(asker)]), "who asked {request} is known as long as the run is");
+    }
+    assert_eq!(store.askers(&question("nobody's")).await, Ok(Vec::new()));
+    assert_eq!(write(&*store, StoreWrite::DeleteHistory(workflow("a"))).await, Written::Done);
+    assert_eq!(store.askers(&question("late")).await, Ok(Vec::new()));
 }

@@ -1,16 +1,16 @@
 //! What the cases are made of.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::event::{Answer, Question, RunOutcome, Usage};
+use crate::event::{Answer, Question};
 use crate::ids::{ConversationId, Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
 use crate::ports::{
-    Append, Claim, Command, HistoryRow, MessageRow, NewWorkflow, Next, OnDisconnect, OpenedQuestion, Outcome, Posted,
-    RecordBody, RecordRow, RequestKey, Role, Store, StoreWrite, Written,
+    Append, Claim, Command, HistoryRow, MessageRow, NewWorkflow, Next, OpenedQuestion, Outcome, Posted, RecordBody,
+    RecordRow, RequestKey, Role, Store, StoreWrite, Written,
 };
+use crate::testing::plain;
 
 /// All of a journal in one page.
 pub(super) const ALL: usize = 64 * 1024 * 1024;
@@ -45,18 +45,12 @@ pub(super) fn body(fill: u8, bytes: usize, shared: bool) -> Option<RecordBody> {
 
 /// The first append of a workflow: `records` of them, made at the time 1000.
 pub(super) fn first(id: &str, conversation: Option<&str>, records: u64) -> Append {
-    let made = NewWorkflow {
-        name: "chat".into(),
-        version: 1,
-        conversation: conversation.map(talk),
-        task: format!("the task of {id}").into(),
-        effort: None,
-        request: None,
-        on_disconnect: OnDisconnect::Cancel,
-        created_at: Timestamp(1_000),
-        child_of: None,
-    };
-    Append { create: Some(Box::new(made)), ..life(id, 0, 0, records) }
+    Append { create: Some(Box::new(made(id, conversation))), ..life(id, 0, 0, records) }
+}
+
+fn made(id: &str, conversation: Option<&str>) -> NewWorkflow {
+    let made = plain::made("chat", &format!("the task of {id}"), Timestamp(1_000));
+    NewWorkflow { conversation: conversation.map(talk), ..made }
 }
 
 /// The first append of a later life.
@@ -70,18 +64,10 @@ pub(super) fn life(id: &str, epoch: u32, after: u64, records: u64) -> Append {
 
 /// An append of a life that has begun.
 pub(super) fn more(id: &str, epoch: u32, after: u64, records: u64) -> Append {
-    Append {
-        claim: Claim { workflow: workflow(id), epoch: Epoch(epoch) },
-        after: Position(after),
-        create: None,
-        records: (after + 1..=after + records).map(|at| record(epoch, at, "step_completed")).collect(),
-        messages: Vec::new(),
-        opened: Vec::new(),
-        closed: Vec::new(),
-        runtime: Duration::from_millis(after + records),
-        children: Vec::new(),
-        next: Next::Running,
-    }
+    let claim = Claim { workflow: workflow(id), epoch: Epoch(epoch) };
+    let runtime = Duration::from_millis(after + records);
+    let records = (after + 1..=after + records).map(|at| record(epoch, at, "step_completed"));
+    Append { runtime, ..plain::append(claim, Position(after), records.collect()) }
 }
 
 /// The same append as the last of its workflow, which ends at `at`.
@@ -98,23 +84,8 @@ pub(super) fn keyed(mut append: Append, key: &str, digest: &str) -> Append {
 }
 
 pub(super) fn entry(id: &str, conversation: Option<&str>, at: i64) -> HistoryRow {
-    HistoryRow {
-        workflow_id: workflow(id),
-        conversation_id: conversation.map(talk),
-        task: format!("the task of {id}"),
-        status: RunOutcome::Completed,
-        result: None,
-        error: None,
-        reasoning_effort: None,
-        created_at: Timestamp(1_000),
-        completed_at: Timestamp(at),
-        runtime_ms: 7,
-        model_calls: 1,
-        tool_calls: 0,
-        usage: Usage::default(),
-        by_agent: BTreeMap::new(),
-        quality: None,
-    }
+    let row = plain::entry(workflow(id), &made(id, conversation), Timestamp(at));
+    HistoryRow { runtime_ms: 7, model_calls: 1, ..row }
 }
 
 /// An open question of a type.
