@@ -34,7 +34,8 @@ use crate::workflow::MODES;
   printf 'hello\\nand now in French\\n' | agentic-fleet chat
 
 In it: /help, /mode NAME, /effort NAME, /new, /quit. Ctrl-C stops a turn, Ctrl-D leaves. An approval is answered in place: y, n, n and
-why not, or the changed arguments as a JSON object; /quit and Ctrl-D leave it open. Without --server it takes the data directory for itself; runs that wait there go on.")]
+why not, or the changed arguments as a JSON object; /quit and Ctrl-D leave it open. Without --server it takes the data
+directory for itself; runs that wait there go on.")]
 pub(super) struct Chat {
     /// Go on in this conversation, or begin it under this id.
     #[arg(long, value_name = "ID")]
