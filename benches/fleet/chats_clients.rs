@@ -59,7 +59,7 @@ pub async fn http(load: Rc<Load>) {
 pub async fn sse(load: Rc<Load>) {
     let run = load.run;
     requests(load, 200, &|n| {
-        format!("GET /api/chat/b{run}-{n}/stream?message=hello HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes()
+        format!("GET /api/chat/b{run}-{n}/stream?message=hello HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
     })
     .await;
 }

@@ -28,11 +28,11 @@ struct Round {
 
 /// The doors' requests, and whether a connection serves one only.
 fn requests() -> [(&'static str, Vec<u8>, bool); 3] {
-    let upgrade = "GET /api/ws/chat HTTP/1.1\r\nhost: bench\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    let upgrade = "GET /api/ws/chat HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     [
         ("http", post("/api/v1/run", r#"{"task":"hello"}"#), false),
-        ("sse", b"GET /api/chat/c/stream?message=hello HTTP/1.1\r\nhost: bench\r\n\r\n".to_vec(), false),
+        ("sse", b"GET /api/chat/c/stream?message=hello HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), false),
         ("ws", upgrade.as_bytes().to_vec(), true),
     ]
 }

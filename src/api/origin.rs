@@ -42,8 +42,9 @@ pub fn judge(request: &HttpRequest, server: &ServerSettings) -> Result<Visitor, 
     Err(forbidden(request, "pages of this origin may not open a socket"))
 }
 
-/// Refuses what asks for a host that is not this one, and what would change something and comes from a page of an origin that is not allowed. A browser sends such a request
-/// without asking first when its form is simple enough, and to a name that was made to mean this machine in any form.
+/// Refuses what asks for a host that is not this one, and what would change something and comes from a page of an origin that
+/// is not allowed. A browser sends such a request without asking first when its form is simple enough, and to a name that was
+/// made to mean this machine in any form.
 ///
 /// # Errors
 /// [`ApiError`] 403 `origin_forbidden`, and those of the service it wraps.
