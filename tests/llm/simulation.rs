@@ -47,6 +47,9 @@ fn an_answer_says_who_speaks_what_was_asked_and_how_much_came_before() {
     assert!(later.contains("the 2 messages before") && later.contains("“c”"), "{later}");
     let tool = text(&quick(), &request(&[(Role::User, "a"), (Role::Assistant, ""), (Role::Tool, "42 degrees")]));
     assert!(tool.contains("“42 degrees”"), "{tool}");
+    let part = "How to go about it:\nSearch first.\n\nThe user's task:\nWhat is up?\n\nYour part of it:\nSearch.";
+    let of_a_team = text(&quick(), &request(&[(Role::System, "s"), (Role::User, part)]));
+    assert!(of_a_team.contains("“What is up?"), "the user's words, not what stands before them: {of_a_team}");
 }
 
 #[test]

@@ -84,8 +84,9 @@ pub(super) fn thoughts(asked: &str, sentences: usize, rng: &mut fastrand::Rng) -
     words(&text)
 }
 
+/// The beginning of what was written. An agent of a team is shown the user's words behind other things.
 fn quote(text: &str) -> String {
-    let text = text.trim();
+    let text = text.split_once("The user's task:\n").map_or(text, |(_, task)| task).trim();
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
