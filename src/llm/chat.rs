@@ -114,57 +114,49 @@ pub(super) fn arguments_text(arguments: &Value) -> String {
 }
 
 /// An event that holds a piece of text and nothing else to act on, as nearly all do: it is read without making a tree of it.
-/// Whatever has another field or another type is no such event, and is read in full.
+/// Whatever has another field or another type is no such event, and is read in full; an `Option<()>` takes a null alone.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "a field that stands here is one that need not be read in full")]
 struct Piece<'a> {
     #[serde(borrow)]
     choices: [PieceChoice<'a>; 1],
     #[serde(borrow, default)]
     model: Cow<'a, str>,
     usage: Option<()>,
-    #[serde(rename = "id")]
-    _id: Option<&'a str>,
-    #[serde(rename = "object")]
-    _object: Option<&'a str>,
-    #[serde(rename = "created")]
-    _created: Option<u64>,
-    #[serde(rename = "system_fingerprint")]
-    _system_fingerprint: Option<&'a str>,
-    #[serde(rename = "service_tier")]
-    _service_tier: Option<&'a str>,
-    #[serde(rename = "obfuscation")]
-    _obfuscation: Option<&'a str>,
+    id: Option<&'a str>,
+    object: Option<&'a str>,
+    created: Option<u64>,
+    system_fingerprint: Option<&'a str>,
+    service_tier: Option<&'a str>,
+    obfuscation: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "as above")]
 struct PieceChoice<'a> {
     #[serde(default)]
     index: u64,
     #[serde(borrow)]
     delta: PieceDelta<'a>,
     finish_reason: Option<()>,
-    #[serde(rename = "logprobs")]
-    _logprobs: Option<()>,
+    logprobs: Option<()>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "as above")]
 struct PieceDelta<'a> {
     #[serde(borrow)]
     content: Cow<'a, str>,
-    #[serde(rename = "role")]
-    _role: Option<&'a str>,
+    role: Option<&'a str>,
     refusal: Option<()>,
 }
 
 fn piece(data: &[u8]) -> Option<Piece<'_>> {
     let piece: Piece<'_> = serde_json::from_slice(data).ok()?;
-    let [choice] = &piece.choices;
-    let is_plain =
-        choice.index == 0 && choice.finish_reason.is_none() && choice.delta.refusal.is_none() && piece.usage.is_none();
-    is_plain.then_some(piece)
+    (piece.choices[0].index == 0).then_some(piece)
 }
 
 /// Takes one event of a stream.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, ResponseFuture, WrapFuture as _,
@@ -151,13 +150,13 @@ impl CheckpointActor {
         let shared = self.shared.clone();
         let word = async move { shared.moved.notified().await };
         ctx.spawn(word.into_actor(self).map(|(), actor, ctx| {
-            if actor.shared.refuses.load(Ordering::SeqCst) && !actor.probing {
+            let refusal = actor.shared.refusal().clone();
+            if let (Some(error), false) = (refusal, actor.probing) {
                 actor.probing = true;
-                match &*actor.shared.why() {
-                    Some(error @ StoreError::Unwritable(_)) => {
-                        tracing::error!(%error, "the store cannot be written: new work is refused until it can");
-                    }
-                    Some(_) | None => tracing::error!("the store is full: new work is refused until there is room"),
+                if matches!(error, StoreError::Unwritable(_)) {
+                    tracing::error!(%error, "the store cannot be written: new work is refused until it can");
+                } else {
+                    tracing::error!("the store is full: new work is refused until there is room");
                 }
                 ctx.run_later(actor.limits.probe_interval, Self::probe);
             }
@@ -173,8 +172,7 @@ impl CheckpointActor {
         ctx.spawn(probe.into_actor(self).map(|probed, actor, ctx| match probed {
             Ok(_) => {
                 actor.probing = false;
-                let was = actor.shared.why().take();
-                actor.shared.refuses.store(false, Ordering::SeqCst);
+                let was = actor.shared.refusal().take();
                 match was {
                     Some(StoreError::Unwritable(_)) => tracing::info!("the store can be written again"),
                     Some(_) | None => tracing::info!("the store has room again"),

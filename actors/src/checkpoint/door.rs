@@ -72,10 +72,7 @@ impl Checkpoints {
     /// Why new work is refused: the store was found full or not to be written, and no probe got through since.
     #[must_use]
     pub fn refusal(&self) -> Option<StoreError> {
-        if !self.shared.refuses.load(Ordering::SeqCst) {
-            return None;
-        }
-        self.shared.why().clone()
+        self.shared.refusal().clone()
     }
 
     /// Whether that is for want of room.

@@ -1,6 +1,6 @@
 //! What the actor and its doors share: how much the store was given, how many wait, and why new work is refused.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -17,9 +17,8 @@ pub(super) struct Shared {
     pub store: Arc<dyn Store>,
     on_failed: OnStorageFailed,
     pub watch: Watch,
-    pub refuses: AtomicBool,
-    /// Why it does, if it does.
-    why: Mutex<Option<StoreError>>,
+    /// Why new work is refused, if it is.
+    refusal: Mutex<Option<StoreError>>,
     /// Asks that the store was not given yet, in the mailbox or behind it.
     pub waiting: AtomicUsize,
     /// Asks and groups of them that the store was given.
@@ -34,8 +33,7 @@ impl Shared {
             store,
             on_failed,
             watch,
-            refuses: AtomicBool::new(false),
-            why: Mutex::default(),
+            refusal: Mutex::default(),
             waiting: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             moved: Notify::new(),
@@ -49,8 +47,8 @@ impl Shared {
         entered.ok().map(|_| UnderWay(self.clone()))
     }
 
-    pub fn why(&self) -> MutexGuard<'_, Option<StoreError>> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn refusal(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place in the line.
@@ -64,8 +62,7 @@ impl Shared {
         match result {
             Err(StoreError::Failed(reason)) => (self.on_failed)(reason),
             Err(error) if error.refuses_writes() => {
-                *self.why() = Some(error.clone());
-                if !self.refuses.swap(true, Ordering::SeqCst) {
+                if self.refusal().replace(error.clone()).is_none() {
                     self.moved.notify_one();
                 }
             }
