@@ -110,6 +110,8 @@ pub struct Runtime {
     /// Which model answers.
     pub model: LlmIdentity,
     /// Held as long as the runtime lives.
+    /// Held as long as the runtime lives: with it the store leaves one file behind.
+    pub store: CloseOnDrop,
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
@@ -122,6 +124,16 @@ pub struct Runtime {
 }
 
 /// What tools have outside of this process ends with this.
+/// Closes the store when the runtime goes; whoever still has it cannot write any more.
+#[derive(Debug)]
+pub struct CloseOnDrop(Arc<SqliteStore>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 #[derive(Debug)]
 pub struct ToolGuards {
     /// The processes of MCP servers.
@@ -153,7 +165,8 @@ impl Runtime {
             end.exit(EXIT_SERVICE_PANICKED);
         }));
         let options = SqliteOptions::from(storage);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open_watched(&options, clock.clone(), &watch)?);
+        let sqlite = Arc::new(SqliteStore::open_watched(&options, clock.clone(), &watch)?);
+        let store: Arc<dyn Store> = sqlite.clone();
         let arbiter = Arbiter::new();
         let end = last_words.clone();
         let on_failed = Arc::new(move |reason: &str| {
@@ -191,7 +204,8 @@ impl Runtime {
         });
         let sessions = Sessions::start_watched(&arbiter.handle(), services, admission, &watch);
         let traces = FlushOnDrop(traces);
-        Ok(Self { sessions, workflow_config, model, lock, arbiter, guards, watch, traces })
+        let store = CloseOnDrop(sqlite);
+        Ok(Self { sessions, workflow_config, model, store, lock, arbiter, guards, watch, traces })
     }
 }
 

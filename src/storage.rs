@@ -27,8 +27,8 @@ mod writer;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -144,7 +144,8 @@ pub struct SqliteStore {
 
 struct WriterHandle {
     jobs: SyncSender<Job>,
-    thread: JoinHandle<()>,
+    /// Gone once somebody has waited for its end.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -186,7 +187,7 @@ impl SqliteStore {
             }
         });
         let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;
-        let writer = Some(WriterHandle { jobs, thread });
+        let writer = Some(WriterHandle { jobs, thread: Mutex::new(Some(thread)) });
         Ok(Self { readers: Some(readers), writer, opening, read_timeout: options.read_timeout })
     }
 
@@ -199,12 +200,23 @@ impl SqliteStore {
         Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout: options.read_timeout })
     }
 
+    /// Ends writing: what waits is still written, then the log is moved into the database. Blocks until that is done.
+    pub fn close(&self) {
+        let Some(writer) = &self.writer else { return };
+        // A writer that has ended takes no word.
+        let _ = writer.jobs.send(Job::Close);
+        let thread = writer.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the writer of the store panicked");
+        }
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let Some(writer) = &self.writer else {
             return Err(StoreError::Unavailable("it was opened to read".into()));
         };
         let (reply, answer) = oneshot::channel();
-        // It ends only by a panic, of which whoever watches was told.
+        // It was closed, or ended by a panic, of which whoever watches was told.
         let gone = || StoreError::Unavailable("the writer of the store is gone".into());
         writer.jobs.try_send(job(reply)).map_err(|refused| match refused {
             TrySendError::Full(_) => StoreError::Unavailable(format!("{WRITE_QUEUE} writes wait already")),
@@ -232,12 +244,7 @@ impl Drop for SqliteStore {
         if let Some(readers) = self.readers.take() {
             readers.stop();
         }
-        if let Some(WriterHandle { jobs, thread }) = self.writer.take() {
-            drop(jobs);
-            if thread.join().is_err() {
-                tracing::error!("the writer of the store panicked");
-            }
-        }
+        self.close();
     }
 }
 

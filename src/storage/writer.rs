@@ -37,6 +37,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Job {
     Commit(Vec<Append>, Reply<Vec<Outcome>>),
     Write(StoreWrite, Reply<Written>),
+    /// The last job.
+    Close,
 }
 
 /// A removal of all of history that is under way.
@@ -77,14 +79,14 @@ impl Writer {
         Self { db, wal, reserve, clock, opening, group, failed: None, stuck, clearing, next: None }
     }
 
-    /// Works until nobody can ask any more, then leaves the database behind in one file.
+    /// Works until it is told to close or nobody can ask any more, then leaves the database behind in one file.
     pub fn run(mut self, jobs: &Receiver<Job>) {
         loop {
             match self.next(jobs) {
+                Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => self.handle(job, jobs),
                 Err(RecvTimeoutError::Timeout) if self.clearing.is_empty() => self.idle(),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
             }
             self.clear_some();
             self.housekeep(Wal::after_commit);
@@ -119,6 +121,8 @@ impl Writer {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Job::Write(write, reply) => drop(reply.send(self.write(&write))),
+            // Taken by `run`.
+            Job::Close => {}
         }
     }
 

@@ -211,3 +211,22 @@ async fn a_full_disk_refuses_new_work_reads_go_on_room_heals_it_without_a_restar
     }
     drop(server);
 }
+
+/// Whoever copies the database of a server that was stopped has everything, without the files beside it.
+#[tokio::test(flavor = "current_thread")]
+async fn a_clean_stop_leaves_everything_in_the_one_file() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let (server, url) = serve_with(dir.path(), &model, &[]);
+    let run = client().post(format!("{}/api/v1/run", url.unwrap())).json(&json!({ "task": "hello" }));
+    let answer: Value = run.send().await.unwrap().json().await.unwrap();
+    server.stop().await;
+    let wal = dir.path().join(".var/fleet.db-wal").metadata();
+    assert!(wal.as_ref().is_ok_and(|wal| wal.len() == 0) || wal.is_err(), "{wal:?}");
+    std::fs::copy(dir.path().join(".var/fleet.db"), copy.path().join("fleet.db")).unwrap();
+    let mut show = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
+    let id = answer["execution_id"].as_str().unwrap();
+    let shown =
+        show.args(["history", "show", id, "--data-dir"]).arg(copy.path()).current_dir(dir.path()).output().unwrap();
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains(id), "{shown:?}");
+}
