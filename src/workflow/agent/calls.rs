@@ -132,38 +132,37 @@ async fn judged(
         let text = format!("tool_unknown: there is no tool `{shown}` for you; there is: {}", kit.names());
         return Ok(CallEnd::refused("unknown", text));
     };
+    // Also of one that could not be made: that somebody tried is told.
+    if offer.access == Access::Deny {
+        attempted(turn, "tool_denied", "the rules do not allow it");
+        turn.refused(call, &agent.name, meter::CallEnd::Denied);
+        let text = format!("tool_denied: `{name}` may not be used here; go on without it");
+        return Ok(CallEnd::refused("denied", text));
+    }
     if let Some(why) = &offer.unavailable {
         return Ok(CallEnd::refused("unavailable", format!("tool_unavailable: `{name}` cannot be used: {why}")));
     }
+    if offer.access == Access::Allow {
+        return Ok(made(turn, fleet, agent, offer, call, None, left).await);
+    }
     // Nobody is asked about a call that could not be made, nor shown more than a person can read.
-    if offer.access == Access::Ask
-        && let Err(misfit) = arguments::check(name, &offer.spec.parameters, arguments, ASKED_BYTES_MAX)
-    {
+    if let Err(misfit) = arguments::check(name, &offer.spec.parameters, arguments, ASKED_BYTES_MAX) {
         attempted(turn, "tool_arguments_invalid", "arguments do not fit");
         return Ok(CallEnd::refused("failed", format!("{}: {}", misfit.code, misfit.message)));
     }
-    match offer.access {
-        Access::Deny => {
-            attempted(turn, "tool_denied", "the rules do not allow it");
-            turn.refused(call, &agent.name, meter::CallEnd::Denied);
-            let text = format!("tool_denied: `{name}` may not be used here; go on without it");
-            Ok(CallEnd::refused("denied", text))
-        }
-        Access::Allow => Ok(made(turn, fleet, agent, offer, call, None, left).await),
-        Access::Ask => match people::approve(turn, fleet, agent, offer, call).await? {
-            Word::Refused { outcome, text } => Ok(CallEnd::refused(outcome, text)),
-            Word::Approved { request_id, arguments: approved } => {
-                let arguments_digest = ToolCall::arguments_digest(name, &approved);
-                let approval = Approval { request_id, arguments_digest };
-                let approved = ToolRequest { arguments: approved, ..call.clone() };
-                let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
-                if approved.arguments != call.arguments {
-                    end.text = format!("(a person changed the arguments to {})\n{}", approved.arguments, end.text);
-                    end.changed = Some(approved.arguments);
-                }
-                Ok(end)
+    match people::approve(turn, fleet, agent, offer, call).await? {
+        Word::Refused { outcome, text } => Ok(CallEnd::refused(outcome, text)),
+        Word::Approved { request_id, arguments: approved } => {
+            let arguments_digest = ToolCall::arguments_digest(name, &approved);
+            let approval = Approval { request_id, arguments_digest };
+            let approved = ToolRequest { arguments: approved, ..call.clone() };
+            let mut end = made(turn, fleet, agent, offer, &approved, Some(approval), left).await;
+            if approved.arguments != call.arguments {
+                end.text = format!("(a person changed the arguments to {})\n{}", approved.arguments, end.text);
+                end.changed = Some(approved.arguments);
             }
-        },
+            Ok(end)
+        }
     }
 }
 
