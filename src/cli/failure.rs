@@ -69,8 +69,9 @@ impl From<RuntimeError> for CommandError {
             RuntimeError::Lock(LockError::Held { ref address, .. }) if address.starts_with("http") => {
                 Self::InUse(format!("{error}; to go through it: --server {address}"))
             }
-            RuntimeError::Lock(_) => Self::InUse(error.to_string()),
-            RuntimeError::Store(_)
+            RuntimeError::Lock(LockError::Held { .. }) => Self::InUse(error.to_string()),
+            RuntimeError::Lock(_)
+            | RuntimeError::Store(_)
             | RuntimeError::Llm(_)
             | RuntimeError::Tools(_)
             | RuntimeError::Mcp(_)

@@ -29,10 +29,10 @@ fn what_is_no_directory_is_said_to_be_none_and_what_leads_nowhere_to_do_so() {
     std::fs::write(at("file"), "kept").unwrap();
     symlink("nowhere", at("dangling")).unwrap();
     symlink("round", at("round")).unwrap();
-    refused(dir.path(), "file", 75, "the data directory file is not a directory; move what stands there");
-    refused(dir.path(), "file/below", 75, "the data directory file/below has a file in its path; correct the path");
-    refused(dir.path(), "dangling", 75, "is a link to what does not exist; make that directory");
-    refused(dir.path(), "round", 75, "cannot be found: Too many levels of symbolic links");
+    refused(dir.path(), "file", 1, "the data directory file is not a directory; move what stands there");
+    refused(dir.path(), "file/below", 1, "the data directory file/below has a file in its path; correct the path");
+    refused(dir.path(), "dangling", 1, "is a link to what does not exist; make that directory");
+    refused(dir.path(), "round", 1, "cannot be found: Too many levels of symbolic links");
     assert_eq!(std::fs::read_to_string(at("file")).unwrap(), "kept");
     assert!(!at("nowhere").exists(), "nothing is made where a link leads");
     for data in ["file", "file/below"] {
@@ -45,7 +45,7 @@ fn what_is_no_directory_is_said_to_be_none_and_what_leads_nowhere_to_do_so() {
 fn files_in_the_way_of_the_lock_or_the_database_are_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("a/lock")).unwrap();
-    refused(dir.path(), "a", 75, "cannot be locked: a/lock: Is a directory");
+    refused(dir.path(), "a", 1, "cannot be locked: a/lock: Is a directory");
     std::fs::create_dir_all(dir.path().join("b/fleet.db")).unwrap();
     refused(dir.path(), "b", 1, "b/fleet.db: it is not a file; move it away");
     with(dir.path(), &["history", "list"], "b").failed(1, "b/fleet.db: it is not a file; move it away");
@@ -78,7 +78,7 @@ fn a_full_disk_at_the_start_is_said_to_be_full_wherever_it_is_met() {
     };
     let fill = |left: usize| std::fs::write(disk.join("ballast"), vec![1; (1 << 20) - left]).unwrap();
     fill(0);
-    refused(dir.path(), "disk", 75, "the data directory disk has no room: disk/lock: No space left on device");
+    refused(dir.path(), "disk", 1, "the data directory disk has no room: disk/lock: No space left on device");
     std::fs::remove_file(disk.join("lock")).unwrap();
     // The lock, and no database; then a part of one.
     for left in [4_096, 16_384, 65_536] {
@@ -105,8 +105,8 @@ fn a_file_system_that_can_only_be_read_is_read_and_said_to_be_so_where_something
         println!("NOT RUN: this system does not mount a directory to be read alone");
         return;
     }
-    refused(dir.path(), "disk", 75, "is on a file system that can only be read; mount it for writing");
-    refused(dir.path(), "disk/new", 75, "is on a file system that can only be read; mount it for writing");
+    refused(dir.path(), "disk", 1, "is on a file system that can only be read; mount it for writing");
+    refused(dir.path(), "disk/new", 1, "is on a file system that can only be read; mount it for writing");
     let listed = with(dir.path(), &["history", "list", "--json"], "disk");
     assert_eq!(listed.code, 0, "{listed:?}");
     assert_eq!(listed.json()["executions"].as_array().unwrap().len(), 1, "{listed:?}");
@@ -144,15 +144,15 @@ fn a_directory_or_a_file_that_this_user_may_not_use_is_named() {
         println!("NOT RUN: only root can become somebody else");
         return;
     };
-    said.failed(75, "the data directory shut is not this user's to write: shut/lock: Permission denied");
-    serve("new").unwrap().failed(75, "the data directory new is not this user's to write: new: Permission denied");
+    said.failed(1, "the data directory shut is not this user's to write: shut/lock: Permission denied");
+    serve("new").unwrap().failed(1, "the data directory new is not this user's to write: new: Permission denied");
     let list = |data: &str| as_nobody(dir.path(), &["history", "list", "--data-dir", data]).unwrap();
     list("shut").failed(1, "shut/fleet.db: Permission denied");
 
     // Somebody else ran it once.
     assert_eq!(with(dir.path(), &["run", "-m", "please"], "used").code, 0);
     mode("used", 0o777);
-    serve("used").unwrap().failed(75, "used/lock: Permission denied (os error 13); let this user write there");
+    serve("used").unwrap().failed(1, "used/lock: Permission denied (os error 13); let this user write there");
     mode("used/lock", 0o666);
     serve("used").unwrap().failed(1, "used/fleet.db: Permission denied (os error 13); let this user read and write it");
     list("used").failed(1, "used/fleet.db: Permission denied");
