@@ -4,6 +4,8 @@
 mod connections;
 #[path = "llm/conversions.rs"]
 mod conversions;
+#[path = "llm/deltas.rs"]
+mod deltas;
 #[path = "llm/failures.rs"]
 mod failures;
 #[path = "llm/hostile.rs"]

@@ -1,7 +1,7 @@
 //! An answer while it arrives, whichever protocol brings it.
 //!
 //! Invariants: the reply's text is exactly its text deltas in order, and its reasoning likewise, because both are written
-//! by the same line. There is no reply before the protocol's terminator was seen.
+//! by the same function. There is no reply before the protocol's terminator was seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,9 @@ use fleet_actors::ports::{FinishReason, ModelDelta, ModelReply, ToolRequest};
 use serde_json::{Map, Value};
 
 use super::failure::Fault;
+
+/// A delta takes no more pieces when it has so many bytes.
+const DELTA_BYTES: usize = 4_096;
 
 /// Whether the protocol has more to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub(super) enum Flow {
 
 pub(super) struct Answer<'a> {
     deltas: &'a mut dyn FnMut(ModelDelta),
+    /// Pieces that came together and were not told yet.
+    untold: Option<ModelDelta>,
     reply: ModelReply,
     calls: BTreeMap<u64, PartialCall>,
     finish: Option<FinishReason>,
@@ -36,7 +41,7 @@ struct PartialCall {
 impl<'a> Answer<'a> {
     pub(super) fn new(model: &str, deltas: &'a mut dyn FnMut(ModelDelta)) -> Self {
         let reply = ModelReply { model: model.to_owned(), ..ModelReply::default() };
-        Self { deltas, reply, calls: BTreeMap::new(), finish: None }
+        Self { deltas, untold: None, reply, calls: BTreeMap::new(), finish: None }
     }
 
     /// Adds a piece of the answer or of the reasoning.
@@ -48,7 +53,21 @@ impl<'a> Answer<'a> {
             Channel::Text => self.reply.text.push_str(piece),
             Channel::Reasoning => self.reply.reasoning.push_str(piece),
         }
-        (self.deltas)(ModelDelta { channel, text: piece.to_owned() });
+        match &mut self.untold {
+            Some(last) if last.channel == channel && last.text.len() < DELTA_BYTES => last.text.push_str(piece),
+            _ => {
+                self.tell();
+                self.untold = Some(ModelDelta { channel, text: piece.to_owned() });
+            }
+        }
+    }
+
+    /// Tells what has come so far. Pieces that arrive together are one delta: each costs a number in the run's log and a
+    /// frame for each watcher, and nobody sees the first of them earlier than the last.
+    pub(super) fn tell(&mut self) {
+        if let Some(delta) = self.untold.take() {
+            (self.deltas)(delta);
+        }
     }
 
     pub(super) fn reasoned(&self) -> bool {
@@ -97,7 +116,8 @@ impl<'a> Answer<'a> {
     }
 
     /// The reply.
-    pub(super) fn into_reply(self, json_depth_max: u32) -> Result<ModelReply, Fault> {
+    pub(super) fn into_reply(mut self, json_depth_max: u32) -> Result<ModelReply, Fault> {
+        self.tell();
         let Self { mut reply, calls, finish, .. } = self;
         let Some(finish) = finish else {
             return Err(Fault::incomplete("the provider's answer ended without its terminator"));

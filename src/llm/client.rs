@@ -15,6 +15,7 @@ use std::time::Duration;
 use fleet_actors::ports::{
     AgentClients, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, ReasoningEffort,
 };
+use futures_util::FutureExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -182,7 +183,10 @@ impl SessionClient {
             }
             // Some servers stream without saying so.
             "text/event-stream" | "" | "text/plain" | "application/octet-stream" => {
-                stream(response, service.caps, &mut decoder, &mut answer).await?;
+                let streamed = stream(response, service.caps, &mut decoder, &mut answer).await;
+                // Also what came before it failed.
+                answer.tell();
+                streamed?;
             }
             _ => return Err(Fault::malformed("the provider answered with neither an event stream nor JSON")),
         }
@@ -272,13 +276,21 @@ async fn stream(
     let (mut bytes, mut events) = (0usize, 0u32);
     loop {
         let chunk = if answer.finished() {
+            answer.tell();
             match tokio::time::timeout(TAIL, response.chunk()).await {
                 Ok(Ok(chunk)) => chunk,
                 // The answer is whole; only what would have followed it is lost.
                 Ok(Err(_)) | Err(_) => return Ok(()),
             }
         } else {
-            response.chunk().await.map_err(|error| Fault::cut(&error))?
+            let chunk = match response.chunk().now_or_never() {
+                Some(ready) => ready,
+                None => {
+                    answer.tell();
+                    response.chunk().await
+                }
+            };
+            chunk.map_err(|error| Fault::cut(&error))?
         };
         let Some(chunk) = chunk else { return Ok(()) };
         bytes = bytes.saturating_add(chunk.len());

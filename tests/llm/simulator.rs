@@ -117,10 +117,14 @@ async fn every_fault_that_a_message_asks_for_strikes_and_is_counted() {
 #[tokio::test]
 async fn a_cut_stream_delivers_the_pieces_before_the_cut() {
     let simulator = simulator(quick());
-    let mut got = 0;
+    let inside = make(&LlmConfig { provider: Provider::Simulated, simulated: quick(), ..LlmConfig::default() });
+    let cut = say("[[sim:cut after=5]]");
+    let (mut pieces, mut got) = (Vec::new(), String::new());
+    let expected = inside.client(None).call(&cut, &mut |delta| pieces.push(delta.text)).await;
     let client = client(&simulator, Api::ChatCompletions, None);
-    let outcome = client.call(&say("[[sim:cut after=5]]"), &mut |_| got += 1).await;
-    assert_eq!((code_of(&outcome).as_str(), got), (code::INCOMPLETE, 5));
+    let outcome = client.call(&cut, &mut |delta| got.push_str(&delta.text)).await;
+    assert_eq!((code_of(&expected).as_str(), pieces.len()), (code::INCOMPLETE, 5));
+    assert_eq!((code_of(&outcome).as_str(), got), (code::INCOMPLETE, pieces.concat()));
 }
 
 #[tokio::test]
