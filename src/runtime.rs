@@ -31,6 +31,7 @@ use crate::settings::{
     StorageSettings, StructuredOutput, process_environment,
 };
 use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::telemetry::outlet::OutletError;
 use crate::telemetry::traces::{FlushOnDrop, LastWords, Traces};
 use crate::tools;
 use crate::tools::FleetTools;
@@ -70,7 +71,7 @@ pub enum RuntimeError {
     Tools(reqwest::Error),
     /// Traces cannot be exported as the environment says.
     #[error("traces cannot be exported: {0}")]
-    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
+    Traces(#[from] OutletError),
     /// The settings name no agent.
     #[error("the settings name no agent: `agents` needs at least one")]
     NoAgent,
@@ -109,9 +110,9 @@ pub struct Runtime {
     pub workflow_config: Pinned,
     /// Which model answers.
     pub model: LlmIdentity,
-    /// Held as long as the runtime lives.
     /// Held as long as the runtime lives: with it the store leaves one file behind.
     pub store: CloseOnDrop,
+    /// Held as long as the runtime lives.
     pub lock: DataDirLock,
     /// Where services and woken runs live.
     pub arbiter: Arbiter,
@@ -123,7 +124,6 @@ pub struct Runtime {
     pub traces: FlushOnDrop,
 }
 
-/// What tools have outside of this process ends with this.
 /// Closes the store when the runtime goes; whoever still has it cannot write any more.
 #[derive(Debug)]
 pub struct CloseOnDrop(Arc<SqliteStore>);
@@ -134,6 +134,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
+/// What tools have outside of this process ends with this.
 #[derive(Debug)]
 pub struct ToolGuards {
     /// The processes of MCP servers.
@@ -181,7 +182,11 @@ impl Runtime {
         // Without runs there are no spans.
         let provider = if model.is_simulated() { "simulated" } else { "openai" };
         let traces = match purpose {
-            Purpose::Runs => Traces::start(&settings.tracing, provider)?,
+            Purpose::Runs => Traces::start(
+                &settings.tracing,
+                settings.secrets.applicationinsights_connection_string.as_ref(),
+                provider,
+            )?,
             Purpose::Store => None,
         };
         traces.iter().for_each(|traces| last_words.include(traces));

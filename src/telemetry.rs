@@ -2,6 +2,7 @@
 //!
 //! Logs are one JSON object a line by default, `LOG_JSON=0` for people. Both escape control characters of logged fields.
 
+pub mod outlet;
 pub mod traces;
 
 use std::io::IsTerminal as _;

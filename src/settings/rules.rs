@@ -2,6 +2,7 @@
 //!
 //! Every rule is checked, so that one start shows all contradictions. What a single value must be stands in its type.
 
+use opentelemetry_application_insights::Exporter;
 use secrecy::ExposeSecret as _;
 
 use super::llm::Provider;
@@ -24,6 +25,7 @@ pub(super) fn contradictions(settings: &Settings) -> Vec<Contradiction> {
     sizes_and_times(settings, &mut found);
     exposure(settings, &mut found);
     keys(settings, &mut found);
+    connection_string(settings, &mut found);
     provider(settings, &mut found);
     mcp(settings, &mut found);
     found.0
@@ -178,6 +180,17 @@ fn keys(settings: &Settings, found: &mut Found) {
         if key.as_ref().is_some_and(|key| !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())) {
             found.0.push(Contradiction { sides: Vec::new(), variable: Some((name, message)) });
         }
+    }
+}
+
+/// Only its reader can tell.
+fn connection_string(settings: &Settings, found: &mut Found) {
+    let Some(text) = &settings.secrets.applicationinsights_connection_string else { return };
+    if Exporter::new_from_connection_string(text.expose_secret(), ()).is_err() {
+        let message =
+            "is no connection string: expected InstrumentationKey=KEY;IngestionEndpoint=URL, as Azure shows it";
+        let variable = Some(("APPLICATIONINSIGHTS_CONNECTION_STRING", message));
+        found.0.push(Contradiction { sides: Vec::new(), variable });
     }
 }
 

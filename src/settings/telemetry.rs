@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 use super::units::{HttpUrl, Name};
 
 /// What is silent unless its name is among the directives: rmcp logs at `info` whole messages of MCP servers, of any size
-/// and with whatever they repeat; actix_http logs at `error` what anybody sends that is no HTTP, which was answered.
-const QUIET: &str = "rmcp=off,actix_http=off";
+/// and with whatever they repeat; actix_http logs at `error` what anybody sends that is no HTTP, which was answered; opentelemetry
+/// logs each batch of spans that was lost, which [`crate::telemetry::outlet`] tells of once a minute.
+const QUIET: &str = "rmcp=off,actix_http=off,opentelemetry=off";
 
 /// Section `logging`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

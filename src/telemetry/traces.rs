@@ -1,6 +1,6 @@
-//! Traces: the spans of runs, exported by OTLP over HTTP in batches.
+//! Traces: the spans of runs, on their way to whoever takes them: a collector of OTLP, Azure Monitor, or both.
 //!
-//! Whoever ends a span puts it into a bounded queue and goes on; one thread empties it. A collector that is down, slow or full costs
+//! Whoever ends a span puts it into the bounded queue of each [`Outlet`] and goes on. One that is down, slow or full costs
 //! spans, which are counted and told of once a minute, and nothing else. What is left at the end of the process has
 //! [`FLUSH_TIMEOUT`].
 //!
@@ -10,74 +10,69 @@
 //! Absent on purpose: spans of the exporter's own requests. Nothing here turns log lines or spans of libraries into spans of
 //! ours, so there is no loop to break.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use fleet_actors::trace::{Span, Tracer};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value as OtelValue};
-use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter as Export, SpanLinks, SpanProcessor as _,
-};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use secrecy::SecretString;
 use serde_json::Value;
 
+use super::outlet::{Outlet, OutletError};
 use crate::settings::TracingSettings;
 
-/// Spans that wait to be exported, at most.
-const QUEUE_MAX: usize = 2_048;
 /// How long the end of a process waits until what is left is exported.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Lost spans are told of once in this time.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Exports spans.
+#[derive(Debug)]
 pub struct Traces {
-    processor: BatchSpanProcessor,
-    backlog: Arc<Backlog>,
+    /// One at least.
+    outlets: Vec<Outlet>,
     scope: InstrumentationScope,
     provider: &'static str,
     tells_texts: bool,
 }
 
 impl Traces {
-    /// Starts to export, if the settings say so. `provider` is who answers models' calls.
+    /// Starts to export to whom the settings name: a collector, if tracing is enabled; Azure Monitor, if there is a connection
+    /// string. `provider` is who answers models' calls.
     ///
     /// # Errors
-    /// The environment asks the exporter for what it cannot do.
-    pub fn start(settings: &TracingSettings, provider: &'static str) -> Result<Option<Arc<Self>>, ExporterBuildError> {
-        if !settings.enabled {
-            return Ok(None);
-        }
-        let endpoint = format!("{}/v1/traces", settings.otlp_endpoint.as_str().trim_end_matches('/'));
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint.clone())
-            .build()?;
-        let backlog = Arc::new(Backlog { endpoint, ..Backlog::default() });
-        let exporter = Watched { exporter, backlog: backlog.clone() };
-        let batches = BatchConfigBuilder::default().with_max_queue_size(QUEUE_MAX).build();
-        let mut processor = BatchSpanProcessor::new(exporter, batches);
+    /// The environment asks an exporter for what it cannot do.
+    pub fn start(
+        settings: &TracingSettings,
+        azure: Option<&SecretString>,
+        provider: &'static str,
+    ) -> Result<Option<Arc<Self>>, OutletError> {
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let name = settings.service_name.as_str().to_owned();
         let resource = Resource::builder().with_service_name(name).with_attribute(version).build();
-        opentelemetry_sdk::trace::SpanProcessor::set_resource(&mut processor, &resource);
+        let mut outlets = Vec::new();
+        if settings.enabled {
+            outlets.push(Outlet::otlp(settings.otlp_endpoint.as_str(), &resource)?);
+        }
+        if let Some(connection) = azure {
+            outlets.push(Outlet::azure(connection, &resource)?);
+        }
+        if outlets.is_empty() {
+            return Ok(None);
+        }
         let scope = InstrumentationScope::builder("agentic-fleet").with_version(env!("CARGO_PKG_VERSION")).build();
         let tells_texts = settings.capture_sensitive;
-        Ok(Some(Arc::new(Self { processor, backlog, scope, provider, tells_texts })))
+        Ok(Some(Arc::new(Self { outlets, scope, provider, tells_texts })))
     }
 
     /// Exports what is left, for at most [`FLUSH_TIMEOUT`]; later spans are lost.
     pub fn flush(&self) {
-        if let Err(error) = self.processor.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            let waiting = self.backlog.waiting.load(Ordering::Relaxed);
-            tracing::warn!(%error, waiting, "the last spans were not exported");
-        }
+        std::thread::scope(|scope| {
+            for outlet in &self.outlets {
+                scope.spawn(|| outlet.flush(FLUSH_TIMEOUT));
+            }
+        });
     }
 
     fn data(&self, span: Span) -> SpanData {
@@ -112,22 +107,12 @@ impl Traces {
 
 impl Tracer for Traces {
     fn ended(&self, span: Span) {
-        if self.backlog.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_MAX {
-            self.backlog.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.backlog.lost(1, "the queue is full");
-        } else {
-            self.processor.on_end(self.data(span));
-        }
+        let data = self.data(span);
+        self.outlets.iter().for_each(|outlet| outlet.take(&data));
     }
 
     fn tells_texts(&self) -> bool {
         self.tells_texts
-    }
-}
-
-impl fmt::Debug for Traces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Traces").field("backlog", &self.backlog).finish_non_exhaustive()
     }
 }
 
@@ -192,61 +177,16 @@ fn attribute((key, value): (&'static str, Value)) -> Option<KeyValue> {
     Some(KeyValue::new(key, value))
 }
 
-/// What waits, and what was lost.
-#[derive(Debug, Default)]
-struct Backlog {
-    endpoint: String,
-    waiting: AtomicUsize,
-    lost: AtomicU64,
-    told: Mutex<Option<Instant>>,
-}
-
-impl Backlog {
-    fn lost(&self, spans: u64, why: &str) {
-        let lost = self.lost.fetch_add(spans, Ordering::Relaxed) + spans;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            *told = Some(Instant::now());
-            drop(told);
-            tracing::warn!(endpoint = self.endpoint, lost, why, "spans are lost");
-        }
-    }
-}
-
-/// An exporter whose failures are counted.
-#[derive(Debug)]
-struct Watched {
-    exporter: SpanExporter,
-    backlog: Arc<Backlog>,
-}
-
-impl Export for Watched {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        self.backlog.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let result = self.exporter.export(batch).await;
-        if let Err(error) = &result {
-            self.backlog.lost(spans as u64, &error.to_string());
-        }
-        result
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::atomic::Ordering;
+    use std::time::Instant;
 
     use serde_json::json;
 
+    use super::super::outlet::QUEUE_MAX;
     use super::*;
 
     fn span(id: u64) -> Span {
@@ -274,13 +214,13 @@ mod tests {
             "enabled": true, "otlp_endpoint": endpoint, "service_name": "test", "capture_sensitive": false
         }))
         .unwrap();
-        let traces = Traces::start(&settings, "openai").unwrap().unwrap();
+        let traces = Traces::start(&settings, None, "openai").unwrap().unwrap();
         let began = Instant::now();
         (1..=SPANS).for_each(|id| traces.ended(span(id)));
         let took = began.elapsed();
         assert!(took < Duration::from_secs(5), "{took:?}");
-        let (lost, waiting) =
-            (traces.backlog.lost.load(Ordering::Relaxed), traces.backlog.waiting.load(Ordering::Relaxed));
+        let backlog = traces.outlets[0].backlog.clone();
+        let (lost, waiting) = (backlog.lost.load(Ordering::Relaxed), backlog.waiting.load(Ordering::Relaxed));
         assert!(waiting <= QUEUE_MAX, "{waiting} wait");
         // At most one batch is on its way beside the queue.
         assert!((SPANS - QUEUE_MAX as u64 - 512..SPANS).contains(&lost), "{lost} lost, {waiting} wait");

@@ -1,6 +1,7 @@
 //! Traces as a collector takes them from the real binary, and what a collector that takes none may cost.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::answers::{next, socket_with};
-use crate::collector::{Collector, attribute};
+use crate::collector::{Collector, Taken, attribute};
 use crate::process::{ONE_AGENT, client, log, simulate, spawn, until};
 
 /// The assistant and the writer work at the same time, and then the writer puts it together. The assistant may read pages.
@@ -187,6 +188,64 @@ async fn every_door_goes_on_in_the_trace_of_its_client_and_a_header_that_is_none
     let own = own["execution_id"].as_str().unwrap().replace('-', "");
     assert_eq!(traces, [1, 2, 3, 4, 5, 5, u128::from_str_radix(&own, 16).unwrap()]);
     assert_eq!(roots.iter().filter(|root| root.parent_span_id.is_empty()).count(), 1);
+}
+
+/// What Azure Monitor was sent: each span, and the lines of the heads.
+fn envelopes(taken: &Taken) -> Vec<Value> {
+    let unzipped = |body: &[u8]| {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(body).read_to_string(&mut text).unwrap();
+        serde_json::from_str::<Vec<Value>>(&text).unwrap()
+    };
+    taken.requests.iter().flat_map(|(_, body)| unzipped(body)).collect()
+}
+
+#[tokio::test]
+async fn azure_monitor_takes_what_a_collector_takes_beside_one_or_alone() {
+    const KEY: &str = "00000000-cafe-cafe-cafe-000000000000";
+    for beside in [true, false] {
+        let (dir, collector, azure) = (tempfile::tempdir().unwrap(), Collector::start(), Collector::start());
+        let (_model, model) = simulate(dir.path(), 0, 0);
+        let connection = format!("InstrumentationKey={KEY};IngestionEndpoint={}/", azure.url);
+        let environment = [
+            ("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str()),
+            ("FLEET_TRACING__ENABLED", if beside { "true" } else { "false" }),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+            ("OTEL_SERVICE_NAME", "fleet-under-test"),
+        ];
+        let (output, _) = once(dir.path(), &model, &environment);
+        assert!(output.status.success(), "{output:?}");
+        let (taken, sent) = (collector.take(), azure.take());
+        let mut names: Vec<_> = taken.spans().into_iter().map(|(_, span)| span.name).collect();
+        let envelopes = envelopes(&sent);
+        let told = |envelope: &Value| envelope["data"]["baseData"]["name"].as_str().unwrap().to_owned();
+        let mut azures: Vec<_> = envelopes.iter().map(told).collect();
+        names.sort();
+        azures.sort();
+        assert_eq!(
+            azures,
+            ["chat gpt-5-mini", "invoke_agent assistant", "invoke_workflow SupervisorWorkflow"],
+            "{envelopes:?}"
+        );
+        assert_eq!(names, if beside { azures } else { Vec::new() });
+        // One tree: the run above the agent above the call.
+        let of = |name: &str| envelopes.iter().find(|envelope| told(envelope).starts_with(name)).unwrap();
+        let parent = |name: &str| of(name)["tags"]["ai.operation.parentId"].clone();
+        let id = |name: &str| of(name)["data"]["baseData"]["id"].clone();
+        assert_eq!(parent("chat"), id("invoke_agent"));
+        assert_eq!(parent("invoke_agent"), id("invoke_workflow"));
+        let run = &of("invoke_workflow")["data"]["baseData"]["properties"]["fleet.workflow.id"];
+        let trace = run.as_str().unwrap().replace('-', "");
+        for envelope in &envelopes {
+            assert_eq!(envelope["iKey"], KEY);
+            assert_eq!(envelope["tags"]["ai.operation.id"], trace.as_str());
+            assert_eq!(envelope["tags"]["ai.cloud.role"], "fleet-under-test");
+            assert_eq!(envelope["data"]["baseData"]["resultCode"], "0");
+        }
+        assert!(sent.requests.iter().all(|(head, _)| head[0] == "POST /v2/track HTTP/1.1"));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!log.contains("cafe-cafe") && !log.contains("WARN"), "{log}");
+    }
 }
 
 /// Runs one message as a command that ends.

@@ -7,7 +7,10 @@ use crate::start;
 #[test]
 fn secrets_come_only_from_the_environment_and_are_never_shown() {
     const CANARY: &str = "canary-7f3a";
-    let start = SECRET_NAMES.iter().fold(start(), |start, name| start.env(name, CANARY));
+    // The one that has a form.
+    let connection = format!("InstrumentationKey={CANARY}");
+    let secret = |name: &str| if name.starts_with("APPLICATION") { connection.clone() } else { CANARY.to_owned() };
+    let start = SECRET_NAMES.iter().fold(start(), |start, name| start.env(name, &secret(name)));
     let start = start.file("# api_key: canary-7f3a\n");
     let effective = start.effective();
     assert!(!format!("{effective:?} {:?}", start.sources).contains(CANARY));
@@ -84,6 +87,22 @@ fn production_refuses_to_start_without_a_key_and_names_the_variable() {
     let settings = start().profile("production").env("OPENAI_API_KEY", "k").settings();
     assert_eq!(settings.llm.provider, Provider::Openai);
     assert!(start().profile("production").env("FLEET_LLM__PROVIDER", "simulated").settings().simulated());
+}
+
+#[test]
+fn a_connection_string_that_is_none_is_refused_by_its_name_and_not_shown() {
+    const NAME: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
+    for text in
+        ["canary", "IngestionEndpoint=https://canary.example/", "InstrumentationKey=canary;IngestionEndpoint=no url"]
+    {
+        let refusal = start().env(NAME, text).refusal();
+        assert!(refusal.starts_with("1 mistake"), "{refusal}");
+        assert!(refusal.contains(&format!("environment variable {NAME}: is no connection string")), "{refusal}");
+        assert!(!refusal.contains("canary"), "{refusal}");
+    }
+    start()
+        .env(NAME, "InstrumentationKey=k;IngestionEndpoint=https://a.example/;LiveEndpoint=https://b.example/")
+        .settings();
 }
 
 #[test]
