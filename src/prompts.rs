@@ -167,7 +167,7 @@ pub async fn ask<S: Signature>(
 fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Option<&str>) -> ModelRequest {
     let output = match config.form {
         OutputStyle::Schema | OutputStyle::Auto => {
-            OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs) }
+            OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs).into() }
         }
         OutputStyle::Fenced => OutputForm::Text,
     };

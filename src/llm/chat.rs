@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use fleet_actors::event::Channel;
-use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
+use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role, ToolSpec};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,9 +27,9 @@ pub(super) struct ChatBody<'a> {
     stream: bool,
     stream_options: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response_format: Option<Value>,
+    response_format: Option<ResponseFormat<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +38,33 @@ pub(super) struct ChatBody<'a> {
     max_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_completion_tokens: Option<u32>,
+}
+
+/// Schemas are most of a request, and are not copied into it.
+#[derive(Serialize)]
+struct Tool<'a> {
+    r#type: &'static str,
+    function: Function<'a>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a Value,
+}
+
+#[derive(Serialize)]
+struct ResponseFormat<'a> {
+    r#type: &'static str,
+    json_schema: JsonSchema<'a>,
+}
+
+#[derive(Serialize)]
+struct JsonSchema<'a> {
+    name: &'a str,
+    schema: Value,
+    strict: bool,
 }
 
 #[derive(Serialize)]
@@ -71,17 +98,16 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Ch
         tools: request
             .tools
             .iter()
-            .map(|tool| {
-                json!({ "type": "function", "function": {
-                    "name": tool.name, "description": tool.description, "parameters": tool.parameters } })
+            .map(|ToolSpec { name, description, parameters }| Tool {
+                r#type: "function",
+                function: Function { name, description, parameters },
             })
             .collect(),
         response_format: match &request.output {
             OutputForm::Text => None,
             OutputForm::Json { name, schema } => {
                 let schema = strict(schema).map_err(|error| Fault::schema(error.to_string()))?;
-                Some(json!({ "type": "json_schema", "json_schema": {
-                    "name": name, "schema": schema, "strict": true } }))
+                Some(ResponseFormat { r#type: "json_schema", json_schema: JsonSchema { name, schema, strict: true } })
             }
         },
         reasoning_effort: terms.effort,

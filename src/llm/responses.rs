@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_actors::event::Channel;
-use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role};
+use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role, ToolSpec};
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -26,15 +26,38 @@ pub(super) struct ResponsesBody<'a> {
     stream: bool,
     store: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Value>,
+    tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<Value>,
+    text: Option<TextFormat<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_output_tokens: Option<u32>,
+}
+
+/// Schemas are most of a request, and are not copied into it.
+#[derive(Serialize)]
+struct Tool<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a Value,
+    strict: bool,
+}
+
+#[derive(Serialize)]
+struct TextFormat<'a> {
+    format: JsonSchema<'a>,
+}
+
+#[derive(Serialize)]
+struct JsonSchema<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    schema: Value,
+    strict: bool,
 }
 
 #[derive(Serialize)]
@@ -55,16 +78,19 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Re
         tools: request
             .tools
             .iter()
-            .map(|tool| {
-                json!({ "type": "function", "name": tool.name, "description": tool.description,
-                    "parameters": tool.parameters, "strict": false })
+            .map(|ToolSpec { name, description, parameters }| Tool {
+                r#type: "function",
+                name,
+                description,
+                parameters,
+                strict: false,
             })
             .collect(),
         text: match &request.output {
             OutputForm::Text => None,
             OutputForm::Json { name, schema } => {
                 let schema = strict(schema).map_err(|error| Fault::schema(error.to_string()))?;
-                Some(json!({ "format": { "type": "json_schema", "name": name, "schema": schema, "strict": true } }))
+                Some(TextFormat { format: JsonSchema { r#type: "json_schema", name, schema, strict: true } })
             }
         },
         reasoning: terms.effort.map(|effort| match terms.rule.summary {

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret as _;
 use super::llm::Provider;
 use super::mcp::McpTransport;
 use super::tree::{Path, path};
+use super::units::HttpUrl;
 use super::{Profile, Settings};
 
 /// Values that cannot stand together.
@@ -183,10 +184,15 @@ fn keys(settings: &Settings, found: &mut Found) {
     }
 }
 
-/// Only its reader can tell.
 fn connection_string(settings: &Settings, found: &mut Found) {
     let Some(text) = &settings.secrets.applicationinsights_connection_string else { return };
-    if Exporter::new_from_connection_string(text.expose_secret(), ()).is_err() {
+    let text = text.expose_secret();
+    // Its reader takes any text for an endpoint, and does not survive all of them.
+    let endpoint = |(name, url): (&str, &str)| {
+        !name.eq_ignore_ascii_case("ingestionendpoint") || HttpUrl::try_from(url.to_owned()).is_ok()
+    };
+    let reachable = text.split(';').filter_map(|field| field.split_once('=')).all(endpoint);
+    if !reachable || Exporter::new_from_connection_string(text, ()).is_err() {
         let message =
             "is no connection string: expected InstrumentationKey=KEY;IngestionEndpoint=URL, as Azure shows it";
         let variable = Some(("APPLICATIONINSIGHTS_CONNECTION_STRING", message));

@@ -67,6 +67,7 @@ impl Outlet {
         let connection = connection.expose_secret();
         let exporter = AzureExporter::new_from_connection_string(connection, client).map_err(none)?;
         let exporter = match on_this_machine(connection) {
+            #[expect(deprecated, reason = "it is the only way to an endpoint without TLS")]
             Some(endpoint) => exporter.with_endpoint(endpoint).map_err(none)?,
             None => exporter,
         };

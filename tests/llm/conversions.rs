@@ -138,7 +138,7 @@ fn full_call() -> fleet_actors::ports::ModelCall {
         [ToolSpec { name: "find".into(), description: "Finds.".into(), parameters: json!({"type": "object"}) }].into();
     call.request.output = OutputForm::Json {
         name: "verdict".into(),
-        schema: json!({"type": "object", "properties": {"ok": {"type": "boolean"}, "why": {"type": "string"}}, "required": ["ok"]}),
+        schema: json!({"type": "object", "properties": {"ok": {"type": "boolean"}, "why": {"type": "string"}}, "required": ["ok"]}).into(),
     };
     call.request.temperature = Some(0.5);
     call.request.max_output_tokens = Some(64);

@@ -140,7 +140,7 @@ async fn after_five_failures_nobody_calls_the_provider() {
 async fn a_schema_without_a_strict_form_is_refused_before_the_provider_is_called() {
     let server = Scripted::start(|_| Vec::new()).await;
     let mut call = say("hi");
-    call.request.output = OutputForm::Json { name: "list".into(), schema: json!({"type": "array"}) };
+    call.request.output = OutputForm::Json { name: "list".into(), schema: json!({"type": "array"}).into() };
     let outcome = run(&*make(&config(Api::Responses, &server.base_url)).client(None), &call).await;
     assert_eq!((code_of(&outcome).as_str(), server.requests()), (code::SCHEMA, 0));
 }

@@ -272,7 +272,7 @@ async fn a_schema_asked_over_http_comes_back_filled() {
     let simulator = simulator(quick());
     let mut call = say("rate this");
     let schema = json!({"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 3}, "note": {"type": "string"}}});
-    call.request.output = OutputForm::Json { name: "rating".into(), schema: schema.clone() };
+    call.request.output = OutputForm::Json { name: "rating".into(), schema: schema.clone().into() };
     for api in BOTH {
         let reply = run(&*client(&simulator, api, None), &call).await.expect("no fault");
         let value: Value = serde_json::from_str(&reply.text).expect("JSON");

@@ -92,9 +92,13 @@ fn production_refuses_to_start_without_a_key_and_names_the_variable() {
 #[test]
 fn a_connection_string_that_is_none_is_refused_by_its_name_and_not_shown() {
     const NAME: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
-    for text in
-        ["canary", "IngestionEndpoint=https://canary.example/", "InstrumentationKey=canary;IngestionEndpoint=no url"]
-    {
+    for text in [
+        "canary",
+        "IngestionEndpoint=https://canary.example/",
+        "InstrumentationKey=canary;IngestionEndpoint=no url",
+        "InstrumentationKey=canary;IngestionEndpoint=*",
+        "InstrumentationKey=canary;ingestionendpoint=/canary",
+    ] {
         let refusal = start().env(NAME, text).refusal();
         assert!(refusal.starts_with("1 mistake"), "{refusal}");
         assert!(refusal.contains(&format!("environment variable {NAME}: is no connection string")), "{refusal}");

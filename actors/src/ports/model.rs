@@ -107,7 +107,7 @@ pub enum OutputForm {
         /// A name for the schema, `[A-Za-z0-9_-]{1,64}`.
         name: String,
         /// The schema.
-        schema: Value,
+        schema: Arc<Value>,
     },
 }
 
