@@ -330,9 +330,6 @@ impl Sessions {
     pub async fn at_checkpoint(&self, checkpoint: &CheckpointId) -> Result<WorkflowId, StartError> {
         let row = self.services.store.workflow(&checkpoint.workflow).await?.ok_or(StartError::Unknown)?;
         let Some(position) = checkpoint.position else { return Ok(row.workflow) };
-        if position > row.head || position == Position(0) {
-            return Err(StartError::Unknown);
-        }
         let records = crate::supervisor::read_records(self.services.store.as_ref(), &row.workflow).await?;
         if !can_run_from(&records, position) {
             return Err(StartError::Unknown);
@@ -454,8 +451,9 @@ fn before_the_end(records: &[Positioned], position: Option<Position>) -> Option<
     }
 }
 
-/// What is before a run's input cannot run: it is no place to go on from.
+/// What is before a run's input cannot run, and behind its last record is nothing: neither is a place to go on from.
 fn can_run_from(records: &[Positioned], position: Position) -> bool {
     let input = records.iter().find(|entry| matches!(entry.record, Record::Input));
-    input.is_some_and(|input| position >= input.position)
+    let last = records.last();
+    input.zip(last).is_some_and(|(input, last)| (input.position..=last.position).contains(&position))
 }

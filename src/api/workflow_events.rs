@@ -8,7 +8,7 @@ use actix_web::web::{Data, Path, Payload, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::event::EventBody;
 use fleet_actors::ids::{Seq, WorkflowId};
-use fleet_actors::ports::WorkflowRow;
+use fleet_actors::ports::{WorkflowRow, WorkflowState};
 use fleet_actors::sessions::stored_events;
 use serde_json::json;
 
@@ -71,7 +71,7 @@ async fn events(
 }
 
 async fn over(api: &Api, row: &WorkflowRow, after: Seq) -> Result<bool, ApiError> {
-    let ended = matches!(row.state, fleet_actors::ports::WorkflowState::Ended(_));
+    let ended = matches!(row.state, WorkflowState::Ended(_));
     Ok(ended && stored_events(api.sessions.store().as_ref(), &row.workflow, after).await?.is_empty())
 }
 
@@ -99,7 +99,9 @@ async fn page(api: &Api, row: &WorkflowRow, wish: Wish, query: &Fields) -> Resul
         taken += 1;
     }
     let next_after = log[..taken].last().filter(|_| taken < log.len()).map(|event| event.seq);
-    let done = log[..taken].iter().any(|event| matches!(event.body, EventBody::Finished { .. }));
+    // Whoever asks from the end has seen it.
+    let ended = log.is_empty() && matches!(row.state, WorkflowState::Ended(_));
+    let done = ended || log[..taken].iter().any(|event| matches!(event.body, EventBody::Finished { .. }));
     let mut page = json!({ "events": shown, "done": done });
     if let Some(next_after) = next_after {
         page["next_after"] = next_after.0.into();

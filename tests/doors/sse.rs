@@ -158,6 +158,11 @@ async fn the_log_of_a_run_is_read_as_a_page_or_as_a_stream() {
         }
     }
     assert_eq!(&paged, events);
+    let last = events.last().and_then(|event| event["seq"].as_u64()).expect("a number");
+    for after in [last, last + 1] {
+        let end: Value = app.get(&format!("{path}?after={after}"), &json).await.json().await.expect("json");
+        assert_eq!(end, json!({ "events": [], "done": true }), "asked from the end, after {after}");
+    }
     let streamed = Sse::new(app.get(&path, &[]).await).rest().await;
     assert!(streamed.iter().skip(1).all(|(id, event)| id.is_some() && event["seq"].as_u64() == *id));
     assert_eq!(app.get("/api/v1/workflows/nobody/events", &json).await.status().as_u16(), 404);

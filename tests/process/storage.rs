@@ -230,3 +230,25 @@ async fn a_clean_stop_leaves_everything_in_the_one_file() {
         show.args(["history", "show", id, "--data-dir"]).arg(copy.path()).current_dir(dir.path()).output().unwrap();
     assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains(id), "{shown:?}");
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_run_whose_conversation_cannot_be_read_ends_at_its_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let (server, _) = serve_with(dir.path(), &model, &[]);
+    server.stop().await;
+    let db = rusqlite::Connection::open(dir.path().join(".var/fleet.db")).unwrap();
+    // A message that no reader understands; writing is not in its way.
+    db.execute_batch(
+        "INSERT INTO conversations (id, created_at, updated_at) VALUES ('talk', 0, 0); \
+         INSERT INTO messages (id, conversation, role, content, created_at) SELECT 'm', num, 'nobody', 'x', 0 FROM conversations",
+    )
+    .unwrap();
+    drop(db);
+    let (_server, url) = serve_with(dir.path(), &model, &[("FLEET_SESSIONS__RUN_IDLE_TIMEOUT_MS", "1000")]);
+    let run = json!({ "task": "hello", "conversation_id": "talk" });
+    let run = client().post(format!("{}/api/v1/run", url.unwrap())).json(&run);
+    let answer = run.timeout(Duration::from_secs(30)).send().await.unwrap();
+    let (status, body): (u16, Value) = (answer.status().as_u16(), answer.json().await.unwrap());
+    assert_eq!((status, body["code"].as_str()), (504, Some("idle_timeout")), "{body} {}", log(dir.path()));
+}

@@ -145,4 +145,11 @@ async fn a_run_that_is_not_listed_is_shown_resumed_and_forked_all_the_same() {
     assert!(events.contains(r#""type":"done""#), "{events}");
     assert_eq!(app.model_calls(), 2);
     assert_eq!(app.listed(&fork).await, 0, "a fork is listed as its parent is");
+
+    for nowhere in [0, newest + 100, 1 << 32, u64::MAX] {
+        for verb in ["fork", "resume"] {
+            let asked = app.post(&format!("/api/v1/checkpoints/{id}:{nowhere}/{verb}"), "").await;
+            assert_eq!(asked.status().as_u16(), 404, "{verb} at {nowhere}");
+        }
+    }
 }

@@ -198,7 +198,7 @@ impl Life {
 
     /// Waits for whatever comes first, and lets the function run meanwhile.
     async fn wake(&mut self, signals: &mut mpsc::Receiver<Signal>, watchers: &mut watch::Receiver<usize>) -> Wake {
-        let (may_run, tick) = (self.may_run(), self.next_tick());
+        let (may_run, tick, worked) = (self.may_run(), self.next_tick(), self.working_since.is_some());
         let Self { run, function, in_flight, inbox, closing, .. } = self;
         let idle_writer = in_flight.is_none();
         let append = async {
@@ -222,6 +222,8 @@ impl Life {
             match polled {
                 Poll::Ready(result) => Poll::Ready(Wake::Returned(result)),
                 Poll::Pending if run.wants_flush() && idle_writer => Poll::Ready(Wake::Flush),
+                // The limits hold by the books, which know nothing yet of what began or ended in this poll.
+                Poll::Pending if run.is_working() != worked => Poll::Ready(Wake::Changed),
                 Poll::Pending => Poll::Pending,
             }
         });
