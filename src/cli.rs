@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleet_actors::ports::ReasoningEffort;
 
 use self::failure::CommandError;
-use self::terminal::complain;
+use self::terminal::{complain, ended, note};
 use crate::settings::{Effective, Flags, Settings, Sources, process_environment};
 
 /// AgenticFleet: serves multi-agent LLM workflows over WebSocket, SSE and HTTP, durably, with exact backpressure.
@@ -172,17 +172,27 @@ pub fn run(cli: Cli) -> i32 {
         Command::History { command } => finish(history::run(&command)),
         Command::Checkpoints { command } => finish(checkpoints::run(&command)),
         Command::Approvals { command } => finish(approvals::run(&command)),
-        Command::Config { command: ConfigCommand::Check(serve) } => with_settings(&serve.flags(), config::check),
+        Command::Config { command: ConfigCommand::Check(serve) } => ended(with_settings(&serve.flags(), config::check)),
         Command::SimulateLlm(simulate) => simulate::serve(&simulate),
     }
 }
 
+/// Prints the help, the version, or what is wrong with the command line, and gives the process's exit code.
+#[must_use]
+pub fn explain(told: &clap::Error) -> i32 {
+    let printed = told.print();
+    if !told.use_stderr() {
+        note(printed);
+    }
+    ended(told.exit_code())
+}
+
 /// Runs a command to its end; a failure is one line on standard error.
 fn finish(command: impl Future<Output = Result<i32, CommandError>>) -> i32 {
-    actix_web::rt::System::new().block_on(command).unwrap_or_else(|error| {
+    ended(actix_web::rt::System::new().block_on(command).unwrap_or_else(|error| {
         complain(&error.to_string());
         error.exit_code()
-    })
+    }))
 }
 
 fn with_settings(flags: &Flags, then: impl FnOnce(Effective) -> i32) -> i32 {

@@ -69,6 +69,7 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
         checkpointing: options.enable_checkpointing,
         lines: Lines::read().map_err(|error| CommandError::Failed(format!("interrupts cannot be taken: {error}")))?,
         failed: false,
+        refused: false,
     };
     complain(&format!("conversation {}; /help says what else there is", talk.conversation));
     loop {
@@ -78,7 +79,11 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
                 complain("/quit or Ctrl-D leaves");
                 continue;
             }
-            Line::End => return Ok(i32::from(talk.failed)),
+            Line::Refused(why) => {
+                talk.refuse(&why);
+                continue;
+            }
+            Line::End => return Ok(i32::from(talk.failed || talk.refused)),
         };
         match line.trim() {
             "" => {}
@@ -95,6 +100,7 @@ pub(super) async fn run(options: &Chat) -> Result<i32, CommandError> {
                     Err(error) => {
                         complain(&error.to_string());
                         talk.failed = true;
+                        talk.refused |= matches!(error, CommandError::Usage(_));
                     }
                 }
             }
@@ -123,9 +129,16 @@ struct Talk {
     lines: Lines,
     /// The last turn had no answer; what a pipe's end answers with.
     failed: bool,
+    /// A line was no message, so that no turn came of it; no turn after it makes up for that.
+    refused: bool,
 }
 
 impl Talk {
+    fn refuse(&mut self, why: &str) {
+        complain(why);
+        self.refused = true;
+    }
+
     fn command(&mut self, line: &str) {
         let (name, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(name, rest)| (name, rest.trim()));
         match (name, rest) {
@@ -175,19 +188,31 @@ impl Talk {
                 line = self.lines.from.recv(), if !open.is_empty() => {
                     screen.line_ended();
                     let Some(line) = line else { return Err(left_open(&run, &open, "nobody is there to answer it")) };
-                    if leaves(line.trim()) {
-                        return Ok(Turn::Left(left_open(&run, &open, "left")));
-                    }
-                    if self.answered(&run, &open, line.trim()).await {
-                        open.pop_front();
+                    match line {
+                        Err(why) => self.refuse(&why),
+                        Ok(line) if leaves(line.trim()) => {
+                            return Ok(Turn::Left(left_open(&run, &open, "left")));
+                        }
+                        Ok(line) => {
+                            if self.answered(&run, &open, line.trim()).await {
+                                open.pop_front();
+                            }
+                        }
                     }
                     self.prompt(&mut screen, &mut open);
                     continue;
                 }
             };
-            let Seen::Event(event) = seen else {
-                screen.end_line();
-                return Err(run.left("the stream ended before the run did"));
+            let event = match seen {
+                Seen::Event(event) => event,
+                Seen::Rests(error) => {
+                    screen.end_line();
+                    return Err(error.into());
+                }
+                Seen::Parked | Seen::End => {
+                    screen.end_line();
+                    return Err(run.left("the stream ended before the run did"));
+                }
             };
             match event["type"].as_str() {
                 Some("orchestrator.message") if event["kind"] == "request" => {
@@ -267,13 +292,16 @@ fn left_open(run: &Run, open: &VecDeque<Question>, why: &str) -> CommandError {
 
 enum Line {
     Text(String),
+    /// It cannot be read; the text says why.
+    Refused(String),
     Interrupt,
     End,
 }
 
 /// Lines of standard input, read by a thread of their own so that waiting for one can be given up.
 struct Lines {
-    from: mpsc::Receiver<String>,
+    /// A line, or why it cannot be read.
+    from: mpsc::Receiver<Result<String, String>>,
     prompts: bool,
     /// One listener for the whole conversation: none that comes while something is shown is lost.
     interrupts: Signal,
@@ -284,9 +312,13 @@ impl Lines {
         let interrupts = signal(SignalKind::interrupt())?;
         let (to, from) = mpsc::channel(1);
         std::thread::spawn(move || {
-            for line in std::io::stdin().lock().lines() {
-                let Ok(line) = line else { return };
-                if to.blocking_send(line).is_err() {
+            for (number, line) in (1_u64..).zip(std::io::stdin().lock().split(b'\n')) {
+                let broken = line.is_err();
+                let line = line.map_err(|error| format!("standard input cannot be read: {error}"));
+                let line = line.and_then(|line| {
+                    String::from_utf8(line).map_err(|_| format!("line {number} of standard input is not UTF-8"))
+                });
+                if to.blocking_send(line).is_err() || broken {
                     return;
                 }
             }
@@ -299,7 +331,7 @@ impl Lines {
             stream(prompt);
         }
         tokio::select! {
-            line = self.from.recv() => line.map_or(Line::End, Line::Text),
+            line = self.from.recv() => line.map_or(Line::End, |line| line.map_or_else(Line::Refused, Line::Text)),
             _ = self.interrupts.recv() => {
                 say("");
                 Line::Interrupt

@@ -79,7 +79,7 @@ pub(super) struct Resume {
     /// How much the model thinks from here on.
     #[arg(long, value_enum)]
     reasoning_effort: Option<Effort>,
-    /// Print the result as one JSON object instead of streaming the text.
+    /// Print how it ended as one JSON object instead of streaming the text.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub(super) struct Run {
     /// The message.
     #[arg(short, long)]
     message: String,
-    /// Print the result as one JSON object instead of streaming the text.
+    /// Print how it ended as one JSON object instead of streaming the text.
     #[arg(long)]
     json: bool,
     /// How much the model thinks, for this run alone.

@@ -4,8 +4,9 @@
 use std::io::IsTerminal as _;
 use std::pin::pin;
 
+use fleet_actors::ports::Rest;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::CommandError;
 use super::fleet::{Run, Seen};
@@ -63,6 +64,62 @@ pub(super) async fn follow(
         run.cancel();
     }
     let mut screen = Screen::new(form);
+    let followed = watch(&mut run, &mut screen, &mut interrupts, interrupted).await;
+    screen.end_line();
+    let status = match followed {
+        Ok(Followed::Over(status)) => status,
+        Ok(Followed::Parked) => {
+            let id = run.workflow().to_owned();
+            if form == Form::Json {
+                say(&waiting(&run, screen.asked.as_deref()).to_string());
+            }
+            run.close().await;
+            let text = match screen.asked {
+                Some(request) => format!(
+                    "it waits for an answer: agentic-fleet approvals answer {request}; it goes on under `agentic-fleet serve`"
+                ),
+                None => "it waits for an answer or a timer, and goes on under `agentic-fleet serve`".to_owned(),
+            };
+            return Err(CommandError::Failed(text).about(&id));
+        }
+        Err(error) => {
+            if form == Form::Json {
+                say(&unended(&run, screen.failure.as_deref(), &error).to_string());
+            }
+            return Err(error);
+        }
+    };
+    match form {
+        Form::Json => {
+            let entry = run.result().await;
+            let entry = entry.inspect_err(|error| say(&unended(&run, None, error).to_string()))?;
+            say(&result(&entry).to_string());
+        }
+        Form::Verbose => tell_costs(&run.result().await?),
+        Form::Text => {}
+    }
+    if form != Form::Json && status == "completed" && std::io::stdout().is_terminal() {
+        run.conversation().inspect(|id| complain(&format!("to go on: --conversation {id}")));
+    }
+    run.close().await;
+    Ok(i32::from(status != "completed"))
+}
+
+/// How far a run could be followed.
+enum Followed {
+    /// To its end, with its status.
+    Over(String),
+    /// Until it waits, and nobody here waits with it.
+    Parked,
+}
+
+/// Shows what a run does.
+async fn watch(
+    run: &mut Run,
+    screen: &mut Screen,
+    interrupts: &mut Signal,
+    mut interrupted: bool,
+) -> Result<Followed, CommandError> {
     loop {
         let seen = tokio::select! {
             seen = run.next() => seen?,
@@ -78,34 +135,15 @@ pub(super) async fn follow(
         match seen {
             Seen::Event(event) => {
                 if let Some(status) = screen.show(&event) {
-                    if form == Form::Json {
-                        say(&result(&run.result().await?).to_string());
-                    } else if form == Form::Verbose {
-                        tell_costs(&run.result().await?);
-                    }
-                    if form != Form::Json && status == "completed" && std::io::stdout().is_terminal() {
-                        run.conversation().inspect(|id| complain(&format!("to go on: --conversation {id}")));
-                    }
-                    run.close().await;
-                    return Ok(i32::from(status != "completed"));
+                    return Ok(Followed::Over(status));
                 }
             }
-            Seen::Parked => {
-                screen.end_line();
-                let id = run.workflow().to_owned();
-                run.close().await;
-                let text = match screen.asked {
-                    Some(request) => format!(
-                        "it waits for an answer: agentic-fleet approvals answer {request}; it goes on under `agentic-fleet serve`"
-                    ),
-                    None => "it waits for an answer or a timer, and goes on under `agentic-fleet serve`".to_owned(),
-                };
-                return Err(CommandError::Failed(text).about(&id));
+            Seen::Parked => return Ok(Followed::Parked),
+            Seen::Rests(error) => {
+                screen.failure = Some(error.code.to_string());
+                return Err(error.into());
             }
-            Seen::End => {
-                screen.end_line();
-                return Err(run.left("the stream ended before the run did"));
-            }
+            Seen::End => return Err(run.left("the stream ended before the run did")),
         }
     }
 }
@@ -120,6 +158,34 @@ fn result(entry: &Value) -> Value {
         "metadata": entry["metadata"],
         "error": entry["error"],
     })
+}
+
+/// The same of one that has no entry of history, or whose entry cannot be had.
+fn without_entry(run: &Run, status: &str, error: &Value) -> Value {
+    let entry = json!({
+        "workflow_id": run.workflow(),
+        "conversation_id": run.conversation(),
+        "status": status,
+        "error": error,
+    });
+    result(&entry)
+}
+
+/// Of one that waits.
+fn waiting(run: &Run, request: Option<&str>) -> Value {
+    let mut told = without_entry(run, "parked", &Value::Null);
+    told["request_id"] = request.into();
+    told
+}
+
+/// Of one whose end was not seen. What nobody can take up as it is has failed, as `GET /sessions` has it; all else was
+/// interrupted, here at least.
+fn unended(run: &Run, code: Option<&str>, error: &CommandError) -> Value {
+    let interrupted = Rest::Interrupted.code();
+    let code = code.unwrap_or(interrupted);
+    let stuck = [Rest::Quarantined, Rest::VersionUnavailable, Rest::StorageUnavailable].map(Rest::code);
+    let status = if stuck.contains(&code) || code == "replay_diverged" { "failed" } else { interrupted };
+    without_entry(run, status, &json!({ "code": code, "message": error.to_string() }))
 }
 
 /// What a run cost, by agent.
@@ -175,11 +241,13 @@ pub(super) struct Screen {
     in_line: bool,
     /// The question that was asked last.
     asked: Option<String>,
+    /// The code of the error that was told last.
+    failure: Option<String>,
 }
 
 impl Screen {
     pub fn new(form: Form) -> Self {
-        Self { form, shown: String::new(), writing: String::new(), in_line: false, asked: None }
+        Self { form, shown: String::new(), writing: String::new(), in_line: false, asked: None, failure: None }
     }
 
     /// Shows an event; the run's status if it was the last one.
@@ -226,6 +294,7 @@ impl Screen {
                 let retry = event["data"]["retry_after"].as_u64().map(|s| format!(" (try again in {s} s)"));
                 let (code, error) = (text(&event["data"], "code"), text(event, "error"));
                 complain(&format!("error: {code}: {error}{}", retry.unwrap_or_default()));
+                self.failure = Some(code);
             }
             "cancelled" => {
                 self.end_line();

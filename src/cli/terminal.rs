@@ -1,22 +1,43 @@
 //! What a terminal is shown. Whoever reads it may have gone, as in `history list | head -1`: that is no failure, and
-//! nothing is left to tell it to.
+//! nothing is left to tell it to. What could not be written for another reason, as to a full disk, makes the command fail when
+//! it is over; it is not ended for it.
 //!
 //! Tasks and answers come from clients and models, so their control characters are shown, not obeyed.
 
 use std::borrow::Cow;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
 /// Prints a line.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    note(writeln!(std::io::stdout(), "{line}"));
 }
 
 /// Prints a piece of a line at once.
 pub(super) fn stream(text: &str) {
     let mut out = std::io::stdout();
-    let _ = write!(out, "{text}").and_then(|()| out.flush());
+    note(write!(out, "{text}").and_then(|()| out.flush()));
+}
+
+/// Why standard output did not take what it was given, the first time.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Remembers that something could not be written to standard output.
+pub(super) fn note(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let _ = UNWRITTEN.set(error);
+    }
+}
+
+/// The exit code of a command that ended with `code`: whose output is not there did not do what it was asked.
+pub(super) fn ended(code: i32) -> i32 {
+    let Some(error) = UNWRITTEN.get() else { return code };
+    complain(&format!("standard output cannot be written: {error}"));
+    if code == 0 { 1 } else { code }
 }
 
 /// Prints a line to standard error.

@@ -147,6 +147,27 @@ async fn a_question_of_an_agent_takes_words_and_the_run_is_gone_on_with_in_place
     assert_eq!(place.counted("completed").await, 2);
 }
 
+#[test]
+fn a_json_run_that_waits_prints_its_id_and_that_of_its_question_and_both_lead_on() {
+    let place = careful();
+    let order = r#"please [[sim:tool name=ask_user args={"question":"Which year?"}]]"#;
+    let waits = place.local(&["run", "-m", order, "--json"]);
+    let told = waits.json();
+    assert_eq!((waits.code, &told["status"]), (1, &json!("parked")), "{waits:?}");
+    let listed = place.local(&["approvals", "list", "--json"]).json();
+    let question = &listed["approvals"][0];
+    assert_eq!((id(&told), &told["execution_id"]), (id(question), &question["workflow_id"]));
+    assert_eq!(told["conversation_id"], question["conversation_id"]);
+    assert_eq!((&told["result"], &told["error"]), (&Value::Null, &Value::Null));
+    assert!(waits.err.contains(&format!("agentic-fleet approvals answer {}", id(&told))), "{waits:?}");
+
+    let again = place.local(&["checkpoints", "resume", run_of(question), "--json"]);
+    assert_eq!((again.code, &again.json()["status"], id(&again.json())), (1, &json!("parked"), id(&told)));
+    assert_eq!(place.local(&["approvals", "answer", id(&told), "--text", "2026"]).code, 0);
+    let resumed = place.local(&["checkpoints", "resume", run_of(question), "--json"]);
+    assert_eq!((resumed.code, &resumed.json()["status"]), (0, &json!("completed")), "{resumed:?}");
+}
+
 #[tokio::test]
 async fn an_answer_that_does_not_fit_is_said_a_question_stays_open_until_one_fits_and_a_second_answer_is_told_of_its_run()
  {

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use crate::process::{Place, Said};
 
 /// What `chat` says to these lines.
-fn chat(place: &Place, arguments: &[&str], lines: &str) -> Said {
+fn chat(place: &Place, arguments: &[&str], lines: impl AsRef<[u8]>) -> Said {
     let mut command = place.reach(&[&["chat"], arguments].concat());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_ref()).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
@@ -44,6 +44,48 @@ async fn a_chat_goes_on_turn_by_turn_and_its_commands_are_no_messages_here_and_t
     }
 }
 
+fn tasks(place: &Place) -> Vec<String> {
+    let listed = place.cli(&["history", "list", "--json"]).json();
+    let tasks = listed["executions"].as_array().unwrap().iter().map(|entry| entry["task"].as_str().unwrap().to_owned());
+    tasks.collect()
+}
+
+#[tokio::test]
+async fn a_line_that_can_be_no_message_is_refused_and_those_after_it_are_turns_here_and_through_a_server() {
+    for place in Place::both() {
+        let said = chat(&place, &[], b"hello one\nhello caf\xe9\nhello three\n");
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("line 2 of standard input is not UTF-8"), "{said:?}");
+        assert_eq!(tasks(&place), ["hello three", "hello one"]);
+
+        let long = "x".repeat(40_000);
+        let said = chat(&place, &[], format!("{long}\nhello four\r\n\u{e9}t\u{e9}"));
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains(": has 40000 characters"), "{said:?}");
+        assert_eq!(tasks(&place)[..2], ["\u{e9}t\u{e9}", "hello four"]);
+    }
+}
+
+#[test]
+fn a_line_that_is_not_utf_8_answers_no_question() {
+    let place = careful();
+    let said = chat(&place, &[], [FETCH.as_bytes(), b"\n\xff\nn not that host\n"].concat());
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("line 2 of standard input is not UTF-8"), "{said:?}");
+    let entry = &place.cli(&["history", "list", "--json"]).json()["executions"][0];
+    assert!(entry["result"].as_str().unwrap().contains("not that host"), "{entry}");
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_told() {
+    let place = Place::new();
+    let mut command = place.command(&["chat"]);
+    command.stdin(std::fs::File::open(place.dir.path()).unwrap());
+    let said = crate::process::ended(command);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("standard input cannot be read: Is a directory"), "{said:?}");
+}
+
 #[tokio::test]
 async fn an_approval_is_asked_and_answered_in_place_here_and_through_a_server() {
     let rule = r#"tools: { policy: [{ principal: "*", tool: fetch_page, access: ask }] }
@@ -59,7 +101,7 @@ pipeline: { default_agent: assistant }
             place.serve();
         }
         let order = r#"look there [[sim:tool name=fetch_page args={"url":"https://127.0.0.1/"}]]"#;
-        let said = chat(&place, &[], &format!("{order}\nokay\nnot that host\nn not that host\n{order}\ny\n"));
+        let said = chat(&place, &[], format!("{order}\nokay\nnot that host\nn not that host\n{order}\ny\n"));
         assert_eq!(said.code, 0, "{said:?}");
         assert_eq!(said.err.matches("wants to call fetch_page").count(), 2, "{said:?}");
         assert_eq!(said.err.matches("no clear yes and no clear no").count(), 2, "what is only like an answer is none");
@@ -252,7 +294,7 @@ async fn a_chat_in_which_a_tool_has_no_key_says_so_and_answers_all_the_same() {
     let mut place = Place::new();
     place.set("FLEET_PIPELINE__DEFAULT_AGENT", "researcher");
     let order = r#"please [[sim:tool name=tavily_search args={"query":"rust"}]]"#;
-    let said = chat(&place, &[], &format!("{order}\n"));
+    let said = chat(&place, &[], format!("{order}\n"));
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains("degraded (TAVILY_API_KEY is not set"), "{said:?}");
     assert!(said.out.contains("TAVILY_API_KEY is not set: the web cannot be searched"), "{said:?}");

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
+use serde_json::Value;
+
 use crate::process::{Place, Process, get, get_until, until};
 
 #[tokio::test]
@@ -76,7 +78,7 @@ async fn a_run_whose_model_fails_exits_1_with_the_code_on_one_line() {
         assert_eq!(said.out, "");
         let said = place.cli(&["run", "-m", "please [[sim:500]] fail", "--json"]);
         let result = said.json();
-        assert_eq!((said.code, &result["status"], &result["result"]), (1, &"failed".into(), &serde_json::Value::Null));
+        assert_eq!((said.code, &result["status"], &result["result"]), (1, &"failed".into(), &Value::Null));
         assert!(result["error"]["code"].as_str().unwrap().starts_with("provider_"), "{result}");
     }
 }
@@ -157,6 +159,30 @@ async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_c
     }
 }
 
+#[tokio::test]
+async fn a_json_run_whose_server_dies_or_drains_prints_which_run_it_was_and_that_it_was_interrupted() {
+    for signal in ["-KILL", "-TERM"] {
+        let mut place = Place::with_model(0, 20);
+        place.set("FLEET_SERVER__DRAIN_TIMEOUT_MS", "0");
+        place.serve();
+        let mut command = place.reach(&["run", "-m", "please tell me more", "--json"]);
+        let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = run.stdout.take().unwrap();
+        let mut run = Process::reading(run);
+        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.server().signal(signal);
+        assert_eq!(run.exit_code(), Some(1), "{}", run.log());
+        let mut told = String::new();
+        out.read_to_string(&mut told).unwrap();
+        let told: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{signal}: {error}: {told:?}"));
+        let hint = format!("; to go on: agentic-fleet checkpoints resume {} ", told["execution_id"].as_str().unwrap());
+        run.wait_for(&hint, 1);
+        assert_eq!((&told["status"], &told["result"]), (&"interrupted".into(), &Value::Null), "{told}");
+        assert_eq!(told["error"]["code"], "interrupted", "{told}");
+        assert!(told["error"]["message"].as_str().unwrap().contains(&hint) && told["conversation_id"].is_string());
+    }
+}
+
 #[test]
 fn code_can_be_run_whatever_the_umask_of_the_process_is() {
     let place = Place::new();
@@ -215,7 +241,9 @@ fn a_run_that_was_started_and_cannot_be_followed_is_named_with_the_way_back() {
         let head = format!("HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         client.write_all(format!("{head}{body}").as_bytes()).unwrap();
     });
-    let said = place.local(&["run", "-m", "please work", "--server", &url]);
+    let said = place.local(&["run", "-m", "please work", "--json", "--server", &url]);
     server.join().unwrap();
+    let told = said.json();
+    assert_eq!((&told["execution_id"], &told["status"]), (&"run-7".into(), &"interrupted".into()), "{told}");
     said.failed(1, &format!("; to go on: agentic-fleet checkpoints resume run-7 --server {url}"));
 }

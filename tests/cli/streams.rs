@@ -1,11 +1,11 @@
 //! Standard output and standard error: who reads them may leave, and logs are one or the other form.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::process::{Place, get_until};
+use crate::process::{Place, Process, get_until, signal_to};
 
 /// Its exit code and what it said to standard error once nobody reads its standard output any more.
 fn unread(mut child: Child) -> (Option<i32>, String) {
@@ -39,6 +39,78 @@ async fn a_closed_pipe_is_no_failure_and_the_run_is_stored_whole() {
         drop((child.stdout.take(), child.stderr.take()));
         assert_eq!(child.wait().unwrap().code(), Some(1));
     }
+}
+
+/// A device that is always full.
+fn full() -> Stdio {
+    std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_makes_every_command_fail_once_and_undoes_nothing() {
+    const TOLD: &str = "standard output cannot be written: No space left on device";
+    for (place, served) in Place::both().into_iter().zip([false, true]) {
+        place.ran("please be there");
+        let everywhere: [&[&str]; 9] = [
+            &["run", "-m", "please say something long"],
+            &["run", "-m", "please say something long", "--json"],
+            &["run", "-m", "please [[sim:500]] fail", "--json"],
+            &["history", "list"],
+            &["history", "list", "--json"],
+            &["list-agents", "--json"],
+            &["checkpoints", "list", "--json"],
+            &["approvals", "list", "--json"],
+            &["approvals", "list"],
+        ];
+        let here: [&[&str]; 4] = [&["config", "check"], &["--help"], &["--version"], &["run", "--help"]];
+        let commands = everywhere.map(|command| place.reach(command)).into_iter();
+        let commands = commands.chain(here.map(|command| place.command(command)).into_iter().filter(|_| !served));
+        for mut command in commands {
+            let ended = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+            let err = String::from_utf8(ended.stderr).unwrap();
+            assert_eq!((ended.status.code(), err.matches(TOLD).count()), (Some(1), 1), "{command:?}: {err}");
+        }
+        let usage = place.command(&["run"]).stdout(full()).output().unwrap();
+        assert_eq!(usage.status.code(), Some(2), "nothing was to be written there");
+        let listed = place.cli(&["history", "list", "--json"]).json();
+        let states: Vec<&Value> = listed["executions"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
+        assert_eq!(states, ["failed", "completed", "completed", "completed"]);
+    }
+}
+
+/// Serves with such a standard output; a run through it completes, and it stops as any other.
+fn serves(place: &Place, mut command: Command) {
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let mut server = Process::reading(child);
+    server.wait_for("serving", 1);
+    let owned = place.local(&["run", "-m", "please"]);
+    owned.failed(75, "to go through it: --server http://");
+    let url = owned.err.split_once("--server ").unwrap().1.trim().to_owned();
+    let said = place.local(&["run", "--json", "--server", &url, "-m", "please"]);
+    assert_eq!((said.code, &said.json()["status"]), (0, &"completed".into()), "{said:?}");
+    signal_to(pid, "-TERM");
+    assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn a_server_whose_first_lines_cannot_be_written_serves_all_the_same() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--port", "0"]);
+    command.stdout(full());
+    serves(&place, command);
+
+    let wanted = place.command(&["serve", "--port", "0"]);
+    let mut closed = Command::new("sh");
+    closed.args(["-c", "exec \"$0\" \"$@\" >&-"]).arg(wanted.get_program()).args(wanted.get_args());
+    for (name, value) in wanted.get_envs() {
+        match value {
+            Some(value) => closed.env(name, value),
+            None => closed.env_remove(name),
+        };
+    }
+    closed.current_dir(place.dir.path());
+    serves(&place, closed);
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ pub(in crate::cli) enum Seen {
     Event(Value),
     /// It waits for an answer or a timer, and this process does not.
     Parked,
+    /// It rests until it is resumed.
+    Rests(ApiError),
     /// Nothing follows.
     End,
 }
@@ -42,7 +44,8 @@ enum Source {
 
 struct There {
     client: Client,
-    events: Events,
+    /// Or why there are none, although there is a run.
+    events: Result<Events, String>,
 }
 
 struct Here {
@@ -97,7 +100,7 @@ impl Run {
             workflow.map_err(|_| CommandError::Failed("the server does not say which run it started".to_owned()))?;
         let shown = deltas == Deltas::Shown;
         let events = client.events(&format!("/api/v1/workflows/{workflow}/events?version=2&stream={shown}")).await;
-        let events = events.map_err(|error| left(&workflow, Some(client.shown()), &error.to_string()))?;
+        let events = events.map_err(|error| error.to_string());
         let there = There { client: client.clone(), events };
         Ok(Self { workflow, conversation, from: Source::There(Box::new(there)) })
     }
@@ -117,8 +120,11 @@ impl Run {
         match &mut self.from {
             Source::Here(here) => Ok(here.next().await?),
             Source::There(there) => {
-                let event = there.events.next().await;
-                let event = event.map_err(|error| self.left(&error.to_string()))?;
+                let event = match &mut there.events {
+                    Ok(events) => events.next().await.map_err(|error| error.to_string()),
+                    Err(why) => Err(why.clone()),
+                };
+                let event = event.map_err(|why| self.left(&why))?;
                 Ok(event.map_or(Seen::End, Seen::Event))
             }
         }
@@ -169,20 +175,17 @@ impl Run {
         }
     }
 
-    /// An end of following it, with the way back.
+    /// An end of following it: it may go on, or wait to be resumed, and whoever followed it is told how to come back.
     pub fn left(&self, why: &str) -> CommandError {
-        left(&self.workflow, self.server(), why)
+        let (workflow, place) = (&self.workflow, self.place());
+        CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{place}"))
     }
 
     /// The flag that a command about it needs, with a space before it.
     pub fn place(&self) -> String {
-        place(self.server())
-    }
-
-    fn server(&self) -> Option<&str> {
         match &self.from {
-            Source::Here(_) => None,
-            Source::There(there) => Some(there.client.shown()),
+            Source::Here(_) => String::new(),
+            Source::There(there) => format!(" --server {}", there.client.shown()),
         }
     }
 
@@ -192,16 +195,6 @@ impl Run {
             here.writer.close().await;
         }
     }
-}
-
-/// The run may go on, or wait to be resumed; whoever followed it is told how to come back.
-fn left(workflow: &WorkflowId, server: Option<&str>, why: &str) -> CommandError {
-    let place = place(server);
-    CommandError::Failed(format!("{why}; to go on: agentic-fleet checkpoints resume {workflow}{place}"))
-}
-
-fn place(server: Option<&str>) -> String {
-    server.map(|url| format!(" --server {url}")).unwrap_or_default()
 }
 
 impl Here {
@@ -237,7 +230,7 @@ impl Here {
                         return Ok(shown);
                     }
                 }
-                StreamItem::Rests(rest, text) => return Err(ApiError::rests(rest, text)),
+                StreamItem::Rests(rest, text) => return Ok(Seen::Rests(ApiError::rests(rest, text))),
                 StreamItem::End => return Ok(Seen::End),
             }
         }
