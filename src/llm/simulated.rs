@@ -81,7 +81,7 @@ impl SimulatedClient {
         let messages = request.context.messages();
         let (schema_name, schema) = match &request.output {
             OutputForm::Text => ("", None),
-            OutputForm::Json { name, schema } => (name.as_str(), Some(schema)),
+            OutputForm::Json { name, schema } => (name.as_str(), Some(&**schema)),
         };
         let simulated = SimulatedRequest {
             model: &request.model,
