@@ -30,7 +30,7 @@ use crate::settings::{
     Api as ApiChoice, OnExpiry as OnExpiryChoice, PipelineSettings, Provider as ProviderChoice, Settings,
     StorageSettings, StructuredOutput, process_environment,
 };
-use crate::storage::{DataDirLock, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
+use crate::storage::{DataDirLock, ExportError, JsonlExport, LockError, OpenError, SqliteOptions, SqliteStore};
 use crate::telemetry::outlet::OutletError;
 use crate::telemetry::traces::{FlushOnDrop, LastWords, Traces};
 use crate::tools;
@@ -60,6 +60,9 @@ pub enum RuntimeError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The history file is somebody else's.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The model provider cannot be called as configured.
     #[error(transparent)]
     Llm(#[from] llm::ConfigError),
@@ -144,7 +147,7 @@ pub struct ToolGuards {
 }
 
 impl Runtime {
-    /// Takes the data directory and starts the services. Call it inside an actix system.
+    /// Takes the data directory and the database and starts the services. Call it inside an actix system.
     ///
     /// # Errors
     /// [`RuntimeError`]; nothing runs then.
@@ -157,7 +160,9 @@ impl Runtime {
         let model = LlmIdentity::of(&llm);
         let agents = llm::clients(&llm)?;
         let storage = &settings.storage;
-        let lock = DataDirLock::acquire(&storage.data_dir, address)?;
+        let lock = DataDirLock::acquire_with_database(storage, address)?;
+        let export = JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get());
+        export.check()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let last_words = LastWords::default();
         let end = last_words.clone();
@@ -176,8 +181,7 @@ impl Runtime {
         });
         let limits = writer_limits(storage);
         let checkpoints = CheckpointActor::start_watched(&arbiter.handle(), store.clone(), on_failed, limits, &watch);
-        let export = Arc::new(JsonlExport::new(storage.history_file(), storage.history_file_bytes_max.get()));
-        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), export, &watch);
+        HistoryActor::start_on(&arbiter.handle(), store.clone(), checkpoints.clone(), Arc::new(export), &watch);
         let (tools, guards) = tools_for(purpose, settings)?;
         // Without runs there are no spans.
         let provider = if model.is_simulated() { "simulated" } else { "openai" };

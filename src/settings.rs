@@ -14,6 +14,7 @@ mod environment;
 mod llm;
 mod mcp;
 mod pipeline;
+mod places;
 mod problem;
 mod report;
 mod rules;
@@ -42,11 +43,13 @@ pub use llm::{
 };
 pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
 pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};
+pub(crate) use places::Place;
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};
 pub use sessions::{ConversationSettings, FastPathSettings, OnDisconnect, SessionSettings};
-pub use storage::{Durability, StorageSettings};
+pub use storage::{Durability, StorageSettings, data_dir};
+pub(crate) use storage::{history_number, history_rewrite};
 pub use telemetry::{LogFilter, LoggingSettings, TracingSettings};
 pub use tools::{
     AccessRule, FetchSettings, HostPort, InterpreterSettings, Pattern, PolicyRule, SandboxSettings, TavilySettings,
@@ -182,7 +185,8 @@ pub struct Effective {
 }
 
 impl Settings {
-    /// Reads, merges and checks. The only thing read from the world is the operator's file.
+    /// Reads, merges and checks. The only things read from the world are the operator's file and where links in its paths
+    /// lead.
     ///
     /// # Errors
     /// [`SettingsError`] holds every mistake that could be found, each with its place and what was expected.

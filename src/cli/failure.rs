@@ -72,6 +72,7 @@ impl From<RuntimeError> for CommandError {
             RuntimeError::Lock(LockError::Held { .. }) => Self::InUse(error.to_string()),
             RuntimeError::Lock(_)
             | RuntimeError::Store(_)
+            | RuntimeError::Export(_)
             | RuntimeError::Llm(_)
             | RuntimeError::Tools(_)
             | RuntimeError::Mcp(_)

@@ -173,7 +173,7 @@ impl Fleet {
     pub async fn unfinished(&self) -> Result<Vec<Value>, CommandError> {
         match self {
             Self::Here(local) => {
-                let serves = || DataDirLock::is_held(&local.settings.storage.data_dir);
+                let serves = || DataDirLock::is_database_held(&local.settings.storage);
                 Ok(sessions::unfinished(&reader(&local.settings)?, serves).await?)
             }
             Self::There(client) => {

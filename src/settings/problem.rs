@@ -115,8 +115,8 @@ impl SettingsError {
     }
 }
 
-/// A line of a file, with what may be a secret blanked: the value of a key that names one, and a URL's user and
-/// password.
+/// A line of a file, with what may be a secret blanked: the value of a key that names one, and a URL's user, password,
+/// query and fragment.
 fn blanked(line: &str) -> String {
     let line = line.replace('\t', " ");
     let secret = line
@@ -124,12 +124,26 @@ fn blanked(line: &str) -> String {
         .find(|word| word.split_once(':').is_some_and(|(key, _)| names_a_secret(key.trim_matches(['"', '\'']))));
     if let Some((before, word)) = secret.and_then(|word| Some((line.split_once(word)?.0, word))) {
         let key = word.split(':').next().unwrap_or_default();
-        return format!("{before}{key}: [redacted]");
+        return format!("{}{key}: [redacted]", blanked_urls(before));
     }
-    if let Some((before, after)) = line.split_once("://")
-        && let Some((_, host)) = after.split_once('@')
-    {
-        return format!("{before}://[redacted]@{host}");
+    blanked_urls(&line).chars().take(160).filter(|c| !c.is_control()).collect()
+}
+
+/// Text with what may be a secret in a URL blanked, rather too much than too little: where a URL ends is not known.
+fn blanked_urls(text: &str) -> String {
+    let begins = text.find("://").map_or(text.len(), |at| at + 3);
+    let (before, url) = text.split_at(begins);
+    // A scheme may be what is missing.
+    let asks = |(at, _): &(usize, &str)| before[*at..].split(' ').next().is_some_and(|query| query.contains('='));
+    if let Some((at, _)) = before.match_indices('?').find(asks) {
+        return format!("{}[redacted]", &before[..=at]);
     }
-    line.chars().take(160).filter(|c| !c.is_control()).collect()
+    match (url.rfind('@'), url.find(['?', '#'])) {
+        // Whether that is a user or a part of the query cannot be told.
+        (Some(at), Some(private)) if private < at => format!("{before}[redacted]"),
+        (Some(at), Some(private)) => format!("{before}[redacted]{}[redacted]", &url[at..=private]),
+        (Some(at), None) => format!("{before}[redacted]{}", &url[at..]),
+        (None, Some(private)) => format!("{before}{}[redacted]", &url[..=private]),
+        (None, None) => text.to_owned(),
+    }
 }

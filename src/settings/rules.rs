@@ -2,6 +2,8 @@
 //!
 //! Every rule is checked, so that one start shows all contradictions. What a single value must be stands in its type.
 
+mod files;
+
 use opentelemetry_application_insights::Exporter;
 use secrecy::ExposeSecret as _;
 
@@ -24,6 +26,7 @@ pub(super) struct Contradiction {
 pub(super) fn contradictions(settings: &Settings) -> Vec<Contradiction> {
     let mut found = Found(Vec::new());
     sizes_and_times(settings, &mut found);
+    files::files(settings, &mut found);
     exposure(settings, &mut found);
     keys(settings, &mut found);
     connection_string(settings, &mut found);
@@ -133,9 +136,6 @@ fn sizes_and_times(settings: &Settings, found: &mut Found) {
             ("storage.request_key_retention_hours", message.clone()),
             ("storage.history_retention_days", message),
         ]);
-    }
-    if storage.data_dir.as_os_str().is_empty() {
-        found.add(&[("storage.data_dir", "expected a directory, found nothing".to_owned())]);
     }
 }
 

@@ -1,10 +1,35 @@
 //! What is kept, where, how safely and how long.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::places::{beside, resolved};
 use super::units::{Bytes, Count, Millis};
+
+/// What stands in a data directory, by name. A path of the settings that leads to one of these is refused.
+pub mod data_dir {
+    use std::path::{Path, PathBuf};
+
+    /// The database, unless it is elsewhere.
+    pub const DATABASE: &str = "fleet.db";
+    /// Held by the process that writes.
+    pub const LOCK: &str = "lock";
+    /// Given up when the disk is full.
+    pub const RESERVE: &str = "reserve";
+    /// What tools of MCP servers looked like when they were first seen.
+    pub const PINS: &str = "mcp-tools.json";
+    /// A directory: the files that runs made.
+    pub const ARTIFACTS: &str = "artifacts";
+    /// A directory: where code runs. What stands in it is removed.
+    pub const SCRATCH: &str = "scratch";
+
+    /// What is to take the place of `pins`.
+    #[must_use]
+    pub fn next_pins(pins: &Path) -> PathBuf {
+        pins.with_extension("json.new")
+    }
+}
 
 /// What an acknowledged commit survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +88,7 @@ impl StorageSettings {
     /// The database's file.
     #[must_use]
     pub fn database_file(&self) -> PathBuf {
-        self.database_path.clone().unwrap_or_else(|| self.data_dir.join("fleet.db"))
+        self.database_path.clone().unwrap_or_else(|| self.data_dir.join(data_dir::DATABASE))
     }
 
     /// The history export's file.
@@ -71,4 +96,27 @@ impl StorageSettings {
     pub fn history_file(&self) -> PathBuf {
         self.history_path.clone().unwrap_or_else(|| self.data_dir.join("logs").join("execution_history.jsonl"))
     }
+
+    /// The lock that whoever writes the database holds, from whichever data directory. It depends on the database alone:
+    /// beside one with the name that a data directory gives it, the lock of that data directory, else one of its own.
+    #[must_use]
+    pub fn database_lock(&self) -> PathBuf {
+        let database = resolved(&self.database_file());
+        match database.file_name() {
+            Some(name) if name == data_dir::DATABASE => database.with_file_name(data_dir::LOCK),
+            Some(_) | None => beside(&database, ".lock"),
+        }
+    }
+}
+
+/// Where a history file's successor is written.
+pub(crate) fn history_rewrite(history: &Path) -> PathBuf {
+    history.with_extension("jsonl.new")
+}
+
+/// The number of `path`, if it is called as a history file that was put aside.
+pub(crate) fn history_number(history: &Path, path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let rest = name.strip_prefix(history.file_stem()?.to_str()?)?.strip_prefix('.')?;
+    rest.strip_suffix(".jsonl")?.parse().ok()
 }

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 use fleet_actors::ports::{ExportEntry, HistoryRow, StoreError};
 
+use crate::settings::{history_number, history_rewrite};
+
 pub use port::JsonlExport;
 
 /// The file, used by one thread at a time.
@@ -58,6 +60,14 @@ pub enum ExportError {
         /// Why.
         error: std::io::Error,
     },
+    /// A file of somebody else stands there; it was left as it is.
+    #[error(
+        "{path}: it is no history file of agentic-fleet; move it away, or name another one as storage.history_path"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file system said no; nothing was added.
     #[error("{path}: {error}")]
     Io {
@@ -73,7 +83,7 @@ impl From<ExportError> for StoreError {
         match &error {
             ExportError::Sync { .. } => Self::Failed(error.to_string()),
             ExportError::Io { error: io, .. } if io.kind() == ErrorKind::StorageFull => Self::Full,
-            ExportError::Io { .. } => Self::Unavailable(error.to_string()),
+            ExportError::Foreign { .. } | ExportError::Io { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -83,6 +93,21 @@ impl HistoryFile {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, bytes_max: u64) -> Self {
         Self { path: path.into(), bytes_max, current: None, next: None }
+    }
+
+    /// Whether everything that would be written to is missing or ours. What cannot be read is told of when it is used.
+    ///
+    /// # Errors
+    /// [`ExportError::Foreign`].
+    pub fn check(&self) -> Result<(), ExportError> {
+        for path in [self.path.clone(), self.next_path()] {
+            // Never opened otherwise: a pipe would wait for its other end.
+            let there = path.metadata().is_ok_and(|there| there.is_file());
+            if there && File::open(&path).and_then(line::is_own).is_ok_and(|own| !own) {
+                return Err(ExportError::Foreign { path });
+            }
+        }
+        Ok(())
     }
 
     /// Cuts what a crash left half written off the end, and removes what a rewrite made obsolete; the cursor of the last
@@ -140,9 +165,10 @@ impl HistoryFile {
     /// Begins a new file, as of `cursor`, beside this one.
     ///
     /// # Errors
-    /// [`ExportError::Io`].
+    /// [`ExportError::Foreign`], [`ExportError::Io`].
     pub fn begin_rewrite(&mut self, cursor: u64) -> Result<(), ExportError> {
         self.next = None;
+        self.check()?;
         self.make_dir()?;
         let mut file =
             BufWriter::new(private().truncate(true).create(true).open(self.next_path()).map_err(|e| self.io(e))?);
@@ -182,6 +208,7 @@ impl HistoryFile {
     /// `None` if there is no file.
     fn repair_current(&mut self) -> Result<Option<Option<u64>>, ExportError> {
         self.current = None;
+        self.check()?;
         let mut file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -211,7 +238,7 @@ impl HistoryFile {
 
     /// Puts the file aside under the next number; `open` makes a new one.
     fn rotate(&mut self) -> Result<(), ExportError> {
-        let newest = self.rotated()?.pop().and_then(|path| self.number(&path)).unwrap_or(0);
+        let newest = self.rotated()?.pop().and_then(|path| history_number(&self.path, &path)).unwrap_or(0);
         let aside = self.path.with_extension(format!("{:06}.jsonl", newest + 1));
         self.current = None;
         std::fs::rename(&self.path, aside).map_err(|e| self.io(e))?;
@@ -223,17 +250,10 @@ impl HistoryFile {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.dir()).map_err(|e| self.io(e))? {
             let path = entry.map_err(|e| self.io(e))?.path();
-            found.extend(self.number(&path).map(|number| (number, path)));
+            found.extend(history_number(&self.path, &path).map(|number| (number, path)));
         }
         found.sort();
         Ok(found.into_iter().map(|(_, path)| path).collect())
-    }
-
-    /// The number of a file that was put aside.
-    fn number(&self, path: &Path) -> Option<u64> {
-        let name = path.file_name()?.to_str()?;
-        let rest = name.strip_prefix(self.path.file_stem()?.to_str()?)?.strip_prefix('.')?;
-        rest.strip_suffix(".jsonl")?.parse().ok()
     }
 
     /// Removes every file before the newest one that was rewritten.
@@ -250,6 +270,10 @@ impl HistoryFile {
             }
         }
         for path in &files[..newest] {
+            if !File::open(path).and_then(line::is_own).map_err(|e| self.io(e))? {
+                tracing::warn!(path = %path.display(), "it is called as a history file and is none: it stays");
+                continue;
+            }
             std::fs::remove_file(path).map_err(|e| self.io(e))?;
         }
         self.sync_dir()
@@ -260,7 +284,7 @@ impl HistoryFile {
     }
 
     fn next_path(&self) -> PathBuf {
-        self.path.with_extension("jsonl.new")
+        history_rewrite(&self.path)
     }
 
     fn dir(&self) -> &Path {

@@ -1,4 +1,4 @@
-//! The lock of a data directory: one process writes.
+//! The lock of a data directory, and of a database outside of it: one process writes.
 //!
 //! Held by the operating system, so it ends with the process however that dies. The file stays; what it says is only who
 //! holds it.
@@ -8,7 +8,9 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const FILE: &str = "lock";
+use crate::settings::data_dir::LOCK;
+use crate::settings::{Place, StorageSettings};
+
 /// Who only looks whether the lock is held holds it for less than this.
 const GLANCE_MAX: Duration = Duration::from_millis(100);
 /// Between two tries within that time.
@@ -17,7 +19,8 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// The lock. Dropping it lets the next process in.
 #[derive(Debug)]
 pub struct DataDirLock {
-    file: File,
+    /// That of the data directory, and that of the database if it is another one.
+    files: Vec<File>,
 }
 
 /// Why a data directory cannot be written.
@@ -27,7 +30,7 @@ pub enum LockError {
     /// Another process holds it.
     #[error("{dir} is in use by process {pid}, which answers on {address}")]
     Held {
-        /// The data directory.
+        /// The data directory, or the database outside of it.
         dir: PathBuf,
         /// That process, or `?` if it has not said yet.
         pid: String,
@@ -44,6 +47,22 @@ pub enum LockError {
         /// Why.
         error: std::io::Error,
     },
+    /// The file system said no to the lock of a database outside of the data directory.
+    #[error("the database {database} cannot be locked: {file}: {error}; mend that, or correct storage.database_path")]
+    Database {
+        /// The database.
+        database: PathBuf,
+        /// What it is about: its directory or its lock.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Why one lock was not taken.
+enum Refusal {
+    Held(String, String),
+    Io(PathBuf, std::io::Error),
 }
 
 impl DataDirLock {
@@ -53,34 +72,42 @@ impl DataDirLock {
     /// # Errors
     /// [`LockError::Held`] if another process has it.
     pub fn acquire(dir: &Path, address: &str) -> Result<Self, LockError> {
-        std::fs::create_dir_all(dir).map_err(|error| LockError::Io { dir: dir.into(), file: dir.into(), error })?;
-        let path = dir.join(FILE);
-        let failed = |error| LockError::Io { dir: dir.into(), file: path.clone(), error };
-        // Not truncated: until the lock is ours, what stands there is the owner's.
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(failed)?;
-        let end = Instant::now() + GLANCE_MAX;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(GLANCE),
-                Err(TryLockError::WouldBlock) => return Err(held(dir, &mut file)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
+        let refused = |refusal| match refusal {
+            Refusal::Held(pid, address) => LockError::Held { dir: dir.into(), pid, address },
+            Refusal::Io(file, error) => LockError::Io { dir: dir.into(), file, error },
+        };
+        take(dir, &dir.join(LOCK), address).map(|file| Self { files: vec![file] }).map_err(refused)
+    }
+
+    /// Takes the lock of the data directory and, if it is another one, that of the database: processes with other data
+    /// directories may name it, too.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] if another process has one of them.
+    pub fn acquire_with_database(storage: &StorageSettings, address: &str) -> Result<Self, LockError> {
+        let mut lock = Self::acquire(&storage.data_dir, address)?;
+        let path = storage.database_lock();
+        if !Place::of(&path).is(&Place::of(&storage.data_dir.join(LOCK))) {
+            let database = storage.database_file();
+            let refused = |refusal| match refusal {
+                Refusal::Held(pid, address) => LockError::Held { dir: database, pid, address },
+                Refusal::Io(file, error) => LockError::Database { database, file, error },
+            };
+            lock.files.push(take(path.parent().unwrap_or(&path), &path, address).map_err(refused)?);
         }
-        let mut lock = Self { file };
-        lock.say(address).map_err(failed)?;
         Ok(lock)
     }
 
     /// Whether a process holds the lock of `dir` now. Where that cannot be told, one does.
     #[must_use]
     pub fn is_held(dir: &Path) -> bool {
-        match File::open(dir.join(FILE)) {
-            // Shared, and given back at once: who comes for the whole lock meanwhile waits that long.
-            Ok(file) => file.try_lock_shared().is_err(),
-            Err(error) => error.kind() != ErrorKind::NotFound,
-        }
+        is_held(&dir.join(LOCK))
+    }
+
+    /// Whether a process holds the lock of the database now. Where that cannot be told, one does.
+    #[must_use]
+    pub fn is_database_held(storage: &StorageSettings) -> bool {
+        is_held(&storage.database_lock())
     }
 
     /// Says where this process listens, once it knows.
@@ -88,10 +115,56 @@ impl DataDirLock {
     /// # Errors
     /// The file system's.
     pub fn say(&mut self, address: &str) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        write!(self.file, "{}\n{address}\n", std::process::id())
+        self.files.iter_mut().try_for_each(|file| say(file, address))
     }
+}
+
+fn is_held(path: &Path) -> bool {
+    match File::open(path) {
+        // Shared, and given back at once: who comes for the whole lock meanwhile waits that long.
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
+/// Takes the lock at `path` in `dir`, making both.
+fn take(dir: &Path, path: &Path, address: &str) -> Result<File, Refusal> {
+    std::fs::create_dir_all(dir).map_err(|error| Refusal::Io(dir.into(), error))?;
+    let failed = |error| Refusal::Io(path.into(), error);
+    // Not truncated: until the lock is ours, what stands there is the owner's.
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let mut file = open.map_err(failed)?;
+    let end = Instant::now() + GLANCE_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(GLANCE),
+            Err(TryLockError::WouldBlock) => {
+                let (pid, address) = owner(&mut file).map_err(failed)?;
+                return Err(Refusal::Held(pid, address));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+    if !is_lock(&mut file).map_err(failed)? {
+        return Err(failed(std::io::Error::other("a file that is no lock stands there")));
+    }
+    say(&mut file, address).map_err(failed)?;
+    Ok(file)
+}
+
+fn say(file: &mut File, address: &str) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    write!(file, "{}\n{address}\n", std::process::id())
+}
+
+/// Whether it is new, or says what a lock says: a number first. A power cut may leave zeros.
+fn is_lock(file: &mut File) -> std::io::Result<bool> {
+    let mut first = Vec::new();
+    file.take(11).read_to_end(&mut first)?;
+    let number = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(number.iter().all(u8::is_ascii_digit) || first.iter().all(|byte| *byte == 0))
 }
 
 /// Why a directory cannot be used, and what to do about it. `file` is what the system refused.
@@ -120,12 +193,11 @@ fn refusal(dir: &Path, file: &Path, error: &std::io::Error) -> String {
     format!("{what}; {cure}, or name another one with --data-dir or FLEET_DATA_DIR")
 }
 
-fn held(dir: &Path, file: &mut File) -> LockError {
+/// The process that holds it and where that listens, each `?` if it has not said yet.
+fn owner(file: &mut File) -> std::io::Result<(String, String)> {
     let mut said = String::new();
-    if let Err(error) = file.read_to_string(&mut said) {
-        return LockError::Io { dir: dir.into(), file: dir.join(FILE), error };
-    }
+    file.read_to_string(&mut said)?;
     let mut lines = said.lines().map(str::to_owned);
     let mut line = || lines.next().unwrap_or_else(|| "?".to_owned());
-    LockError::Held { dir: dir.into(), pid: line(), address: line() }
+    Ok((line(), line()))
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::settings::{Durability, StorageSettings};
+use crate::settings::{Durability, StorageSettings, data_dir as names};
 
 /// Where a store lives and what bounds it. Defaults are those of the settings.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ impl SqliteOptions {
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self {
-            database: data_dir.join("fleet.db"),
-            reserve: data_dir.join("reserve"),
+            database: data_dir.join(names::DATABASE),
+            reserve: data_dir.join(names::RESERVE),
             reserve_bytes: 16 << 20,
             durability: Durability::Power,
             readers: NonZeroUsize::MIN.saturating_add(1),

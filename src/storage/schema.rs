@@ -104,7 +104,7 @@ fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    let Some(dir) = path.parent() else { return Ok(()) };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

@@ -28,7 +28,7 @@ impl Artifacts {
     /// Under this data directory.
     #[must_use]
     pub fn in_data_dir(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("artifacts") }
+        Self { root: data_dir.join(crate::settings::data_dir::ARTIFACTS) }
     }
 
     /// Keeps a file of a run.

@@ -39,7 +39,7 @@ use pins::Pins;
 use server::Server;
 
 /// The file of pins, in the data directory.
-pub const PINS_FILE: &str = "mcp-tools.json";
+pub const PINS_FILE: &str = crate::settings::data_dir::PINS;
 
 /// How long [`McpServers::shutdown`] waits for its thread: longer than a server gets to end by itself.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(4);

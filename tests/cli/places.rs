@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{Said, binary, ended};
+use crate::process::{Place, Said, binary, ended};
 
 const WRITES: [&[&str]; 3] = [&["serve", "--port", "0"], &["run", "-m", "please"], &["history", "delete", "--all"]];
 
@@ -49,6 +49,75 @@ fn files_in_the_way_of_the_lock_or_the_database_are_named() {
     std::fs::create_dir_all(dir.path().join("b/fleet.db")).unwrap();
     refused(dir.path(), "b", 1, "b/fleet.db: it is not a file; move it away");
     with(dir.path(), &["history", "list"], "b").failed(1, "b/fleet.db: it is not a file; move it away");
+}
+
+#[test]
+fn a_history_path_that_leads_to_another_file_is_refused_and_the_file_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    assert_eq!(with(dir.path(), &["run", "-m", "please"], "hp").code, 0);
+    let database = std::fs::read(at("hp/fleet.db")).unwrap();
+    std::fs::write(at("same.yaml"), "storage: { history_path: hp/fleet.db }\n").unwrap();
+    for command in [&["serve", "--port", "0"][..], &["config", "check"], &["run", "-m", "x"], &["history", "list"]] {
+        let said = with(dir.path(), &[command, &["--config", "same.yaml"]].concat(), "hp");
+        assert!(said.code == 2 && said.err.contains("same.yaml:1:26: storage.history_path: expected"), "{said:?}");
+        assert!(said.err.contains("= storage.database_path was set by: default"), "{said:?}");
+    }
+    // That of another data directory is seen when it is met.
+    for command in WRITES {
+        let mut command = binary(dir.path(), &[command, &["--data-dir", "other"]].concat());
+        command.env("FLEET_STORAGE__HISTORY_PATH", "hp/fleet.db");
+        ended(command).failed(1, "hp/fleet.db: it is no history file of agentic-fleet; move it away, or name another");
+    }
+    assert!(std::fs::read(at("hp/fleet.db")).unwrap() == database, "it was written to");
+    assert!(!at("other/fleet.db").exists());
+}
+
+/// Runs a command in another data directory with this database.
+fn elsewhere(place: &Place, command: &[&str], database: &Path) -> Said {
+    let mut command = place.command(&[command, &["--data-dir", "b"]].concat());
+    command.env("FLEET_STORAGE__DATABASE_PATH", database);
+    ended(command)
+}
+
+#[tokio::test]
+async fn a_database_has_one_owner_whatever_the_data_directory_and_readers_work_beside_it() {
+    for database in ["a/fleet.db", "shared/x.db", "a/sub/x.db"] {
+        let mut place = Place::with_model(60_000, 0);
+        let absolute = place.dir.path().join(database);
+        let url = place.serve_with_database("a", database);
+        let body = serde_json::json!({ "task": "please work for long" });
+        let held = crate::process::http().post(format!("{url}/api/v1/runs")).json(&body).send().await.unwrap();
+        assert_eq!(held.status(), 202);
+        symlink(&absolute, place.dir.path().join("link.db")).unwrap();
+        for path in [absolute.clone(), place.dir.path().join("link.db"), Path::new("b/../a/..").join(database)] {
+            for command in WRITES {
+                let said = elsewhere(&place, command, &path);
+                said.failed(75, &format!("{} is in use by process {}", path.display(), place.server().id()));
+                assert!(said.err.contains(&url), "{said:?}");
+            }
+            let unfinished = elsewhere(&place, &["checkpoints", "list", "--json"], &path);
+            assert_eq!(unfinished.code, 0, "{unfinished:?}");
+            let unfinished = unfinished.json();
+            assert_eq!(unfinished["unfinished"][0]["task"], "please work for long", "{unfinished}");
+            assert_ne!(unfinished["unfinished"][0]["status"], "interrupted", "{unfinished}");
+        }
+        place.kill();
+        let said = elsewhere(&place, &["history", "delete", "--all"], &absolute);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+}
+
+#[test]
+fn databases_in_one_directory_have_an_owner_each_and_a_file_that_is_no_lock_is_kept() {
+    let mut one = Place::new();
+    one.serve_with_database("a", "shared/x.db");
+    let beside = |database: &str| elsewhere(&one, &["run", "-m", "please"], Path::new(database));
+    assert_eq!(beside("shared/y.db").code, 0);
+    assert_eq!(beside("bare.db").code, 0);
+    std::fs::write(one.dir.path().join("z.lock"), "[[package]]").unwrap();
+    beside("z").failed(1, "z.lock: a file that is no lock stands there");
+    assert_eq!(std::fs::read(one.dir.path().join("z.lock")).unwrap(), b"[[package]]");
 }
 
 /// Something mounted; gone when dropped.

@@ -121,6 +121,16 @@ impl Place {
         url
     }
 
+    /// A server whose database may stand elsewhere.
+    pub fn serve_with_database(&mut self, data_dir: &str, database: &str) -> String {
+        let mut command = self.command(&["serve", "--port", "0", "--data-dir", data_dir]);
+        command.env("FLEET_STORAGE__DATABASE_PATH", database);
+        let (process, docs) = Process::start(command, "browser:");
+        let url = docs.trim_end_matches("/docs").to_owned();
+        self.server = Some((process, url.clone()));
+        url
+    }
+
     pub fn url(&self) -> &str {
         &self.server.as_ref().unwrap().1
     }

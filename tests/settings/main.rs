@@ -2,6 +2,7 @@
 
 mod components;
 mod documentation;
+mod files;
 mod mcp;
 mod mistakes;
 mod precedence;

@@ -42,6 +42,36 @@ fn a_secret_in_a_file_is_refused_without_showing_it() {
 }
 
 #[test]
+fn a_line_that_is_shown_tells_nothing_of_a_url_but_where_it_leads() {
+    let urls = [
+        ("http://u:canary@host/mcp?token=canary", "http://[redacted]@host/mcp?[redacted]"),
+        ("http://host/mcp?token=canary", "http://host/mcp?[redacted]"),
+        ("http://host/mcp?canary", "http://host/mcp?[redacted]"),
+        ("http://host/mcp#canary", "http://host/mcp#[redacted]"),
+        ("http://host/mcp?to=a@b&key=canary", "http://[redacted]"),
+        ("http://u:canary@host/mcp?to=a@b&key=canary", "http://[redacted]"),
+        ("http://u:canary?canary@host/mcp", "http://[redacted]"),
+        ("http://u:c@nary@host/mcp", "http://[redacted]@host/mcp"),
+        ("host/mcp?token=canary", "host/mcp?[redacted]"),
+    ];
+    for (url, shown) in urls {
+        let lines = [
+            format!("mcp_servers: {{ h: {{ transport: http, url: \"{url}\" }} }}"),
+            format!("llm:\n  base_url: '{url}'\n"),
+            format!("llm:\n  base_url: {url} # see http://host/docs?canary\n"),
+            format!("mcp_servers: {{ h: {{ transport: http, url: \"{url}\", token: canary }} }}"),
+        ];
+        for line in lines {
+            let error = start().file(&line).error();
+            assert!(error.to_string().contains(shown), "{error}");
+            assert!(!error.to_string().contains("nary") && !format!("{error:?}").contains("nary"), "{error:?}");
+        }
+    }
+    let refusal = start().file("agents: { bob: { description: what is this? } }").refusal();
+    assert!(refusal.contains("what is this? } }"), "{refusal}");
+}
+
+#[test]
 fn a_file_cannot_pull_a_secret_out_of_the_environment() {
     for reference in ["${OPENAI_API_KEY}", "${OPENAI_API_KEY:-x}", "${X:-${OPENAI_API_KEY}}"] {
         let start = start().env("OPENAI_API_KEY", "canary-7f3a").file(&format!("llm:\n  model: {reference}\n"));

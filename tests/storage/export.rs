@@ -63,11 +63,63 @@ fn a_line_torn_at_any_byte_is_cut_off_and_the_whole_ones_stay() {
         assert_eq!(HistoryFile::new(&path, BYTES_MAX).repair().expect("repaired"), Some(3));
         assert!(std::fs::read(&path).expect("the file") == whole, "{garbage:?}");
     }
-    for nothing in [&b""[..], b"garbage", b"\n\n\n"] {
+    for nothing in [&b""[..], &[0; 70_000], b"\0\0\n", b"\n\n\n", b"{", b"{\"workflow_id\":\"x\"", b"{\"rewri"] {
         std::fs::write(&path, nothing).expect("spoilt");
         assert_eq!(HistoryFile::new(&path, BYTES_MAX).repair().expect("repaired"), None);
         assert_eq!(std::fs::read(&path).expect("the file"), b"");
     }
+}
+
+#[test]
+fn a_file_of_somebody_else_is_neither_cut_nor_written_over_nor_removed() {
+    let others: [&[u8]; 7] = [
+        b"SQLite format 3\0 and pages",
+        b"garbage",
+        b"storage:\n  history_path: x\n",
+        b"{\n  \"version\": 1\n}\n",
+        b"{\"version\": 1}",
+        b"[{\"cursor\":1}]\n",
+        b"\0\0\0\x01",
+    ];
+    for other in others {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("history.jsonl");
+        let kept = |path: &Path| assert_eq!(std::fs::read(path).expect("it stays"), other, "{}", path.display());
+        std::fs::write(&path, other).expect("written");
+        let mut file = HistoryFile::new(&path, BYTES_MAX);
+        let said = file.check().expect_err("it is refused").to_string();
+        assert!(said.starts_with(&format!("{}: it is no history file", path.display())), "{said}");
+        file.repair().expect_err("not cut");
+        file.append(&[ran(1, "a")]).expect_err("not appended to");
+        file.begin_rewrite(1).expect_err("not replaced");
+        kept(&path);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1);
+
+        // Where a rewrite is made, and where files are put aside.
+        std::fs::remove_file(&path).expect("removed");
+        let (next, aside) = (path.with_extension("jsonl.new"), path.with_extension("000001.jsonl"));
+        std::fs::write(&next, other).expect("written");
+        file.check().expect_err("it is refused");
+        file.begin_rewrite(1).expect_err("not replaced");
+        kept(&next);
+        std::fs::rename(&next, &aside).expect("renamed");
+        file.check().expect("all ours");
+        file.begin_rewrite(1).expect("begun");
+        file.finish_rewrite().expect("finished");
+        kept(&aside);
+        assert_eq!(lines(&path).len(), 1);
+    }
+}
+
+#[test]
+fn a_file_whose_keys_a_tool_has_sorted_is_still_the_history_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("history.jsonl");
+    std::fs::write(&path, "{\"completed_at\": null, \"cursor\": 7}\n{\"torn").expect("written");
+    let mut file = HistoryFile::new(&path, BYTES_MAX);
+    file.check().expect("ours");
+    assert_eq!(file.repair().expect("repaired"), Some(7));
+    assert_eq!(lines(&path).len(), 1);
 }
 
 #[test]

@@ -102,6 +102,32 @@ pub(super) fn last_whole(file: &mut File) -> std::io::Result<(u64, Option<u64>)>
     Ok((0, None))
 }
 
+/// What lines begin with.
+const BEGINNINGS: [&[u8]; 2] = [b"{\"workflow_id\":", b"{\"rewritten\":"];
+/// A longer first line that does not begin so is not read to its end.
+const FIRST_LINE_MAX: u64 = 16 << 20;
+
+/// Whether a file is a history file, or what a crash left of one, and not somebody else's.
+pub(super) fn is_own(file: File) -> std::io::Result<bool> {
+    let mut file = BufReader::new(file);
+    // A power cut may leave zeros where the first lines were to be.
+    let filler = |byte: &u8| matches!(byte, 0 | b'\n');
+    loop {
+        let block = file.fill_buf()?;
+        let filled = block.iter().take_while(|byte| filler(byte)).count();
+        let over = filled < block.len() || block.is_empty();
+        file.consume(filled);
+        if over {
+            break;
+        }
+    }
+    let mut first = Vec::new();
+    file.take(FIRST_LINE_MAX).read_until(b'\n', &mut first)?;
+    let begins = BEGINNINGS.iter().any(|begins| first.starts_with(begins) || begins.starts_with(&first));
+    // A tool may have put a line's keys in another order.
+    Ok(begins || first.first() == Some(&b'{') && serde_json::from_slice::<AnyLine>(&first).is_ok())
+}
+
 /// Whether a file stands for everything before it.
 pub(super) fn is_rewritten(file: File) -> std::io::Result<bool> {
     // Longer than that line can be; another first line may be of any length.

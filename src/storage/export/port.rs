@@ -20,6 +20,14 @@ impl JsonlExport {
         Self { file: Arc::new(Mutex::new(HistoryFile::new(path, bytes_max))) }
     }
 
+    /// As [`HistoryFile::check`]; it may block.
+    ///
+    /// # Errors
+    /// [`ExportError::Foreign`].
+    pub fn check(&self) -> Result<(), ExportError> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).check()
+    }
+
     fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut HistoryFile) -> Result<T, ExportError> + Send + 'static,

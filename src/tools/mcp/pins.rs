@@ -100,7 +100,7 @@ fn read(path: &Path) -> std::io::Result<Content> {
 
 /// A crash leaves the old file or the new one.
 fn write(path: &Path, content: &Content) -> std::io::Result<()> {
-    let beside = path.with_extension("json.new");
+    let beside = crate::settings::data_dir::next_pins(path);
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(&serde_json::to_vec_pretty(content)?)?;
     file.sync_all()?;

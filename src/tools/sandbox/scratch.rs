@@ -47,7 +47,7 @@ impl Base {
             let digest = fleet_actors::journal::digest(data_dir.as_os_str().as_encoded_bytes());
             temporary.join(format!("{TEMPORARY}{digest}"))
         } else {
-            data_dir.join("scratch")
+            data_dir.join(crate::settings::data_dir::SCRATCH)
         };
         if fs::symlink_metadata(&path).is_ok() {
             // One that somebody else has put there is not ours to use.
