@@ -237,14 +237,20 @@ async fn a_run_whose_conversation_cannot_be_read_ends_at_its_limits() {
     let (_model, model) = simulate(dir.path(), 0, 0);
     let (server, _) = serve_with(dir.path(), &model, &[]);
     server.stop().await;
-    let db = rusqlite::Connection::open(dir.path().join(".var/fleet.db")).unwrap();
-    // A message that no reader understands; writing is not in its way.
+    let database = dir.path().join(".var/fleet.db");
+    let db = rusqlite::Connection::open(&database).unwrap();
     db.execute_batch(
         "INSERT INTO conversations (id, created_at, updated_at) VALUES ('talk', 0, 0); \
-         INSERT INTO messages (id, conversation, role, content, created_at) SELECT 'm', num, 'nobody', 'x', 0 FROM conversations",
+         INSERT INTO messages (id, conversation, role, content, created_at, workflow) \
+         SELECT 'm', num, 'user', printf('%.50000c', 'x'), 0, 'w' FROM conversations",
     )
     .unwrap();
     drop(db);
+    // The pages behind its beginning lead nowhere: whoever reads the message finds that, and writing is not in its way.
+    let mut bytes = std::fs::read(&database).unwrap();
+    let full = bytes.chunks_mut(4_096).filter(|page| page[4..].iter().all(|byte| *byte == b'x'));
+    assert!(full.map(|page| page[..4].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff])).count() > 2);
+    std::fs::write(&database, bytes).unwrap();
     let (_server, url) = serve_with(dir.path(), &model, &[("FLEET_SESSIONS__RUN_IDLE_TIMEOUT_MS", "1000")]);
     let run = json!({ "task": "hello", "conversation_id": "talk" });
     let run = client().post(format!("{}/api/v1/run", url.unwrap())).json(&run);
