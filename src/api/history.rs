@@ -21,10 +21,7 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
     let limit = params.limit(&api.settings.server)?;
     let from = match (params.get("before"), params.get("offset")) {
         (Some(_), Some(_)) => return Err(ApiError::invalid("before", "cannot stand beside offset")),
-        (Some(before), None) => {
-            let cursor = before.parse().map_err(|_| ApiError::invalid("before", "is no cursor of this list"))?;
-            PageFrom::Before(cursor)
-        }
+        (Some(before), None) => PageFrom::Before(cursor(before).map_err(|wrong| ApiError::invalid("before", wrong))?),
         (None, _) => PageFrom::Offset(params.offset()?),
     };
     let (rows, next) = page(api.sessions.store().as_ref(), from, limit).await?;
@@ -33,6 +30,11 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
         response.insert_header(("x-next-cursor", next.as_str()));
     }
     Ok(response.json(rows))
+}
+
+/// The cursor of a page: a run's id, which is a UUID. Another text would be a page of its own choosing.
+pub(crate) fn cursor(text: &str) -> Result<WorkflowId, &'static str> {
+    text.parse().ok().filter(|_| uuid::Uuid::try_parse(text).is_ok()).ok_or("is no cursor of this list")
 }
 
 /// A page as clients see it, and the cursor of the next one if there is one.

@@ -9,6 +9,7 @@ use super::failure::CommandError;
 use super::fleet::Fleet;
 use super::terminal::{complain, preview, say, table, text};
 use super::{Reach, page_limit};
+use crate::api::history::cursor;
 
 /// Characters of a task in a list.
 const TASK_CHARS: usize = 60;
@@ -47,7 +48,7 @@ pub(super) struct List {
     #[arg(long, conflicts_with = "before")]
     offset: Option<u32>,
     /// Only what is older than this execution.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = cursor)]
     before: Option<WorkflowId>,
     /// Print one JSON object.
     #[arg(long)]

@@ -20,13 +20,14 @@ async fn what_does_not_exist_exits_1_and_what_is_typed_wrong_exits_2_here_and_th
             place.cli(command).failed(1, nobody);
             assert!(place.cli(command).err.contains("not_found: there is no such "), "{command:?}");
         }
-        let wrong: [&[&str]; 9] = [
+        let wrong: [&[&str]; 10] = [
             &["run", "-m", "  "],
             &["run"],
             &["run", "-m", "x", "--reasoning-effort", "much"],
             &["run", "-m", "x", "--conversation", "a b"],
             &["history", "list", "--limit", "0"],
             &["history", "list", "--limit", "101"],
+            &["history", "list", "--before", "zzz"],
             &["history", "show", "a/b"],
             &["history", "delete"],
             &["checkpoints", "resume", "a:b"],

@@ -130,6 +130,7 @@ async fn wrong_paths_queries_and_headers_are_problems_that_name_what_is_wrong() 
         ("/api/v1/history?offset=-1", 422, &["offset"]),
         ("/api/v1/history?before=%20", 422, &["before"]),
         ("/api/v1/history?before=a&offset=1", 422, &["before"]),
+        ("/api/v1/history?before=zzz", 422, &["before"]),
         ("/api/v1/conversations?limit=many", 422, &["limit"]),
         ("/api/v1/conversations?offset=99999999999999999999", 422, &["offset"]),
         ("/api/chat/talk/stream", 422, &["message"]),
