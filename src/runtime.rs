@@ -80,6 +80,14 @@ pub enum RuntimeError {
     NoAgent,
 }
 
+impl RuntimeError {
+    /// Whether it is there for another process: [`EXIT_IN_USE`].
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Lock(LockError::Held { .. }))
+    }
+}
+
 /// The wall clock and the system's randomness.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock;

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use agents::{AgentSettings, Roster};
+pub(crate) use environment::ingestion_endpoints;
 pub use environment::{Environment, OPERATOR_NAMES, SECRET_NAMES, Secrets, process_environment};
 pub use llm::{
     Api, BreakerSettings, EffortNames, LlmSettings, ModelPattern, ModelRules, PriceSettings, Provider, RetrySettings,
@@ -43,7 +44,6 @@ pub use llm::{
 };
 pub use mcp::{McpProtocol, McpServerName, McpServerSettings, McpSettings, McpTransport, McpUrl, Variable};
 pub use pipeline::{ApprovalSettings, OnExpiry, PipelineSettings};
-pub(crate) use places::Place;
 pub use problem::{Problem, SettingsError};
 pub use report::{Changes, RELOADABLE, report};
 pub use server::{AllowedOrigins, ServerSettings};

@@ -107,8 +107,8 @@ fn shown(session: &SessionInfo) -> Value {
 fn status(state: WorkflowState) -> &'static str {
     match state {
         WorkflowState::Running | WorkflowState::Parked => "running",
-        WorkflowState::Resting(Rest::Interrupted) => Rest::Interrupted.code(),
-        WorkflowState::Resting(Rest::Quarantined | Rest::VersionUnavailable | Rest::StorageUnavailable) => "failed",
+        WorkflowState::Resting(rest) if Rest::FAILURES.contains(&rest) => "failed",
+        WorkflowState::Resting(rest) => rest.code(),
         WorkflowState::Ended(outcome @ (RunOutcome::Completed | RunOutcome::Failed | RunOutcome::Cancelled)) => {
             outcome.as_str()
         }

@@ -65,19 +65,12 @@ impl From<StoreError> for CommandError {
 
 impl From<RuntimeError> for CommandError {
     fn from(error: RuntimeError) -> Self {
-        match error {
-            RuntimeError::Lock(LockError::Held { ref address, .. }) if address.starts_with("http") => {
-                Self::InUse(format!("{error}; to go through it: --server {address}"))
-            }
-            RuntimeError::Lock(LockError::Held { .. }) => Self::InUse(error.to_string()),
-            RuntimeError::Lock(_)
-            | RuntimeError::Store(_)
-            | RuntimeError::Export(_)
-            | RuntimeError::Llm(_)
-            | RuntimeError::Tools(_)
-            | RuntimeError::Mcp(_)
-            | RuntimeError::Traces(_)
-            | RuntimeError::NoAgent => Self::Failed(error.to_string()),
+        if let RuntimeError::Lock(LockError::Held { address, .. }) = &error
+            && address.starts_with("http")
+        {
+            return Self::InUse(format!("{error}; to go through it: --server {address}"));
         }
+        let told = if error.is_in_use() { Self::InUse } else { Self::Failed };
+        told(error.to_string())
     }
 }

@@ -183,8 +183,11 @@ fn waiting(run: &Run, request: Option<&str>) -> Value {
 fn unended(run: &Run, code: Option<&str>, error: &CommandError) -> Value {
     let interrupted = Rest::Interrupted.code();
     let code = code.unwrap_or(interrupted);
-    let stuck = [Rest::Quarantined, Rest::VersionUnavailable, Rest::StorageUnavailable].map(Rest::code);
-    let status = if stuck.contains(&code) || code == "replay_diverged" { "failed" } else { interrupted };
+    let status = if Rest::FAILURES.map(Rest::code).contains(&code) || code == "replay_diverged" {
+        "failed"
+    } else {
+        interrupted
+    };
     without_entry(run, status, &json!({ "code": code, "message": error.to_string() }))
 }
 

@@ -22,7 +22,6 @@ use crate::api::metrics::Metrics;
 use crate::runtime::{EXIT_IN_USE, Purpose, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
-use crate::storage::LockError;
 use crate::telemetry::LogLevel;
 use crate::tools::artifacts::Artifacts;
 
@@ -32,7 +31,7 @@ pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     actix_web::rt::System::new().block_on(async move {
         match run(settings, flags, &level).await {
             Ok(()) => 0,
-            Err(Failure::Runtime(error @ RuntimeError::Lock(LockError::Held { .. }))) => {
+            Err(Failure::Runtime(error)) if error.is_in_use() => {
                 complain(&error.to_string());
                 EXIT_IN_USE
             }

@@ -85,6 +85,12 @@ impl Secrets {
     }
 }
 
+/// What a connection string of Azure names as where spans are taken; one field, as a rule.
+pub(crate) fn ingestion_endpoints(connection: &str) -> impl Iterator<Item = &str> {
+    let fields = connection.split(';').filter_map(|field| field.split_once('='));
+    fields.filter(|(name, _)| name.eq_ignore_ascii_case("ingestionendpoint")).map(|(_, endpoint)| endpoint)
+}
+
 /// The variable's text; an empty one counts as unset.
 pub(super) fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
     environment.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())

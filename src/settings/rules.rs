@@ -7,6 +7,7 @@ mod files;
 use opentelemetry_application_insights::Exporter;
 use secrecy::ExposeSecret as _;
 
+use super::environment::ingestion_endpoints;
 use super::llm::Provider;
 use super::mcp::McpTransport;
 use super::tree::{Path, path};
@@ -188,10 +189,7 @@ fn connection_string(settings: &Settings, found: &mut Found) {
     let Some(text) = &settings.secrets.applicationinsights_connection_string else { return };
     let text = text.expose_secret();
     // Its reader takes any text for an endpoint, and does not survive all of them.
-    let endpoint = |(name, url): (&str, &str)| {
-        !name.eq_ignore_ascii_case("ingestionendpoint") || HttpUrl::try_from(url.to_owned()).is_ok()
-    };
-    let reachable = text.split(';').filter_map(|field| field.split_once('=')).all(endpoint);
+    let reachable = ingestion_endpoints(text).all(|url| HttpUrl::try_from(url.to_owned()).is_ok());
     if !reachable || Exporter::new_from_connection_string(text, ()).is_err() {
         let message =
             "is no connection string: expected InstrumentationKey=KEY;IngestionEndpoint=URL, as Azure shows it";

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::places::{beside, resolved};
+use super::places::{Place, beside, resolved};
 use super::units::{Bytes, Count, Millis};
 
 /// What stands in a data directory, by name. A path of the settings that leads to one of these is refused.
@@ -106,6 +106,13 @@ impl StorageSettings {
             Some(name) if name == data_dir::DATABASE => database.with_file_name(data_dir::LOCK),
             Some(_) | None => beside(&database, ".lock"),
         }
+    }
+
+    /// The same, if it is not the data directory's.
+    #[must_use]
+    pub fn own_database_lock(&self) -> Option<PathBuf> {
+        let of_directory = Place::of(&self.data_dir.join(data_dir::LOCK));
+        Some(self.database_lock()).filter(|lock| !Place::of(lock).is(&of_directory))
     }
 }
 

@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::settings::StorageSettings;
 use crate::settings::data_dir::LOCK;
-use crate::settings::{Place, StorageSettings};
 
 /// Who only looks whether the lock is held holds it for less than this.
 const GLANCE_MAX: Duration = Duration::from_millis(100);
@@ -86,8 +86,7 @@ impl DataDirLock {
     /// [`LockError::Held`] if another process has one of them.
     pub fn acquire_with_database(storage: &StorageSettings, address: &str) -> Result<Self, LockError> {
         let mut lock = Self::acquire(&storage.data_dir, address)?;
-        let path = storage.database_lock();
-        if !Place::of(&path).is(&Place::of(&storage.data_dir.join(LOCK))) {
+        if let Some(path) = storage.own_database_lock() {
             let database = storage.database_file();
             let refused = |refusal| match refusal {
                 Refusal::Held(pid, address) => LockError::Held { dir: database, pid, address },

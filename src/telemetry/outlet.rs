@@ -15,6 +15,8 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::settings::ingestion_endpoints;
+
 /// Spans that wait to be exported, at most.
 pub(super) const QUEUE_MAX: usize = 2_048;
 /// Lost spans are told of once in this time.
@@ -105,8 +107,7 @@ impl Outlet {
 /// The ingestion endpoint of a connection string, if it is one on this machine and without TLS, such as a proxy's: the exporter
 /// makes `https` of each.
 fn on_this_machine(connection: &str) -> Option<&str> {
-    let mut fields = connection.split(';').filter_map(|field| field.split_once('='));
-    let (_, endpoint) = fields.find(|(name, _)| name.eq_ignore_ascii_case("ingestionendpoint"))?;
+    let endpoint = ingestion_endpoints(connection).next()?;
     let url = reqwest::Url::parse(endpoint).ok().filter(|url| url.scheme() == "http")?;
     let host = url.host_str()?.trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());

@@ -10,7 +10,7 @@ use crate::process::{Place, Process, get_until};
 /// A place whose assistant asks before it fetches a page; the model's own statistics are a page that it may have then.
 fn careful() -> Place {
     let mut place = Place::new();
-    let host = stats(&place).replace("/admin/stats", "").replace("http://", "");
+    let host = place.stats().replace("/admin/stats", "").replace("http://", "");
     let rules = format!(
         r#"tools:
   policy: [{{ principal: "*", tool: fetch_page, access: ask }}]
@@ -27,10 +27,6 @@ sessions: {{ park_after_ms: 50 }}
     place
 }
 
-fn stats(place: &Place) -> String {
-    format!("{}/admin/stats", place.model.trim_end_matches("/v1"))
-}
-
 /// Runs a message until it asks, in the data directory; its question.
 fn asked(place: &Place, conversation: &str, order: &str) -> Value {
     let waits = place.local(&["run", "-m", &format!("please {order}"), "--conversation", conversation]);
@@ -42,7 +38,7 @@ fn asked(place: &Place, conversation: &str, order: &str) -> Value {
 }
 
 fn fetch(place: &Place) -> String {
-    format!(r#"[[sim:tool name=fetch_page args={{"url":"{}"}}]]"#, stats(place))
+    format!(r#"[[sim:tool name=fetch_page args={{"url":"{}"}}]]"#, place.stats())
 }
 
 fn id(question: &Value) -> &str {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use agentic_fleet::storage::DataDirLock;
 use serde_json::Value;
 
-use crate::process::{Place, Process, get_until, http, until};
+use crate::process::{Place, Process, http, until};
 
 #[tokio::test]
 async fn a_finished_run_is_listed_shown_and_resumed_without_a_call_here_and_through_a_server() {
@@ -94,7 +94,7 @@ async fn a_run_that_died_with_its_process_is_found_and_gone_on_with_to_its_whole
         place.set("FLEET_SESSIONS__DISCONNECT_GRACE_MS", "0");
         let mut command = place.command(&["run", "-m", "please tell me more"]);
         let run = Process::reading(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
-        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.until_called().await;
         drop(run);
         if served {
             place.serve();

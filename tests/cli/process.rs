@@ -158,9 +158,19 @@ impl Place {
         run.json()["execution_id"].as_str().unwrap().to_owned()
     }
 
+    /// Where the model tells its counts.
+    pub fn stats(&self) -> String {
+        format!("{}/admin/stats", self.model.trim_end_matches("/v1"))
+    }
+
     /// What the model counted, under `name`.
     pub async fn counted(&self, name: &str) -> u64 {
-        get(&format!("{}/admin/stats", self.model.trim_end_matches("/v1"))).await[name].as_u64().unwrap()
+        get(&self.stats()).await[name].as_u64().unwrap()
+    }
+
+    /// Waits until the model is called.
+    pub async fn until_called(&self) {
+        get_until(&self.stats(), |stats| stats["live"] == 1).await;
     }
 }
 

@@ -93,12 +93,11 @@ async fn an_interrupt_cancels_the_run_and_its_model_call_here_and_through_a_serv
         let mut command = place.reach(&["run", "-m", "please work for long"]);
         let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut run = Process::reading(run);
-        let stats = format!("{}/admin/stats", place.model.trim_end_matches("/v1"));
-        get_until(&stats, |stats| stats["live"] == 1).await;
+        place.until_called().await;
         run.signal("-INT");
         assert_eq!(run.exit_code(), Some(1), "{}", run.log());
         run.wait_for("the run was stopped", 1);
-        let stats = get_until(&stats, |stats| stats["aborted"] == 1).await;
+        let stats = get_until(&place.stats(), |stats| stats["aborted"] == 1).await;
         assert_eq!((&stats["live"], &stats["completed"]), (&0.into(), &0.into()), "{stats}");
         let listed = place.cli(&["history", "list", "--json"]).json();
         assert_eq!(listed["executions"][0]["status"], "cancelled", "{listed}");
@@ -124,7 +123,7 @@ async fn a_run_is_the_only_owner_of_its_data_directory_and_readers_work_beside_i
     let run =
         place.command(&["run", "-m", "please work for long"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
     let run = Process::reading(run.unwrap());
-    get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+    place.until_called().await;
     let said = place.local(&["run", "-m", "me too"]);
     said.failed(75, ".var is in use by process ");
     assert!(said.err.contains("agentic-fleet run"), "names the owner: {said:?}");
@@ -142,7 +141,7 @@ async fn who_follows_a_run_through_a_server_that_dies_or_drains_is_told_how_to_c
         let mut command = place.reach(&["run", "-m", "please tell me more"]);
         let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut run = Process::reading(run);
-        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.until_called().await;
         place.server().signal(signal);
         assert_eq!(run.exit_code(), Some(1), "{}", run.log());
         let hint = "; to go on: agentic-fleet checkpoints resume ";
@@ -169,7 +168,7 @@ async fn a_json_run_whose_server_dies_or_drains_prints_which_run_it_was_and_that
         let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut out = run.stdout.take().unwrap();
         let mut run = Process::reading(run);
-        get_until(&format!("{}/admin/stats", place.model.trim_end_matches("/v1")), |stats| stats["live"] == 1).await;
+        place.until_called().await;
         place.server().signal(signal);
         assert_eq!(run.exit_code(), Some(1), "{}", run.log());
         let mut told = String::new();

@@ -24,6 +24,7 @@ fn refused(start: &Start, keys: [&str; 2], what: &str) {
 #[test]
 fn no_two_paths_lead_to_one_file_of_the_data_directory() {
     let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let [data, history, database] = ["storage.data_dir", "storage.history_path", "storage.database_path"];
     let files = [
         ("lock", "found the lock"),
@@ -34,9 +35,8 @@ fn no_two_paths_lead_to_one_file_of_the_data_directory() {
         ("scratch/x.jsonl", "found the place where code runs"),
     ];
     for (file, what) in files {
-        let path = dir.path().join(file).to_str().unwrap().to_owned();
         for (variable, key) in [(HISTORY, history), (DATABASE, database)] {
-            let start = start_in(dir.path()).env(variable, &path);
+            let start = start_in(dir.path()).env(variable, &at(file));
             refused(&start, [key, data], what);
         }
     }
@@ -50,22 +50,19 @@ fn no_two_paths_lead_to_one_file_of_the_data_directory() {
         ("fleet.db-journal", "found the journal of the database"),
     ];
     for (file, what) in files {
-        let path = dir.path().join(file).to_str().unwrap().to_owned();
-        refused(&start_in(dir.path()).env(HISTORY, &path), [history, database], what);
+        refused(&start_in(dir.path()).env(HISTORY, &at(file)), [history, database], what);
     }
     // The history's own files, from the database's side.
     for file in ["execution_history.jsonl", "execution_history.jsonl.new", "execution_history.000001.jsonl"] {
-        let path = dir.path().join("logs").join(file).to_str().unwrap().to_owned();
-        refused(&start_in(dir.path()).env(DATABASE, &path), [history, database], "history file");
+        refused(&start_in(dir.path()).env(DATABASE, &at(&format!("logs/{file}"))), [history, database], "history file");
     }
-    let elsewhere = dir.path().join("elsewhere/x.db").to_str().unwrap().to_owned();
+    let elsewhere = at("elsewhere/x.db");
     let both = |history: &str| start_in(dir.path()).env(DATABASE, &elsewhere).env(HISTORY, history);
     refused(&both(&elsewhere), [history, database], "found the database");
     refused(&both(&format!("{elsewhere}.lock")), [history, database], "found the lock of the database");
     both(&format!("{elsewhere}.jsonl")).settings();
     for file in ["history.jsonl", "lock.jsonl", "artifacts.jsonl", "other/lock"] {
-        let path = dir.path().join(file).to_str().unwrap().to_owned();
-        start_in(dir.path()).env(HISTORY, &path).settings();
+        start_in(dir.path()).env(HISTORY, &at(file)).settings();
     }
 }
 

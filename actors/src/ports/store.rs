@@ -39,6 +39,9 @@ pub enum Rest {
 }
 
 impl Rest {
+    /// Those that nobody takes up as they are: clients are told that the run failed.
+    pub const FAILURES: [Self; 3] = [Self::Quarantined, Self::VersionUnavailable, Self::StorageUnavailable];
+
     /// The public error code of this rest.
     #[must_use]
     pub fn code(self) -> &'static str {

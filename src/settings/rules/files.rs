@@ -45,8 +45,7 @@ pub(super) fn files(settings: &Settings, found: &mut Found) {
         .has("the log of the database", &beside(&file, "-wal"))
         .has("the index of the database's log", &beside(&file, "-shm"))
         .has("the journal of the database", &beside(&file, "-journal"));
-    let lock = storage.database_lock();
-    if !Place::of(&lock).is(&Place::of(&dir.join(data_dir::LOCK))) {
+    if let Some(lock) = storage.own_database_lock() {
         database = database.has("the lock of the database", &lock);
     }
     let export = Owner::new("storage.history_path")
