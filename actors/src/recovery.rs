@@ -4,7 +4,7 @@
 //! rests as `interrupted`, resumable. Parked runs that are due wait as rows in the store, oldest first, ahead of new
 //! work, and are taken one permit at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use crate::supervisor::Place;
 
 /// Rows taken from the store at a time.
 const PAGE: u32 = 1_024;
+/// Children looked for at a time. A house that ends more runs a second than it has places for children has thousands waiting.
+const CHILDREN_PAGE: usize = 64;
 /// The queue looks again after this long when nothing wakes it: another process may have committed a command.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// At most this many children that did not go on are left alone while others are tried.
@@ -101,13 +103,14 @@ pub async fn wake_queue(sessions: &Sessions) {
 ///
 /// One that does not go on waits before it is tried again, and keeps none of the others waiting.
 pub async fn child_queue(sessions: &Sessions) {
-    let mut failed = Failed::default();
+    let (mut found, mut failed) = (VecDeque::new(), Failed::default());
     loop {
         let Ok(place) = sessions.children.clone().acquire_owned().await else { return };
         failed.forget_past();
-        match next_child(sessions, &failed).await {
+        match next_child(sessions, &mut found, &failed).await {
             Some(workflow) => match sessions.resume_with(&workflow, None, Some(Place::Child(place)), true).await {
-                Ok(()) => {}
+                // It may be over since it was found, or removed with its parent.
+                Ok(()) | Err(StartError::Unknown) => {}
                 Err(StartError::Draining) => return,
                 Err(error) => {
                     tracing::warn!(%workflow, %error, "a child did not go on");
@@ -137,16 +140,21 @@ impl Failed {
     }
 }
 
-async fn next_child(sessions: &Sessions, failed: &Failed) -> Option<WorkflowId> {
+/// The next of those that were found; looks for more when there are none.
+async fn next_child(sessions: &Sessions, found: &mut VecDeque<WorkflowId>, failed: &Failed) -> Option<WorkflowId> {
     // So many do not fail by themselves: the store does, and none is tried before the first of them is due again.
     if failed.0.len() >= FAILED_MAX {
         return None;
     }
-    let now = sessions.services().clock.now();
-    let few = u32::try_from(sessions.services().limits.children_max * 2 + failed.0.len()).unwrap_or(PAGE);
-    for row in sessions.store().adopt_children(now, few).await.ok()? {
-        if !failed.0.contains_key(&row.workflow) && !sessions.is_live(&row.workflow).await.unwrap_or(true) {
-            return Some(row.workflow);
+    if found.is_empty() {
+        let now = sessions.services().clock.now();
+        let page = u32::try_from(CHILDREN_PAGE + failed.0.len()).unwrap_or(PAGE);
+        let rows = sessions.store().adopt_children(now, page).await.ok()?;
+        found.extend(rows.into_iter().map(|row| row.workflow));
+    }
+    while let Some(workflow) = found.pop_front() {
+        if !failed.0.contains_key(&workflow) && !sessions.is_live(&workflow).await.unwrap_or(true) {
+            return Some(workflow);
         }
     }
     None

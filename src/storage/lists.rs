@@ -66,19 +66,23 @@ pub(super) fn adoptable(db: &Connection, opening: i64, now: Timestamp, max: u32)
     )
 }
 
-/// Few at a time: every child that is not over stands in one small index.
+/// Those that are due, the new ones among them, and those that ran when an earlier process died. The index gives either kind in its
+/// order, so a page costs the same however many wait behind it.
 pub(super) fn adoptable_children(
     db: &Connection,
     opening: i64,
     now: Timestamp,
     max: u32,
 ) -> Result<Vec<WorkflowRow>, Fault> {
+    let waiting = "SELECT c.num FROM lives c INDEXED BY lives_children JOIN workflows v ON v.num = c.num AND v.hidden = 0 \
+                   WHERE c.child = 1 AND c.ended_at IS NULL";
     list(
         db,
         &format!(
-            "{WORKFLOW} WHERE w.hidden = 0 AND w.num IN (\
-             SELECT num FROM lives INDEXED BY lives_children WHERE child = 1 AND ended_at IS NULL AND (\
-             (state = 'running' AND opening <> ?1) OR (state = 'parked' AND wake_at <= ?2))) \
+            "{WORKFLOW} WHERE w.num IN (\
+             SELECT num FROM ({waiting} AND c.state = 'parked' AND c.wake_at <= ?2 ORDER BY c.wake_at LIMIT ?3) UNION ALL \
+             SELECT num FROM ({waiting} AND c.state = 'running' AND c.wake_at IS NULL AND c.opening <> ?1 \
+             ORDER BY c.num LIMIT ?3)) \
              ORDER BY w.created_at, w.id LIMIT ?3"
         ),
         params![opening, now.0, max],

@@ -71,6 +71,7 @@ cases! {
         workflows_are_listed_newest_first;
     children:
         a_child_is_made_with_its_parents_end_and_is_in_no_list,
+        children_come_a_page_at_a_time_oldest_first_those_that_ran_before_among_them,
         a_childs_end_changes_its_parents_message_and_entry,
         a_child_that_will_not_go_on_leaves_its_parent_not_scored,
         a_childs_own_rest_leaves_its_parent_not_scored,

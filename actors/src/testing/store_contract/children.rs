@@ -50,6 +50,29 @@ pub(super) async fn a_child_is_made_with_its_parents_end_and_is_in_no_list(harne
     assert_eq!(adopted(&*harness.store(), 5_000).await, ["child"]);
 }
 
+pub(super) async fn children_come_a_page_at_a_time_oldest_first_those_that_ran_before_among_them(
+    harness: &mut dyn Harness,
+) {
+    let page = async |harness: &mut dyn Harness, max: u32| {
+        let rows = harness.store().adopt_children(Timestamp(5_000), max).await.expect("children");
+        rows.iter().map(|row| row.workflow.to_string()).collect::<Vec<_>>()
+    };
+    let store = harness.store();
+    for n in 1..=5 {
+        let (parent, born) = (format!("p{n}"), format!("c{n}"));
+        let mut append = ending(first(&parent, None, 2), None, 3_000);
+        append.children.push(child(&born, &parent, None));
+        done(&*store, append).await;
+    }
+    assert_eq!(page(harness, 2).await, ["c1", "c2"]);
+    done(&*store, life("c1", 1, 2, 1)).await;
+    assert_eq!(page(harness, 2).await, ["c2", "c3"]);
+    drop(store);
+    harness.restart();
+    assert_eq!(page(harness, 2).await, ["c1", "c2"], "it ran when the process died");
+    assert_eq!(page(harness, 10).await, ["c1", "c2", "c3", "c4", "c5"]);
+}
+
 pub(super) async fn a_childs_end_changes_its_parents_message_and_entry(harness: &mut dyn Harness) {
     let store = harness.store();
     bear(&*store).await;
