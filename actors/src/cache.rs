@@ -3,7 +3,7 @@
 //! The entry whose time is over first makes room when the cache is full; a value too large is not kept.
 //! Absent on purpose: anything durable. A cache that a restart empties costs calls, never results.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,27 @@ const VALUE_BYTES_MAX: usize = 256 << 10;
 pub struct MemoryCache {
     clock: Arc<dyn Clock>,
     entries_max: usize,
-    entries: Mutex<BTreeMap<Box<str>, (Timestamp, Value)>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: BTreeMap<Arc<str>, (Timestamp, Value)>,
+    /// The same keys by when their time is over.
+    by_end: BTreeSet<(Timestamp, Arc<str>)>,
+}
+
+impl Entries {
+    fn insert(&mut self, key: Arc<str>, until: Timestamp, value: Value) {
+        self.by_end.insert((until, key.clone()));
+        self.by_key.insert(key, (until, value));
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some((key, (until, _))) = self.by_key.remove_entry(key) {
+            self.by_end.remove(&(until, key));
+        }
+    }
 }
 
 impl std::fmt::Debug for MemoryCache {
@@ -35,7 +55,7 @@ impl MemoryCache {
         Self { clock, entries_max: entries_max.max(1), entries: Mutex::default() }
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Box<str>, (Timestamp, Value)>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,10 +64,10 @@ impl Cache for MemoryCache {
     fn get(&self, key: &str) -> Option<Value> {
         let now = self.clock.now();
         let mut entries = self.entries();
-        if entries.get(key).is_some_and(|(until, _)| *until <= now) {
+        if entries.by_key.get(key).is_some_and(|(until, _)| *until <= now) {
             entries.remove(key);
         }
-        entries.get(key).map(|(_, value)| value.clone())
+        entries.by_key.get(key).map(|(_, value)| value.clone())
     }
 
     fn put(&self, key: &str, value: Value, ttl: Duration) {
@@ -56,18 +76,21 @@ impl Cache for MemoryCache {
         }
         let until = self.clock.now().after(ttl);
         let mut entries = self.entries();
-        if entries.len() >= self.entries_max && !entries.contains_key(key) {
-            let first = entries.iter().min_by_key(|(_, (until, _))| *until).map(|(key, _)| key.clone());
-            first.map(|first| entries.remove(&first));
+        entries.remove(key);
+        if entries.by_key.len() >= self.entries_max
+            && let Some((_, first)) = entries.by_end.pop_first()
+        {
+            entries.by_key.remove(&first);
         }
-        entries.insert(key.into(), (until, value));
+        entries.insert(key.into(), until, value);
     }
 
     fn forget(&self, prefix: &str) -> usize {
         let mut entries = self.entries();
-        let before = entries.len();
-        entries.retain(|key, _| !key.starts_with(prefix));
-        before - entries.len()
+        let before = entries.by_key.len();
+        entries.by_key.retain(|key, _| !key.starts_with(prefix));
+        entries.by_end.retain(|(_, key)| !key.starts_with(prefix));
+        before - entries.by_key.len()
     }
 }
 
