@@ -46,7 +46,7 @@ fn voided(step: &str) -> EventBody {
 }
 
 fn emitted(event: &FleetEvent) -> EventBody {
-    EventBody::Emitted { scope: "".into(), body: serde_json::to_value(event).expect("json") }
+    EventBody::Emitted { scope: "".into(), body: serde_json::to_string(event).expect("json").into() }
 }
 
 fn render(version: Version, deltas: Deltas, log: Vec<EventBody>) -> Vec<Value> {

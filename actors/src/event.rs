@@ -271,8 +271,8 @@ pub enum EventBody {
     Emitted {
         /// The scope it was published in.
         scope: Arc<str>,
-        /// What, in the workflow's own terms.
-        body: Value,
+        /// What, in the workflow's own terms: JSON, as the journal has it. Who shows it reads it.
+        body: Arc<str>,
     },
     /// A human is asked.
     Asked {

@@ -111,8 +111,7 @@ impl Turn {
         match self.find(&path, StepKind::Emit, &input) {
             Some(Found::Fresh { .. }) => {
                 let at = self.run.now();
-                let value = serde_json::from_str(&body).unwrap_or_default();
-                let event = EventBody::Emitted { scope: self.scope.clone(), body: value };
+                let event = EventBody::Emitted { scope: self.scope.clone(), body: body.clone() };
                 self.run.push_event(&path, at, Record::Emitted { at, input }, Some(body), event);
             }
             Some(Found::Recorded(_) | Found::Restarted { .. }) | None => {}

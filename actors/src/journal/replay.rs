@@ -262,12 +262,12 @@ pub fn events_of(records: &[Positioned], after: Seq) -> Result<Vec<LogEvent>, Ma
 
 fn push_events(entry: &Positioned, after: Seq, events: &mut Vec<LogEvent>) -> Result<(), String> {
     let Some(seq) = entry.seq.filter(|seq| *seq > after) else { return Ok(()) };
-    let body = || entry.body.as_deref().ok_or_else(|| "its body is missing".to_owned());
+    let body = || entry.body.as_ref().ok_or_else(|| "its body is missing".to_owned());
     let step = entry.path.clone();
     let (at, event) = match &entry.record {
         Record::Emitted { at, .. } => {
             let scope = step.rsplit_once('/').map_or("", |(scope, _)| scope).into();
-            (at, EventBody::Emitted { scope, body: parse(body()?)? })
+            (at, EventBody::Emitted { scope, body: body()?.clone() })
         }
         Record::StepStarted { at, attempt, step: kind, audience, agent, .. } => {
             let (attempt, kind, audience, agent) = (*attempt, *kind, *audience, agent.clone());

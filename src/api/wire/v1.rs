@@ -124,9 +124,8 @@ pub(super) fn failed(wire: &mut WireEvent, error: &Failure) {
 
 /// What the workflow published. An event that a later version of the workflow knows and this renderer does not is not
 /// shown.
-pub(super) fn emitted(wire: &mut WireEvent, body: &Value) -> Option<()> {
-    use serde::Deserialize as _;
-    match FleetEvent::deserialize(body).ok()? {
+pub(super) fn emitted(wire: &mut WireEvent, body: &str) -> Option<()> {
+    match serde_json::from_str(body).ok()? {
         FleetEvent::Status { status } => {
             wire.r#type = "workflow.status";
             wire.status = Some(status_name(status));

@@ -37,6 +37,7 @@ pub struct Ran {
     /// How long it took, in paused time.
     pub took: Duration,
     pub(super) script: Script,
+    emitted: Vec<Value>,
 }
 
 impl Ran {
@@ -57,7 +58,7 @@ impl Ran {
 
     /// What the workflow itself published, in order.
     pub fn emitted(&self) -> impl Iterator<Item = &Value> {
-        emitted(&self.events)
+        self.emitted.iter()
     }
 
     /// The paths of its model steps, in the order of their first attempts.
@@ -123,7 +124,8 @@ impl Ran {
             let events = stored_events(&store, &run_id(), Seq(0)).await.unwrap_or_else(|error| panic!("{error}"));
             (history.unwrap_or_else(|| panic!("the lives left no history")), events)
         });
-        Continued { history, events, model_calls: calls.0.take(), tool_calls: calls.1.take(), used: meter.totals() }
+        let (model_calls, tool_calls, emitted) = (calls.0.take(), calls.1.take(), emitted(&events));
+        Continued { history, events, model_calls, tool_calls, used: meter.totals(), emitted }
     }
 }
 
@@ -146,7 +148,8 @@ impl Script {
             children.push(ChildRun { name: row.made.name, version: row.made.version, input });
         }
         let used = self.ports.meter.totals();
-        Ran { events, history, records, appends, children, model_calls, tool_calls, used, took, script: self }
+        let emitted = emitted(&events);
+        Ran { events, history, records, appends, children, model_calls, tool_calls, used, took, script: self, emitted }
     }
 }
 
@@ -162,18 +165,20 @@ pub struct Continued {
     pub tool_calls: Vec<ToolCall>,
     /// What it added to the meter of its process.
     pub used: Totals,
+    emitted: Vec<Value>,
 }
 
 impl Continued {
     /// What the workflow itself published in all its lives, in order.
     pub fn emitted(&self) -> impl Iterator<Item = &Value> {
-        emitted(&self.events)
+        self.emitted.iter()
     }
 }
 
-fn emitted(events: &[LogEvent]) -> impl Iterator<Item = &Value> {
-    events.iter().filter_map(|event| match &event.body {
-        EventBody::Emitted { body, .. } => Some(body),
+fn emitted(events: &[LogEvent]) -> Vec<Value> {
+    let emitted = events.iter().filter_map(|event| match &event.body {
+        EventBody::Emitted { body, .. } => Some(serde_json::from_str(body).expect("JSON")),
         _ => None,
-    })
+    });
+    emitted.collect()
 }
