@@ -61,6 +61,7 @@ pub(super) async fn requests(calls: web::Data<Calls>, query: web::Query<After>) 
 fn show(request: SeenRequest) -> Shown {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
     let headers = request.headers.iter().filter(|(name, _)| *name != AUTHORIZATION);
+    let key = request.headers.iter().find(|(name, _)| name == "idempotency-key");
     let at = |path| body.pointer(path).filter(|value| !value.is_null()).cloned();
     Shown {
         n: request.n,
@@ -69,7 +70,7 @@ fn show(request: SeenRequest) -> Shown {
         effort: at("/reasoning_effort").or_else(|| at("/reasoning/effort")).unwrap_or_default(),
         stream: body["stream"] == true,
         messages: at("/messages").or_else(|| at("/input")).unwrap_or_default(),
-        idempotency_key: request.headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned),
+        idempotency_key: key.and_then(|(_, key)| key.to_str().ok()).map(str::to_owned),
         headers: headers
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
             .collect(),

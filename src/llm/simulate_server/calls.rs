@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use serde::Serialize;
 
@@ -56,7 +56,7 @@ struct Seen {
 pub(super) struct SeenRequest {
     pub(super) n: u64,
     pub(super) api: &'static str,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
 }
 
@@ -108,7 +108,8 @@ impl Calls {
         let n = seen.number;
         if self.requests_max > 0 {
             seen.bytes += body.len();
-            seen.requests.push_back(SeenRequest { n, api, headers: headers.clone(), body });
+            let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            seen.requests.push_back(SeenRequest { n, api, headers, body });
             while seen.requests.len() > self.requests_max || seen.bytes > REMEMBERED_BYTES {
                 let Some(oldest) = seen.requests.pop_front() else { break };
                 seen.bytes -= oldest.body.len();
