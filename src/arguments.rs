@@ -4,6 +4,7 @@
 //! document is never followed.
 
 use fleet_actors::event::Failure;
+use jsonschema::Validator;
 use serde_json::Value;
 
 /// Mistakes named in one text.
@@ -13,7 +14,7 @@ const MISTAKE_CHARS_MAX: usize = 300;
 
 /// What judges by a schema that somebody else wrote, if it is one.
 #[must_use]
-pub fn validator(schema: &Value) -> Option<jsonschema::Validator> {
+pub fn validator(schema: &Value) -> Option<Validator> {
     jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex()).offline().build(schema).ok()
 }
 
@@ -23,17 +24,17 @@ pub fn mistake(text: &str) -> String {
     text.chars().take(MISTAKE_CHARS_MAX).collect()
 }
 
-/// Checks `arguments` against `schema`.
+/// Checks `arguments` by what its schema made of `tool`, if it is one.
 ///
 /// # Errors
 /// `tool_arguments_invalid` names the places and what is wrong there; `tool_failed` if the schema itself is none.
-pub fn check(tool: &str, schema: &Value, arguments: &Value, bytes_max: usize) -> Result<(), Failure> {
+pub fn check(tool: &str, validator: Option<&Validator>, arguments: &Value, bytes_max: usize) -> Result<(), Failure> {
     let bytes = arguments.to_string().len();
     if bytes > bytes_max {
         let text = format!("the arguments of `{tool}` have {bytes} bytes, at most {bytes_max} are taken");
         return Err(Failure::new("tool_arguments_invalid", text));
     }
-    let validator = validator(schema)
+    let validator = validator
         .ok_or_else(|| Failure::new("tool_failed", format!("the schema of `{tool}` is not a valid JSON schema")))?;
     let mut mistakes = Vec::new();
     for error in validator.iter_errors(arguments).take(MISTAKES_MAX) {

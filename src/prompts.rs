@@ -11,6 +11,7 @@
 
 mod catalog;
 mod coerce;
+mod form;
 mod lenient;
 mod parse;
 mod render;
@@ -29,8 +30,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use catalog::{FieldInfo, SignatureInfo, catalog};
+pub use form::{Choices, schema};
 pub use parse::{ParseError, parse};
-pub use render::{SIGNATURE_MARK, render, render_spoken, render_tool, schema};
+pub use render::{SIGNATURE_MARK, render, render_spoken, render_tool};
 
 /// A question that a model can be asked, and the shape of its answer.
 pub trait Signature: 'static {
@@ -39,14 +41,16 @@ pub trait Signature: 'static {
     /// What the model is to do, and how well.
     const INSTRUCTION: &'static str;
     /// Named inputs; doc comments are their descriptions.
-    type Inputs: Serialize + JsonSchema;
+    type Inputs: Serialize + JsonSchema + 'static;
     /// The answer; doc comments become the descriptions of its fields.
-    type Output: Serialize + DeserializeOwned + JsonSchema;
+    type Output: Serialize + DeserializeOwned + JsonSchema + 'static;
     /// Fields that an answer may leave out, wherever they stand in it, and the one thing that this can mean. The schema
     /// that the model is shown asks for them all the same.
     const UNSAID: Unsaid = &[];
-    /// Narrows the schema to what this call may answer, e.g. the enum of agents that exist.
-    fn narrow(_schema: &mut Value, _inputs: &Self::Inputs) {}
+    /// What this call may answer at places of the schema, e.g. the agents that exist.
+    fn choices(_inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default()
+    }
     /// Bounds that a schema cannot say; the text is shown to the model in the repair call.
     ///
     /// # Errors
@@ -158,7 +162,7 @@ pub async fn ask<S: Signature>(
         && request.output != OutputForm::Text
         && !(error == ParseError::Cut && parse::keeps_to::<S>(&reply.text, inputs));
     let unseen = unseen.then(|| schema::<S>(inputs));
-    let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_ref()));
+    let context = request.context.with(shown(&reply)).with(render::repair(&error, unseen.as_deref()));
     let reply = turn.model(&format!("{step}_repair"), ModelRequest { context, ..request }).await?;
     read::<S>(&reply, inputs)
         .map_err(|error| Failure::new(PROMPT_OUTPUT_INVALID, format!("{} got no usable answer: {error}", S::NAME)))
@@ -167,7 +171,7 @@ pub async fn ask<S: Signature>(
 fn request<S: Signature>(inputs: &S::Inputs, config: &PromptConfig, agent: Option<&str>) -> ModelRequest {
     let output = match config.form {
         OutputStyle::Schema | OutputStyle::Auto => {
-            OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs).into() }
+            OutputForm::Json { name: S::NAME.to_owned(), schema: schema::<S>(inputs) }
         }
         OutputStyle::Fenced => OutputForm::Text,
     };

@@ -53,7 +53,9 @@ pub enum Reach {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offered {
     /// What a model is told. Tools of MCP servers are named `mcp__SERVER__TOOL`.
-    pub spec: ToolSpec,
+    pub spec: Arc<ToolSpec>,
+    /// Digest of its name, description and parameters: what a model was shown.
+    pub schema_digest: Arc<str>,
     /// What a crash in the middle of a call means.
     pub effect: EffectPolicy,
     /// What it may change.
@@ -65,11 +67,12 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// Digest of its name, description and parameters: what a model was shown.
+    /// A tool that can be called.
     #[must_use]
-    pub fn schema_digest(&self) -> Arc<str> {
-        let ToolSpec { name, description, parameters } = &self.spec;
-        digest(format!("{name}\0{description}\0{parameters}").as_bytes())
+    pub fn new(spec: ToolSpec, effect: EffectPolicy, reach: Reach, source: Arc<str>) -> Self {
+        let ToolSpec { name, description, parameters } = &spec;
+        let schema_digest = digest(format!("{name}\0{description}\0{parameters}").as_bytes());
+        Self { spec: spec.into(), schema_digest, effect, reach, source, unavailable: None }
     }
 }
 

@@ -4,18 +4,19 @@
 //! Fields are read by name from plain JSON, so what is unknown, missing or of another type is skipped.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use fleet_actors::event::Channel;
 use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role, ToolSpec};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Flow, parse, usage};
 use super::client::Terms;
 use super::config::{Temperature, TokenLimitField};
 use super::failure::Fault;
-use super::schema::strict;
 
 /// How deep a [`Piece`] is nested: the event, its choices, a choice, its delta.
 const PIECE_DEPTH: u32 = 4;
@@ -63,7 +64,7 @@ struct ResponseFormat<'a> {
 #[derive(Serialize)]
 struct JsonSchema<'a> {
     name: &'a str,
-    schema: Value,
+    schema: Arc<RawValue>,
     strict: bool,
 }
 
@@ -98,6 +99,7 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Ch
         tools: request
             .tools
             .iter()
+            .map(|tool| &**tool)
             .map(|ToolSpec { name, description, parameters }| Tool {
                 r#type: "function",
                 function: Function { name, description, parameters },
@@ -106,7 +108,7 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Ch
         response_format: match &request.output {
             OutputForm::Text => None,
             OutputForm::Json { name, schema } => {
-                let schema = strict(schema).map_err(|error| Fault::schema(error.to_string()))?;
+                let schema = terms.forms.of(schema).map_err(|error| Fault::schema(error.to_string()))?;
                 Some(ResponseFormat { r#type: "json_schema", json_schema: JsonSchema { name, schema, strict: true } })
             }
         },
@@ -139,7 +141,7 @@ pub(super) fn arguments_text(arguments: &Value) -> String {
     arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned)
 }
 
-/// An event that holds a piece of text and nothing else to act on, as nearly all do: it is read without making a tree of it.
+/// An event that holds a piece of text or ends the answer, as nearly all do: it is read without making a tree of it.
 /// Whatever has another field or another type is no such event, and is read in full; an `Option<()>` takes a null alone.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,7 +168,7 @@ struct PieceChoice<'a> {
     index: u64,
     #[serde(borrow)]
     delta: PieceDelta<'a>,
-    finish_reason: Option<()>,
+    finish_reason: Option<&'a str>,
     logprobs: Option<()>,
 }
 
@@ -174,31 +176,78 @@ struct PieceChoice<'a> {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "as above")]
 struct PieceDelta<'a> {
-    #[serde(borrow)]
-    content: Cow<'a, str>,
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
     role: Option<&'a str>,
     refusal: Option<()>,
 }
 
-fn piece(data: &[u8]) -> Option<Piece<'_>> {
+/// What stands before and behind the text in the event of the last piece. The next one, as a rule, differs from it in its text
+/// alone; then the text is all that is read.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    before: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn text(json: &[u8]) -> Option<Cow<'_, str>> {
+    serde_json::from_slice(json).ok().map(|Text(text)| text)
+}
+
+impl Around {
+    /// The text of an event that is the last one but for it.
+    fn text<'a>(&self, data: &'a [u8]) -> Option<Cow<'a, str>> {
+        if self.before.is_empty() {
+            return None;
+        }
+        text(data.strip_prefix(&*self.before)?.strip_suffix(&*self.behind)?)
+    }
+
+    /// Remembers an event with this text in it.
+    fn learn(&mut self, data: &[u8], text: &RawValue) {
+        let Some(begin) = text.get().as_ptr().addr().checked_sub(data.as_ptr().addr()) else { return };
+        let (Some(before), Some(behind)) = (data.get(..begin), data.get(begin + text.get().len()..)) else { return };
+        self.before.clear();
+        self.before.extend_from_slice(before);
+        self.behind.clear();
+        self.behind.extend_from_slice(behind);
+    }
+}
+
+/// An event that can be read the short way, and its text.
+fn piece(data: &[u8]) -> Option<(Piece<'_>, Cow<'_, str>)> {
     let piece: Piece<'_> = serde_json::from_slice(data).ok()?;
-    (piece.choices[0].index == 0).then_some(piece)
+    let text = piece.choices[0].delta.content.map_or(Some(Cow::Borrowed("")), |json| text(json.get().as_bytes()))?;
+    (piece.choices[0].index == 0).then_some((piece, text))
 }
 
 /// Takes one event of a stream.
 pub(super) fn event(
     data: &[u8],
+    around: &mut Around,
     answer: &mut Answer<'_>,
     depth_max: u32,
     key: Option<&SecretString>,
 ) -> Result<Flow, Fault> {
+    if let Some(text) = around.text(data) {
+        answer.push(Channel::Text, &text);
+        return Ok(Flow::More);
+    }
     if data.trim_ascii() == b"[DONE]" {
         answer.finish(FinishReason::Stop);
         return Ok(Flow::Done);
     }
-    if let Some(Piece { choices: [choice], model, .. }) = piece(data).filter(|_| depth_max >= PIECE_DEPTH) {
+    if let Some((Piece { choices: [choice], model, .. }, text)) = piece(data).filter(|_| depth_max >= PIECE_DEPTH) {
         answer.model(&model);
-        answer.push(Channel::Text, &choice.delta.content);
+        answer.push(Channel::Text, &text);
+        match (choice.finish_reason, choice.delta.content) {
+            (Some(reason), _) => answer.finish(finish_reason(reason)),
+            (None, Some(text)) => around.learn(data, text),
+            (None, None) => {}
+        }
         return Ok(Flow::More);
     }
     in_full(data, answer, depth_max, key)
@@ -288,9 +337,10 @@ mod tests {
     use super::*;
 
     /// What an event does, read by `read`: the deltas, the model's name, and whether it was taken at all.
-    type Read = fn(&[u8], &mut Answer<'_>, u32, Option<&SecretString>) -> Result<Flow, Fault>;
-
-    fn told(read: Read, data: &str) -> (Vec<String>, String, bool) {
+    fn told(
+        read: impl FnOnce(&[u8], &mut Answer<'_>, u32, Option<&SecretString>) -> Result<Flow, Fault>,
+        data: &str,
+    ) -> (Vec<String>, String, bool) {
         let mut pieces = Vec::new();
         let mut push =
             |delta: fleet_actors::ports::ModelDelta| pieces.push(format!("{:?} {}", delta.channel, delta.text));
@@ -304,12 +354,14 @@ mod tests {
     #[test]
     fn an_event_that_is_read_the_short_way_says_what_it_says_in_full() {
         let short = [
+            r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"length"}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"tool_calls","logprobs":null,"index":0}]}"#,
+            r#"{"choices":[{"delta":{"content":null},"finish_reason":"stop"}]}"#,
             r#"{"choices":[{"delta":{"content":"a"}}]}"#,
             r#"{"id":"x","object":"chat.completion.chunk","created":1,"model":"m-1","choices":[{"index":0,"delta":{"role":"assistant","content":"\u00e9 \"q\" \n"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
             r#" {"model":"m","service_tier":"default","system_fingerprint":null,"obfuscation":"zz","choices":[{"delta":{"content":"","refusal":null}}]} "#,
         ];
         let full = [
-            r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"length"}]}"#,
             r#"{"choices":[{"index":1,"delta":{"content":"of another choice"}}]}"#,
             r#"{"choices":[{"delta":{"content":null,"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}"#,
             r#"{"choices":[{"delta":{"content":"a","reasoning":"r"}}]}"#,
@@ -325,11 +377,51 @@ mod tests {
         ];
         for data in short {
             assert!(piece(data.as_bytes()).is_some(), "{data}");
-            assert_eq!(told(event, data), told(in_full, data), "{data}");
+            assert_eq!(told(first, data), told(in_full, data), "{data}");
         }
         for data in full {
             assert!(piece(data.as_bytes()).is_none(), "{data}");
-            assert_eq!(told(event, data), told(in_full, data), "{data}");
+            assert_eq!(told(first, data), told(in_full, data), "{data}");
+        }
+    }
+
+    /// An event that none was before.
+    fn first(data: &[u8], answer: &mut Answer<'_>, depth_max: u32, key: Option<&SecretString>) -> Result<Flow, Fault> {
+        event(data, &mut Around::default(), answer, depth_max, key)
+    }
+
+    #[test]
+    fn an_event_like_the_last_one_says_what_it_says_in_full_and_one_that_only_looks_like_it_too() {
+        let like = |text: &str| format!(r#"{{"model":"m","choices":[{{"delta":{{"content":{text}}},"index":0}}]}}"#);
+        let learnt = || {
+            let mut around = Around::default();
+            assert!(around.text(like(r#""a""#).as_bytes()).is_none(), "nothing is known yet");
+            told(|data, answer, depth, key| event(data, &mut around, answer, depth, key), &like(r#""a""#));
+            around
+        };
+        let texts = ["\"b\"", r#""""#, r#""é \" \n \\""#, r#""\u00e9""#, r#""},\"index\":0}]}""#, " \"c\" "];
+        for text in texts {
+            let (data, mut around) = (like(text), learnt());
+            assert!(around.text(data.as_bytes()).is_some(), "{data}");
+            let short = told(|data, answer, depth, key| event(data, &mut around, answer, depth, key), &data);
+            // The model's name came with the event before.
+            assert_eq!((short.0, short.2), (told(in_full, &data).0, true), "{data}");
+        }
+        let others = [
+            "null",
+            "17",
+            r#""cut"#,
+            r#""two","content":"times""#,
+            r#""a","tool_calls":[{"index":0,"id":"c","function":{"name":"f"}}]"#,
+            r#""a"},"finish_reason":"length","x":{"y":"b""#,
+            "[\"not\"]",
+            "\"\u{1}\"",
+        ];
+        for text in others {
+            let (data, mut around) = (like(text), learnt());
+            assert!(around.text(data.as_bytes()).is_none(), "{data}");
+            let long = told(|data, answer, depth, key| event(data, &mut around, answer, depth, key), &data);
+            assert_eq!(long, told(in_full, &data), "{data}");
         }
     }
 }

@@ -26,6 +26,7 @@ use super::config::{Api, Caps, LlmConfig, ModelRule};
 use super::connections::{Connections, connection_of};
 use super::failure::{Fault, Health};
 use super::responses::ResponsesDecoder;
+use super::schema::StrictForms;
 use super::sse::SseDecoder;
 use super::{ConfigError, chat, responses};
 
@@ -47,6 +48,7 @@ pub(super) struct Service {
     output_tokens_max: Option<u32>,
     models: Vec<ModelRule>,
     effort: Option<ReasoningEffort>,
+    forms: StrictForms,
     breaker: Breaker,
     retries: Retries,
 }
@@ -99,6 +101,7 @@ impl Service {
             output_tokens_max: config.output_tokens_max,
             models: config.models.clone(),
             effort: config.reasoning_effort,
+            forms: StrictForms::default(),
             breaker: Breaker::new(config.breaker),
             retries: Retries::new(config.retry),
         })
@@ -128,6 +131,8 @@ pub(super) struct Terms<'a> {
     pub(super) effort: Option<&'a str>,
     /// The most tokens of answer.
     pub(super) output_tokens: Option<u32>,
+    /// The forms in which answers are demanded.
+    pub(super) forms: &'a StrictForms,
 }
 
 struct SessionClient {
@@ -205,6 +210,7 @@ impl SessionClient {
             rule,
             effort: self.effort.and_then(|effort| rule.efforts.word(effort)),
             output_tokens: request.max_output_tokens.or(service.output_tokens_max),
+            forms: &service.forms,
         };
         let mut post = http
             .post(service.url.clone())
@@ -222,7 +228,7 @@ impl SessionClient {
 
 /// The protocol's reader.
 enum Decoder<'a> {
-    Chat(&'a Service),
+    Chat(&'a Service, chat::Around),
     Responses(&'a Service, ResponsesDecoder),
 }
 
@@ -230,13 +236,15 @@ impl<'a> Decoder<'a> {
     fn new(service: &'a Service) -> Self {
         match service.api {
             Api::Responses => Self::Responses(service, ResponsesDecoder::default()),
-            Api::ChatCompletions | Api::Auto => Self::Chat(service),
+            Api::ChatCompletions | Api::Auto => Self::Chat(service, chat::Around::default()),
         }
     }
 
     fn event(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Flow, Fault> {
         match self {
-            Self::Chat(service) => chat::event(data, answer, service.caps.json_depth_max, service.key.as_ref()),
+            Self::Chat(service, around) => {
+                chat::event(data, around, answer, service.caps.json_depth_max, service.key.as_ref())
+            }
             Self::Responses(service, decoder) => {
                 decoder.event(data, answer, service.caps.json_depth_max, service.key.as_ref())
             }
@@ -245,7 +253,7 @@ impl<'a> Decoder<'a> {
 
     fn whole(&mut self, body: &[u8], answer: &mut Answer<'_>) -> Result<(), Fault> {
         match self {
-            Self::Chat(service) => chat::whole(body, answer, service.caps.json_depth_max, service.key.as_ref()),
+            Self::Chat(service, _) => chat::whole(body, answer, service.caps.json_depth_max, service.key.as_ref()),
             Self::Responses(service, decoder) => {
                 decoder.whole(body, answer, service.caps.json_depth_max, service.key.as_ref())
             }

@@ -5,11 +5,13 @@
 //! Nothing is stored at the provider (`store: false`): the conversation is ours and is sent whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fleet_actors::event::Channel;
 use fleet_actors::ports::{ChatMessage, FinishReason, ModelRequest, OutputForm, Role, ToolSpec};
 use secrecy::SecretString;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Flow, parse, usage};
@@ -17,7 +19,6 @@ use super::chat::{arguments_text, role};
 use super::client::Terms;
 use super::config::{ReasoningSummary, Temperature};
 use super::failure::Fault;
-use super::schema::strict;
 
 #[derive(Serialize)]
 pub(super) struct ResponsesBody<'a> {
@@ -56,7 +57,7 @@ struct TextFormat<'a> {
 struct JsonSchema<'a> {
     r#type: &'static str,
     name: &'a str,
-    schema: Value,
+    schema: Arc<RawValue>,
     strict: bool,
 }
 
@@ -78,6 +79,7 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Re
         tools: request
             .tools
             .iter()
+            .map(|tool| &**tool)
             .map(|ToolSpec { name, description, parameters }| Tool {
                 r#type: "function",
                 name,
@@ -89,7 +91,7 @@ pub(super) fn body<'a>(request: &'a ModelRequest, terms: Terms<'a>) -> Result<Re
         text: match &request.output {
             OutputForm::Text => None,
             OutputForm::Json { name, schema } => {
-                let schema = strict(schema).map_err(|error| Fault::schema(error.to_string()))?;
+                let schema = terms.forms.of(schema).map_err(|error| Fault::schema(error.to_string()))?;
                 Some(TextFormat { format: JsonSchema { r#type: "json_schema", name, schema, strict: true } })
             }
         },

@@ -7,7 +7,12 @@
 //! no object) is its author's error and is found at the first call.
 //! Source: <https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>.
 
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use crate::memo::Beside;
 
 /// Why a schema has no strict form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +58,34 @@ const KEPT: [&str; 17] = [
     "$ref",
 ];
 const DEPTH_MAX: usize = 64;
+/// Room for strict forms that are kept with their schemas.
+const FORMS_BYTES: usize = 4 << 20;
+/// A schema takes about so many times the bytes of its strict form.
+const TREE: usize = 8;
+
+/// Strict forms of the schemas that were asked for lately: prompts hand out the same schema for the same question.
+#[derive(Debug)]
+pub struct StrictForms(Beside<Value, Arc<RawValue>>);
+
+impl Default for StrictForms {
+    fn default() -> Self {
+        Self(Beside::new(FORMS_BYTES))
+    }
+}
+
+impl StrictForms {
+    /// The strict form of `schema`, as text.
+    ///
+    /// # Errors
+    /// As [`strict`].
+    pub fn of(&self, schema: &Arc<Value>) -> Result<Arc<RawValue>, SchemaError> {
+        self.0.try_get(schema, |schema| {
+            let form = serde_json::value::to_raw_value(&strict(schema)?).unwrap_or_default();
+            let bytes = form.get().len() * TREE;
+            Ok((form.into(), bytes))
+        })
+    }
+}
 
 /// The strict form of `schema`. Converting twice changes nothing.
 ///
@@ -209,6 +242,19 @@ mod tests {
         let converted = strict(&given).expect("has a strict form");
         assert_eq!(converted, expected);
         assert_eq!(strict(&converted).as_ref(), Ok(&converted), "converting twice changes nothing");
+    }
+
+    #[test]
+    fn a_form_is_made_once_as_text_and_a_schema_without_one_is_refused_each_time() {
+        let forms = StrictForms::default();
+        let schema = Arc::new(json!({"type": "object", "properties": {"p": {"type": "string"}}}));
+        let first = forms.of(&schema).expect("has a strict form");
+        assert_eq!(first.get(), strict(&schema).expect("has a strict form").to_string());
+        assert!(Arc::ptr_eq(&first, &forms.of(&schema).expect("has a strict form")));
+        let open = Arc::new(json!({"type": "array", "items": {}}));
+        for _ in 0..2 {
+            assert_eq!(forms.of(&open).err(), Some(SchemaError::RootIsNoObject));
+        }
     }
 
     #[test]

@@ -28,9 +28,8 @@ impl SseDecoder {
         if !chunk.is_empty() {
             self.after_cr = false;
         }
-        while let Some(end) = rest.iter().position(|&b| b == b'\n' || b == b'\r') {
-            self.line.extend_from_slice(&rest[..end]);
-            let cr = rest[end] == b'\r';
+        while let Some(end) = memchr::memchr2(b'\n', b'\r', rest) {
+            let (line, cr) = (&rest[..end], rest[end] == b'\r');
             rest = &rest[end + 1..];
             if cr {
                 match rest.first() {
@@ -39,7 +38,13 @@ impl SseDecoder {
                     None => self.after_cr = true,
                 }
             }
-            self.end_line(event)?;
+            if self.line.is_empty() {
+                self.take(line, event)?;
+            } else {
+                let mut begun = std::mem::take(&mut self.line);
+                begun.extend_from_slice(line);
+                self.take(&begun, event)?;
+            }
         }
         self.line.extend_from_slice(rest);
         ControlFlow::Continue(())
@@ -50,14 +55,15 @@ impl SseDecoder {
         self.line.len() + self.data.len()
     }
 
-    fn end_line<B>(&mut self, event: &mut dyn FnMut(&[u8]) -> ControlFlow<B>) -> ControlFlow<B> {
-        if self.line.is_empty() {
+    /// Takes a whole line.
+    fn take<B>(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8]) -> ControlFlow<B>) -> ControlFlow<B> {
+        if line.is_empty() {
             let flow = if self.has_data { event(&self.data) } else { ControlFlow::Continue(()) };
             self.data.clear();
             self.has_data = false;
             return flow;
         }
-        let line = self.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.line);
+        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         if let Some(value) = line.strip_prefix(b"data:") {
             if self.has_data {
                 self.data.push(b'\n');
@@ -65,7 +71,6 @@ impl SseDecoder {
             self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
             self.has_data = true;
         }
-        self.line.clear();
         ControlFlow::Continue(())
     }
 }

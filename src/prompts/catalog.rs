@@ -1,8 +1,10 @@
 //! All signatures, as people and programs see them.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::render::{base_schema, input_schema};
+use super::form::schema_of;
 use super::{Signature, signatures as s};
 
 /// A signature without its types.
@@ -12,8 +14,8 @@ pub struct SignatureInfo {
     pub name: &'static str,
     /// Its default instruction.
     pub instruction: &'static str,
-    inputs: fn() -> Value,
-    output: fn() -> Value,
+    inputs: fn() -> Arc<Value>,
+    output: fn() -> Arc<Value>,
 }
 
 /// A named input.
@@ -27,7 +29,12 @@ pub struct FieldInfo {
 
 impl SignatureInfo {
     const fn of<S: Signature>() -> Self {
-        Self { name: S::NAME, instruction: S::INSTRUCTION, inputs: input_schema::<S>, output: base_schema::<S> }
+        Self {
+            name: S::NAME,
+            instruction: S::INSTRUCTION,
+            inputs: schema_of::<S::Inputs>,
+            output: schema_of::<S::Output>,
+        }
     }
 
     /// Its named inputs, by name.
@@ -44,7 +51,7 @@ impl SignatureInfo {
 
     /// The schema of its output, not narrowed to any call.
     #[must_use]
-    pub fn output_schema(&self) -> Value {
+    pub fn output_schema(&self) -> Arc<Value> {
         (self.output)()
     }
 }

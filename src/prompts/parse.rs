@@ -7,8 +7,8 @@
 
 use serde_json::Value;
 
-use super::render::schema;
-use super::{Signature, Unsaid, coerce, lenient};
+use super::form::form;
+use super::{Signature, coerce, lenient};
 
 /// A longer answer is not looked at.
 const BYTES_MAX: usize = 1024 * 1024;
@@ -63,14 +63,13 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
     if text.is_empty() {
         return Err(ParseError::Empty);
     }
-    let mut schema = schema::<S>(inputs);
-    allow_unsaid(&mut schema, S::UNSAID);
+    let form = form::<S>(inputs);
     let mut first = None;
     let mut at = 0;
     for _ in 0..PLACES_MAX {
         let Some(start) = text[at..].find('{').map(|offset| at + offset) else { break };
         let (read, end) = lenient::object(&text[start..]);
-        let result = read.and_then(|value| shape::<S>(value, &schema)).and_then(|output| {
+        let result = read.and_then(|value| shape::<S>(value, &form.lenient)).and_then(|output| {
             S::check(&output, inputs).map_err(ParseError::OutOfBounds)?;
             Ok(output)
         });
@@ -84,9 +83,9 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
     }
     let Some(error) = first else {
         // A question with one text as its answer may be answered by that text.
-        let plain = sole_text(&schema).ok_or(ParseError::NoObject)?;
+        let plain = sole_text(&form.lenient).ok_or(ParseError::NoObject)?;
         let text = lenient::unfenced(text);
-        let output = shape::<S>(serde_json::json!({ plain: text }), &schema)?;
+        let output = shape::<S>(serde_json::json!({ plain: text }), &form.lenient)?;
         return S::check(&output, inputs).map(|()| output).map_err(ParseError::OutOfBounds);
     };
     Err(error)
@@ -99,9 +98,7 @@ pub fn parse<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, 
 pub(super) fn parse_cut<S: Signature>(text: &str, inputs: &S::Inputs) -> Result<S::Output, ParseError> {
     let text = text.rsplit_once("</think>").map_or(text, |(_, answer)| answer);
     let start = text.find('{').filter(|_| text.len() <= BYTES_MAX).ok_or(ParseError::NoObject)?;
-    let mut schema = schema::<S>(inputs);
-    allow_unsaid(&mut schema, S::UNSAID);
-    let output = shape::<S>(lenient::finished(&text[start..])?, &schema)?;
+    let output = shape::<S>(lenient::finished(&text[start..])?, &form::<S>(inputs).lenient)?;
     S::check(&output, inputs).map(|()| output).map_err(ParseError::OutOfBounds)
 }
 
@@ -112,27 +109,13 @@ pub(super) fn keeps_to<S: Signature>(text: &str, inputs: &S::Inputs) -> bool {
     else {
         return false;
     };
-    let schema = schema::<S>(inputs);
-    !finished.is_empty() && finished.keys().all(|name| schema["properties"].get(name).is_some())
+    let form = form::<S>(inputs);
+    !finished.is_empty() && finished.keys().all(|name| form.schema["properties"].get(name).is_some())
 }
 
 fn shape<S: Signature>(value: Value, schema: &Value) -> Result<S::Output, ParseError> {
     let value = coerce::fit(value, schema);
     serde_json::from_value(value).map_err(|error| ParseError::Misshapen(error.to_string()))
-}
-
-/// Gives the fields of an answer that may be left out what that means.
-fn allow_unsaid(schema: &mut Value, unsaid: Unsaid) {
-    for (name, field) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        allow_unsaid(field, unsaid);
-        if let Some(items) = field.get_mut("items") {
-            allow_unsaid(items, unsaid);
-        }
-        let meaning = unsaid.iter().find(|(unsaid, _)| unsaid == name);
-        if let (Some((_, meaning)), Some(field)) = (meaning, field.as_object_mut()) {
-            field.insert("default".to_owned(), (*meaning).into());
-        }
-    }
 }
 
 /// The only field of the answer, if it is a text.

@@ -6,13 +6,12 @@
 //! Absent on purpose: templates with placeholders. What people typed is never part of an instruction.
 
 use fleet_actors::ports::{ChatMessage, Role, ToolSpec};
-use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
+use super::form::schema;
 use super::{Artifact, OutputStyle, ParseError, PromptConfig, Signature, Spoken};
 
 /// What the first line of every system message begins with; the signature's name follows.
@@ -76,7 +75,7 @@ pub fn render_tool<S: Signature>(name: &str, inputs: &S::Inputs, config: &Prompt
     for demo in artifact.into_iter().flat_map(|artifact| &artifact.demos) {
         description.push_str(&format!("\n\nFor example: {}", demo.output));
     }
-    ToolSpec { name: name.to_owned(), description, parameters: schema::<S>(inputs) }
+    ToolSpec { name: name.to_owned(), description, parameters: (*schema::<S>(inputs)).clone() }
 }
 
 fn instruction<S: Signature>(artifact: Option<&Artifact>) -> String {
@@ -93,63 +92,6 @@ pub(super) fn repair(error: &ParseError, unseen: Option<&Value>) -> ChatMessage 
         text.push_str(&format!(" It must fit this JSON schema:\n{schema}"));
     }
     ChatMessage::new(Role::User, text)
-}
-
-/// The schema of this call's answer: every definition in its place, narrowed by the inputs. Pure.
-pub fn schema<S: Signature>(inputs: &S::Inputs) -> Value {
-    let mut schema = base_schema::<S>();
-    S::narrow(&mut schema, inputs);
-    schema
-}
-
-pub(super) fn base_schema<S: Signature>() -> Value {
-    schema_of::<S::Output>()
-}
-
-pub(super) fn input_schema<S: Signature>() -> Value {
-    schema_of::<S::Inputs>()
-}
-
-fn schema_of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
-        settings.inline_subschemas = true;
-        settings.meta_schema = None;
-    });
-    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
-    tidy(&mut schema, true);
-    schema
-}
-
-/// Leaves out what says nothing to a model and what providers refuse: titles, Rust's number formats.
-fn tidy(schema: &mut Value, is_schema: bool) {
-    match schema {
-        Value::Object(object) => {
-            if is_schema {
-                object.remove("title");
-                let numeric = |format: &Value| {
-                    format.as_str().is_some_and(|name| name.starts_with("uint") || name.starts_with("int"))
-                        || *format == "float"
-                        || *format == "double"
-                };
-                if object.get("format").is_some_and(numeric) {
-                    object.remove("format");
-                }
-                if let Some(Value::String(text)) = object.get_mut("description") {
-                    // A doc comment's line breaks are its source file's.
-                    *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                }
-            }
-            for (key, value) in object {
-                match key.as_str() {
-                    "properties" | "$defs" if is_schema => tidy(value, false),
-                    "enum" | "const" | "default" | "examples" if is_schema => {}
-                    _ => tidy(value, true),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| tidy(item, true)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 /// An object's members in the order of its text.
@@ -223,24 +165,4 @@ fn sealed(text: &str, names: &[&str]) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// Narrows the strings at `pointer` to `values`, and a list of them to so many; a call without any leaves the schema as it is.
-pub(super) fn only<'a>(schema: &mut Value, pointer: &str, values: impl IntoIterator<Item = &'a str>) {
-    let values: Vec<&str> = values.into_iter().collect();
-    if values.is_empty() {
-        return;
-    }
-    if let Some(Value::Object(place)) = schema.pointer_mut(pointer) {
-        place.retain(|key, _| key == "description");
-        place.insert("type".to_owned(), json!("string"));
-        place.insert("enum".to_owned(), json!(values));
-    }
-    // A weak model names the same one up to the bound of the list.
-    let list = pointer.strip_suffix("/items").and_then(|list| schema.pointer_mut(list)?.get_mut("maxItems"));
-    if let Some(most) = list
-        && most.as_u64().is_some_and(|most| most > values.len() as u64)
-    {
-        *most = json!(values.len());
-    }
 }

@@ -12,7 +12,7 @@ pub const SOURCE: &str = "builtin";
 
 /// One built-in tool.
 pub trait Tool: Send + Sync {
-    /// What its model is told.
+    /// What its model is told; asked for once.
     fn spec(&self) -> ToolSpec;
 
     /// What it may change.
@@ -33,40 +33,39 @@ pub trait Tool: Send + Sync {
     fn call<'a>(&'a self, call: Dispatch<'a>) -> LocalFuture<'a, Result<ToolOutput, Failure>>;
 }
 
-/// The built-in tools.
+/// The built-in tools. None of them changes anything outside of its call.
 #[derive(Clone, Default)]
-pub struct Builtin(Vec<Arc<dyn Tool>>);
+pub struct Builtin(Vec<(Offered, Arc<dyn Tool>)>);
 
 impl Builtin {
     /// These tools.
     #[must_use]
     pub fn new(tools: Vec<Arc<dyn Tool>>) -> Self {
-        Self(tools)
+        let offered =
+            |tool: &Arc<dyn Tool>| Offered::new(tool.spec(), EffectPolicy::SafeToRepeat, tool.reach(), SOURCE.into());
+        Self(tools.into_iter().map(|tool| (offered(&tool), tool)).collect())
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.0.iter().find(|tool| tool.spec().name == name)
+    fn find(&self, name: &str) -> Option<&(Offered, Arc<dyn Tool>)> {
+        self.0.iter().find(|(offered, _)| offered.spec.name == name)
     }
 }
 
 impl Provider for Builtin {
     fn offers<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Vec<Offered>> {
         Box::pin(async move {
-            let Some(tool) = self.find(name) else { return Vec::new() };
-            let unavailable = tool.unavailable().await;
-            let (spec, effect, source) = (tool.spec(), EffectPolicy::SafeToRepeat, SOURCE.into());
-            vec![Offered { spec, effect, reach: tool.reach(), source, unavailable }]
+            let Some((offered, tool)) = self.find(name) else { return Vec::new() };
+            vec![Offered { unavailable: tool.unavailable().await, ..offered.clone() }]
         })
     }
 
-    /// None of them changes anything outside of its call.
     fn policy(&self, tool: &str) -> Option<EffectPolicy> {
-        self.find(tool).map(|_| EffectPolicy::SafeToRepeat)
+        self.find(tool).map(|(offered, _)| offered.effect)
     }
 
     fn call<'a>(&'a self, call: Dispatch<'a>) -> LocalFuture<'a, Result<ToolOutput, Failure>> {
         match self.find(call.tool) {
-            Some(tool) => tool.call(call),
+            Some((_, tool)) => tool.call(call),
             None => Box::pin(std::future::ready(Err(super::runner::unknown(call.tool)))),
         }
     }

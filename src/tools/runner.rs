@@ -4,17 +4,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet_actors::event::Failure;
-use fleet_actors::ports::{Access, EffectPolicy, LocalFuture, ToolCall, ToolOffer, ToolOutput, ToolRunner, Tools};
+use fleet_actors::ports::{
+    Access, EffectPolicy, LocalFuture, ToolCall, ToolOffer, ToolOutput, ToolRunner, ToolSpec, Tools,
+};
+use jsonschema::Validator;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::policy::Policy;
 use super::{Dispatch, Offered, Provider, builtin};
+use crate::memo::Beside;
 use crate::{arguments, security};
 
 /// Failures of tools that tell of somebody who tries what may not be.
 const ATTEMPTS: [&str; 2] = ["url_denied", "sandbox_limit"];
+
+/// Room for validators that are kept with their tools.
+const VALIDATORS_BYTES: usize = 16 << 20;
+/// A validator and its schema take about so many times the bytes of the schema's text.
+const VALIDATOR: usize = 16;
 
 /// Every tool of the settings.
 #[derive(Clone)]
@@ -24,13 +33,15 @@ struct Shared {
     providers: Vec<Arc<dyn Provider>>,
     policy: Policy,
     arguments_bytes_max: usize,
+    /// Made once for each tool: a schema takes longer to understand than arguments to judge.
+    validators: Beside<ToolSpec, Option<Arc<Validator>>>,
 }
 
 impl FleetTools {
     /// Tools of `providers` under `policy`; of two with the same name the first provider's counts.
     #[must_use]
     pub fn new(providers: Vec<Arc<dyn Provider>>, policy: Policy, arguments_bytes_max: usize) -> Self {
-        Self(Arc::new(Shared { providers, policy, arguments_bytes_max }))
+        Self(Arc::new(Shared { providers, policy, arguments_bytes_max, validators: Beside::new(VALIDATORS_BYTES) }))
     }
 }
 
@@ -111,8 +122,7 @@ impl ToolRunner for Runner {
 impl Runner {
     fn offer(&self, offered: Offered) -> ToolOffer {
         let access = self.shared.policy.access(&self.principal, &offered.spec.name, offered.reach);
-        let schema_digest = offered.schema_digest();
-        let Offered { spec, effect, source, unavailable, .. } = offered;
+        let Offered { spec, schema_digest, effect, source, unavailable, .. } = offered;
         ToolOffer { spec, effect, access, source, schema_digest, unavailable }
     }
 
@@ -165,7 +175,8 @@ impl Runner {
             let text = format!("`{tool}` is not what it was when it was offered: {whose} has changed its description");
             return Err((code, Failure::new(code, text)));
         }
-        arguments::check(tool, &offer.spec.parameters, &call.arguments, self.shared.arguments_bytes_max)
+        let validator = self.shared.validator(&offer.spec);
+        arguments::check(tool, validator.as_deref(), &call.arguments, self.shared.arguments_bytes_max)
             .map_err(|failure| ("tool_arguments_invalid", failure))?;
         if offer.access == Access::Ask {
             let approval = call.approval.as_ref();
@@ -183,6 +194,13 @@ impl Runner {
 }
 
 impl Shared {
+    fn validator(&self, spec: &Arc<ToolSpec>) -> Option<Arc<Validator>> {
+        self.validators.get(spec, |spec| {
+            let bytes = spec.parameters.to_string().len() * VALIDATOR;
+            (arguments::validator(&spec.parameters).map(Arc::new), bytes)
+        })
+    }
+
     async fn offered(&self, name: &str) -> Vec<(Arc<dyn Provider>, Offered)> {
         for provider in &self.providers {
             let offered = provider.offers(name).await;

@@ -135,7 +135,8 @@ fn full_call() -> fleet_actors::ports::ModelCall {
     found.tool_call_id = Some("t0".into());
     call.request.context = call.request.context.with(asked).with(found);
     call.request.tools =
-        [ToolSpec { name: "find".into(), description: "Finds.".into(), parameters: json!({"type": "object"}) }].into();
+        [ToolSpec { name: "find".into(), description: "Finds.".into(), parameters: json!({"type": "object"}) }.into()]
+            .into();
     call.request.output = OutputForm::Json {
         name: "verdict".into(),
         schema: json!({"type": "object", "properties": {"ok": {"type": "boolean"}, "why": {"type": "string"}}, "required": ["ok"]}).into(),

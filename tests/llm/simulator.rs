@@ -48,7 +48,8 @@ async fn in_process_and_over_either_protocol_the_model_says_the_same() {
     let inside = make(&LlmConfig { provider: Provider::Simulated, simulated: quick(), ..LlmConfig::default() });
     let mut with_tool = say("please [[sim:tool name=find args={\"q\": [1, \"é\"]}]]");
     with_tool.request.tools =
-        [ToolSpec { name: "find".into(), description: String::new(), parameters: json!({"type": "object"}) }].into();
+        [ToolSpec { name: "find".into(), description: String::new(), parameters: json!({"type": "object"}) }.into()]
+            .into();
     let mut limited = say("a long story");
     limited.request.max_output_tokens = Some(3);
     for call in [say("Hello \"there\" 👋"), say("[[sim:tokens=50]]"), with_tool, limited] {

@@ -138,7 +138,7 @@ async fn ten_thousand_tools_are_a_hundred_and_endless_pages_end() {
     assert!(fleet.left("requests").len() <= 1_001);
     let fleet = Fleet::start(&hostile("fat", "", ""), &[]);
     fleet.ready("h").await;
-    let names: Vec<_> = fleet.offers("mcp:h").await.into_iter().map(|offer| offer.spec.name).collect();
+    let names: Vec<_> = fleet.offers("mcp:h").await.into_iter().map(|offer| offer.spec.name.clone()).collect();
     assert_eq!(names, ["mcp__h__also_thin", "mcp__h__thin"], "one is too large, one is there twice");
 }
 
@@ -175,11 +175,11 @@ async fn a_changed_tool_is_disabled_until_an_operator_accepts_it() {
     assert_eq!(&*failure.code, "mcp_tool_changed");
     let after = fleet.offer(tool).await;
     assert!(after.unavailable.is_some());
-    assert_ne!(before.schema_digest(), after.schema_digest());
+    assert_ne!(before.schema_digest, after.schema_digest);
     fleet.call("mcp__h__echo", json!({})).await.expect("the others work");
 
     // And after a restart.
-    let (dir, digest) = (fleet.dir.clone(), after.schema_digest());
+    let (dir, digest) = (fleet.dir.clone(), after.schema_digest);
     drop(fleet);
     let fleet = Fleet::again(&dir, &yaml, &[]);
     fleet.ready("h").await;

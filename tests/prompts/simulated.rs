@@ -14,10 +14,10 @@ use super::examples as given;
 
 /// What the model says, asked with a schema, with its strict form as a provider would get it, and without one.
 fn answers<S: Signature>(inputs: &S::Inputs, seed: u64) -> [S::Output; 3] {
-    let plain = schema::<S>(inputs);
-    let strict = strict(&plain).unwrap();
+    let plain = &*schema::<S>(inputs);
+    let strict = &strict(plain).unwrap();
     let simulation = Simulation { seed, ..Simulation::default() };
-    [(OutputStyle::Schema, Some(&plain)), (OutputStyle::Schema, Some(&strict)), (OutputStyle::Fenced, None)].map(
+    [(OutputStyle::Schema, Some(plain)), (OutputStyle::Schema, Some(strict)), (OutputStyle::Fenced, None)].map(
         |(form, schema)| {
             let config = PromptConfig { form, ..PromptConfig::default() };
             let messages = render::<S>(inputs, &config);

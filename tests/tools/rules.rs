@@ -27,7 +27,7 @@ impl Recorder {
         });
         let description = format!("version {}", self.generation.load(Ordering::Relaxed));
         let spec = ToolSpec { name: format!("mcp__files__{name}"), description, parameters };
-        Offered { spec, effect: EffectPolicy::Ambiguous, reach, source: "files".into(), unavailable: None }
+        Offered::new(spec, EffectPolicy::Ambiguous, reach, "files".into())
     }
 }
 

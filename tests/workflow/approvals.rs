@@ -1,5 +1,6 @@
 //! People in the loop: approve, edit, reject, say nothing, answer late; ask the user; review the plan.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentic_fleet::arguments::validator;
@@ -236,7 +237,8 @@ fn a_question_about_a_call_says_what_its_tool_takes_however_the_tool_says_it() {
     ];
     for form in forms {
         let mut offers = offers();
-        offers.iter_mut().find(|offer| offer.spec.name == "python").unwrap().spec.parameters = form.clone();
+        let python = offers.iter_mut().find(|offer| offer.spec.name == "python").unwrap();
+        Arc::make_mut(&mut python.spec).parameters = form.clone();
         let ran = asks(&config())
             .tools(offers, Duration::ZERO, |call| Ok(ToolOutput::text(result_of(call))))
             .human(|_| Some(true.into()))

@@ -69,7 +69,7 @@ fn what_is_refused_before_it_is_called_is_a_security_event_that_a_replay_does_no
 fn nobody_is_asked_about_arguments_that_do_not_fit_or_that_nobody_can_read() {
     let mut offers = offers();
     let python = offers.iter_mut().find(|offer| offer.spec.name == "python").unwrap();
-    python.spec.parameters = json!({
+    Arc::make_mut(&mut python.spec).parameters = json!({
         "type": "object", "properties": { "code": { "type": "string" } }, "required": ["code"],
         "additionalProperties": false
     });

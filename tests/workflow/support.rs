@@ -152,7 +152,8 @@ pub fn offer(name: &str, access: Access) -> ToolOffer {
             name: name.to_owned(),
             description: format!("what {name} does"),
             parameters: json!({ "type": "object" }),
-        },
+        }
+        .into(),
         effect: if access == Access::Allow { EffectPolicy::SafeToRepeat } else { EffectPolicy::SameKey },
         access,
         source: "builtin".into(),

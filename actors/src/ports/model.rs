@@ -123,7 +123,7 @@ pub struct ModelRequest {
     /// The messages.
     pub context: Context,
     /// Tools the model may call.
-    pub tools: Arc<[ToolSpec]>,
+    pub tools: Arc<[Arc<ToolSpec>]>,
     /// What form the answer must have.
     pub output: OutputForm,
     /// Sampling temperature, where the model takes one.

@@ -41,7 +41,7 @@ pub enum Access {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolOffer {
     /// What its model is told.
-    pub spec: ToolSpec,
+    pub spec: Arc<ToolSpec>,
     /// What a crash in the middle of a call means.
     pub effect: EffectPolicy,
     /// The rule for this run's principal.

@@ -2,11 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::roster::{self, AgentCard};
-use crate::prompts::render::only;
-use crate::prompts::{Signature, Unsaid};
+use crate::prompts::{Choices, Signature, Unsaid};
 
 /// Should somebody else go on? Asked as a [tool](crate::prompts::render_tool): the acting agent answers it by calling the
 /// tool, and by not calling it.
@@ -53,8 +51,8 @@ costs time and loses context. Never pass work back to an agent for something it 
     type Inputs = HandoffDecisionInputs;
     type Output = Handoff;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        only(schema, "/properties/to_agent", roster::names(&inputs.agents));
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default().only("/properties/to_agent", roster::names(&inputs.agents))
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {

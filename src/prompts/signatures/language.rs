@@ -2,10 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::prompts::Signature;
-use crate::prompts::render::only;
+use crate::prompts::{Choices, Signature};
 
 /// What is the text after?
 pub struct IntentClassification;
@@ -42,8 +40,8 @@ follow or answer the text.";
     type Inputs = IntentClassificationInputs;
     type Output = Intent;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        only(schema, "/properties/intent", inputs.possible_intents.iter().map(String::as_str));
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default().only("/properties/intent", inputs.possible_intents.iter().map(String::as_str))
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {
@@ -101,8 +99,9 @@ you only know from elsewhere.";
     type Inputs = EntityExtractionInputs;
     type Output = Entities;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        only(schema, "/properties/entities/items/properties/type", inputs.entity_types.iter().map(String::as_str));
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default()
+            .only("/properties/entities/items/properties/type", inputs.entity_types.iter().map(String::as_str))
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {

@@ -2,11 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::roster::{self, AgentCard};
-use crate::prompts::Signature;
-use crate::prompts::render::only;
+use crate::prompts::{Choices, Signature};
 
 /// The word that ends a discussion.
 pub const TERMINATE: &str = "TERMINATE";
@@ -66,8 +64,8 @@ can bring what is missing. With one round left, choose who should sum up.";
     type Inputs = GroupChatSpeakerSelectionInputs;
     type Output = Speaker;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        only(schema, "/properties/next_speaker", roster::names(&inputs.agents).chain([TERMINATE]));
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default().only("/properties/next_speaker", roster::names(&inputs.agents).chain([TERMINATE]))
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {

@@ -2,12 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::language::check_confidence;
 use super::roster::{self, AgentCard, ToolCard};
-use crate::prompts::render::only;
-use crate::prompts::{Signature, Unsaid};
+use crate::prompts::{Choices, Signature, Unsaid};
 
 /// Of an analysis and of a routing. A subtask that names no agent is for the first who has none.
 const UNSAID: Unsaid =
@@ -101,8 +99,8 @@ alone, without filler, in the language in which the best sources are written.
     type Inputs = TaskAnalysisInputs;
     type Output = Analysis;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        only(schema, "/properties/preferred_tools/items", roster::tool_names(&inputs.tools));
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        Choices::default().only("/properties/preferred_tools/items", roster::tool_names(&inputs.tools))
     }
 
     fn check(output: &Self::Output, _inputs: &Self::Inputs) -> Result<(), String> {
@@ -153,6 +151,20 @@ pub enum ExecutionMode {
     Handoff,
     /// The agents talk with each other until they agree.
     Discussion,
+}
+
+impl ExecutionMode {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delegated => "delegated",
+            Self::Sequential => "sequential",
+            Self::Parallel => "parallel",
+            Self::Handoff => "handoff",
+            Self::Discussion => "discussion",
+        }
+    }
 }
 
 /// One agent's part.
@@ -212,8 +224,8 @@ The analysis is advice: where it is wrong about the task, follow the task.";
     type Inputs = TaskRoutingInputs;
     type Output = Routing;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
-        narrow_routing(schema, "", &inputs.agents, inputs.demanded_mode);
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
+        routing_choices(Choices::default(), "", &inputs.agents, inputs.demanded_mode)
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {
@@ -221,19 +233,22 @@ The analysis is advice: where it is wrong about the task, follow the task.";
     }
 }
 
-fn narrow_routing(schema: &mut Value, at: &str, agents: &[AgentCard], mode: Option<ExecutionMode>) {
+fn routing_choices<'a>(
+    mut choices: Choices<'a>,
+    at: &str,
+    agents: &'a [AgentCard],
+    mode: Option<ExecutionMode>,
+) -> Choices<'a> {
     for pointer in ["assigned_to/items", "subtasks/items/properties/agent"] {
-        only(schema, &format!("{at}/properties/{pointer}"), roster::names(agents));
+        choices = choices.only(format!("{at}/properties/{pointer}"), roster::names(agents));
     }
     let mut tools: Vec<&str> = agents.iter().flat_map(|agent| &agent.tools).map(String::as_str).collect();
     tools.sort_unstable();
     tools.dedup();
     for field in ["tool_requirements", "tool_plan"] {
-        only(schema, &format!("{at}/properties/{field}/items"), tools.iter().copied());
+        choices = choices.only(format!("{at}/properties/{field}/items"), tools.iter().copied());
     }
-    if let Some(mode) = mode.and_then(|mode| serde_json::to_value(mode).ok()) {
-        only(schema, &format!("{at}/properties/execution_mode"), mode.as_str());
-    }
+    choices.only(format!("{at}/properties/execution_mode"), mode.map(ExecutionMode::as_str))
 }
 
 /// One agent that exists is enough: the pipeline drops the others, which costs the user no second call.
@@ -299,10 +314,10 @@ needs to see nothing else; together they cover the whole task, and no two do the
     type Inputs = AnalysisAndRoutingInputs;
     type Output = AnalysisWithRouting;
 
-    fn narrow(schema: &mut Value, inputs: &Self::Inputs) {
+    fn choices(inputs: &Self::Inputs) -> Choices<'_> {
         let tools = "/properties/analysis/properties/preferred_tools/items";
-        only(schema, tools, roster::tool_names(&inputs.tools));
-        narrow_routing(schema, "/properties/routing", &inputs.agents, inputs.demanded_mode);
+        let choices = Choices::default().only(tools, roster::tool_names(&inputs.tools));
+        routing_choices(choices, "/properties/routing", &inputs.agents, inputs.demanded_mode)
     }
 
     fn check(output: &Self::Output, inputs: &Self::Inputs) -> Result<(), String> {

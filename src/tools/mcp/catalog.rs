@@ -31,8 +31,6 @@ pub(super) struct Listed {
     pub(super) raw: String,
     /// As models see it.
     pub(super) offered: Offered,
-    /// [`Offered::schema_digest`].
-    pub(super) digest: Arc<str>,
     /// Whether it was pinned with another digest.
     pub(super) changed: bool,
 }
@@ -108,9 +106,8 @@ impl<'a> Collector<'a> {
         self.bytes_left -= bytes;
         let (effect, reach) = belief(&self.plan.trust, &raw, tool.annotations.as_ref());
         let spec = ToolSpec { name: name.as_str().into(), description, parameters };
-        let offered = Offered { spec, effect, reach, source: self.plan.name.clone(), unavailable: None };
-        let digest = offered.schema_digest();
-        self.tools.insert(name, Listed { raw, offered, digest, changed: false });
+        let offered = Offered::new(spec, effect, reach, self.plan.name.clone());
+        self.tools.insert(name, Listed { raw, offered, changed: false });
     }
 
     /// What was collected, by the names that models see, and how many tools were left out.

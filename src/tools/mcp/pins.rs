@@ -58,10 +58,10 @@ impl Pins {
         for (name, tool) in tools {
             let full = pinned.len() >= PINS_MAX;
             match pinned.get(name) {
-                Some(digest) if **digest == *tool.digest => continue,
-                Some(digest) if !accepted.contains(&*tool.digest) => {
+                Some(digest) if **digest == *tool.offered.schema_digest => continue,
+                Some(digest) if !accepted.contains(&*tool.offered.schema_digest) => {
                     tool.changed = true;
-                    let (was, is, source) = (digest.as_str(), &*tool.digest, server);
+                    let (was, is, source) = (digest.as_str(), &*tool.offered.schema_digest, server);
                     tracing::warn!(sec.event = "mcp_tool_changed", source, name, was, is, "a tool has changed");
                     continue;
                 }
@@ -71,7 +71,7 @@ impl Pins {
                 }
                 Some(_) | None => {}
             }
-            pinned.insert(name.clone(), tool.digest.to_string());
+            pinned.insert(name.clone(), tool.offered.schema_digest.to_string());
             dirty = true;
         }
         if dirty {

@@ -169,7 +169,7 @@ impl Server {
         pins.check(&plan.name, &plan.accepted, &mut tools)
             .map_err(|error| format!("{} cannot be used: {error}", super::PINS_FILE))?;
         for tool in tools.values_mut().filter(|tool| tool.changed) {
-            tool.offered.unavailable = Some(changed(&tool.offered.spec.name, &tool.digest).message);
+            tool.offered.unavailable = Some(changed(&tool.offered.spec.name, &tool.offered.schema_digest).message);
         }
         tracing::info!(server = &*plan.name, tools = tools.len(), left_out, "mcp server is ready");
         let tools = Arc::new(tools);
@@ -245,13 +245,13 @@ impl Server {
         let (limits, began) = (&self.plan.limits, Instant::now());
         let deadline = began + limits.call;
         let first = self.ready(deadline.min(began + limits.list)).await?;
-        let seen = callable(&first, call.tool)?.digest.clone();
+        let seen = callable(&first, call.tool)?.offered.schema_digest.clone();
         let _place = self.place(deadline).await?;
         // Another connection may stand by now, and its tool may be another.
         let ready = self.ready(deadline).await?;
         let tool = callable(&ready, call.tool)?;
-        if tool.digest != seen {
-            return Err(changed(call.tool, &tool.digest));
+        if tool.offered.schema_digest != seen {
+            return Err(changed(call.tool, &tool.offered.schema_digest));
         }
         let mut params = CallToolRequestParams::new(tool.raw.clone());
         match call.arguments {
@@ -313,7 +313,7 @@ impl Server {
 
 fn callable<'a>(ready: &'a Ready, name: &str) -> Result<&'a Listed, Failure> {
     let tool = ready.tools.get(name).ok_or_else(|| unknown(name))?;
-    if tool.changed { Err(changed(name, &tool.digest)) } else { Ok(tool) }
+    if tool.changed { Err(changed(name, &tool.offered.schema_digest)) } else { Ok(tool) }
 }
 
 fn changed(name: &str, digest: &str) -> Failure {

@@ -146,7 +146,8 @@ async fn judged(
         return Ok(made(turn, fleet, agent, offer, call, None, left).await);
     }
     // Nobody is asked about a call that could not be made, nor shown more than a person can read.
-    if let Err(misfit) = arguments::check(name, &offer.spec.parameters, arguments, ASKED_BYTES_MAX) {
+    let validator = arguments::validator(&offer.spec.parameters);
+    if let Err(misfit) = arguments::check(name, validator.as_ref(), arguments, ASKED_BYTES_MAX) {
         attempted(turn, "tool_arguments_invalid", "arguments do not fit");
         return Ok(CallEnd::refused("failed", format!("{}: {}", misfit.code, misfit.message)));
     }

@@ -19,8 +19,9 @@ pub(super) const ASK_USER: &str = "ask_user";
 pub(super) struct Kit<'a> {
     offers: Vec<&'a ToolOffer>,
     /// To whom control may be passed, and the tool that does it; absent when there is nobody.
-    passing: Option<(HandoffDecisionInputs, ToolSpec)>,
+    passing: Option<HandoffDecisionInputs>,
     ask_user: bool,
+    specs: Arc<[Arc<ToolSpec>]>,
 }
 
 /// A tool that the settings name and that cannot be used.
@@ -35,16 +36,18 @@ impl<'a> Kit<'a> {
             return Self::empty();
         }
         let agents = fleet.agent_cards(job.may_pass_to.iter().copied());
-        let passing = (!agents.is_empty()).then(|| {
-            let inputs = HandoffDecisionInputs { agents };
-            let spec = render_tool::<HandoffDecision>(HandoffDecision::TOOL, &inputs, &fleet.config.prompts);
-            (inputs, spec)
-        });
-        Self { offers: fleet.offers_of(job.agent), passing, ask_user: fleet.config.approvals.ask_user }
+        let passing = (!agents.is_empty()).then_some(HandoffDecisionInputs { agents });
+        let (offers, ask_user) = (fleet.offers_of(job.agent), fleet.config.approvals.ask_user);
+        let own = offers.iter().filter(|offer| usable(offer)).map(|offer| offer.spec.clone());
+        let pass = passing
+            .as_ref()
+            .map(|inputs| render_tool::<HandoffDecision>(HandoffDecision::TOOL, inputs, &fleet.config.prompts).into());
+        let specs = own.chain(ask_user.then(|| ask_user_spec().into())).chain(pass).collect();
+        Self { offers, passing, ask_user, specs }
     }
 
     pub fn empty() -> Self {
-        Self { offers: Vec::new(), passing: None, ask_user: false }
+        Self { offers: Vec::new(), passing: None, ask_user: false, specs: Arc::from([]) }
     }
 
     pub fn missing(&self) -> impl Iterator<Item = Missing<'_>> {
@@ -56,14 +59,8 @@ impl<'a> Kit<'a> {
     }
 
     /// What the model is told of. A tool that may never be called is not among them.
-    pub fn specs(&self) -> Arc<[ToolSpec]> {
-        let offers = self.offers.iter().filter(|offer| usable(offer));
-        let mut specs: Vec<ToolSpec> = offers.map(|offer| offer.spec.clone()).collect();
-        if self.ask_user {
-            specs.push(ask_user_spec());
-        }
-        specs.extend(self.passing.iter().map(|(_, spec)| spec.clone()));
-        specs.into()
+    pub fn specs(&self) -> Arc<[Arc<ToolSpec>]> {
+        self.specs.clone()
     }
 
     pub fn offer(&self, tool: &str) -> Option<&'a ToolOffer> {
@@ -76,7 +73,7 @@ impl<'a> Kit<'a> {
 
     /// Names for a model that asked for what there is not.
     pub fn names(&self) -> String {
-        let names: Vec<String> = self.specs().iter().map(|spec| spec.name.clone()).collect();
+        let names: Vec<&str> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 
@@ -91,7 +88,7 @@ impl<'a> Kit<'a> {
     /// # Errors
     /// What is wrong with it, for the model that made it.
     pub fn handoff(&self, call: &ToolRequest) -> Option<Result<Handoff, ParseError>> {
-        let inputs = &self.passing.as_ref().filter(|_| call.name == HandoffDecision::TOOL)?.0;
+        let inputs = self.passing.as_ref().filter(|_| call.name == HandoffDecision::TOOL)?;
         Some(parse::<HandoffDecision>(&call.arguments.to_string(), inputs))
     }
 }
