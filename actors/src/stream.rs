@@ -43,6 +43,8 @@ pub struct Log {
     workflow: WorkflowId,
     tail: Mutex<Tail>,
     tip: watch::Sender<Tip>,
+    /// The state of the tip alone: who waits for an end is not woken by each event.
+    state: watch::Sender<TailState>,
     /// The entry that the run ended with, once a life of this process ended it.
     entry: OnceLock<Box<HistoryRow>>,
     watchers: watch::Sender<usize>,
@@ -84,10 +86,11 @@ pub struct TooManyWatchers {
 
 impl Log {
     fn new(workflow: WorkflowId, watchers_max: usize, in_grace: Arc<AtomicUsize>) -> Self {
-        let tip = Tip { visible: Seq(0), state: TailState::Parked };
-        let (tip, _) = watch::channel(tip);
-        let (watchers, _) = watch::channel(0);
-        Self { workflow, tail: Mutex::default(), tip, entry: OnceLock::new(), watchers, watchers_max, in_grace }
+        let state = TailState::Parked;
+        let (tip, _) = watch::channel(Tip { visible: Seq(0), state: state.clone() });
+        let ((state, _), (watchers, _)) = (watch::channel(state), watch::channel(0));
+        let (tail, entry) = (Mutex::default(), OnceLock::new());
+        Self { workflow, tail, tip, state, entry, watchers, watchers_max, in_grace }
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -107,7 +110,10 @@ impl Log {
         let mut tail = self.tail();
         *tail = Tail { floor, sealed: Some(head), ..Tail::default() };
         drop(tail);
-        self.tip.send_replace(Tip { visible: floor, state: TailState::Live });
+        self.tip.send_modify(|tip| {
+            tip.visible = floor;
+            self.turn_to(tip, TailState::Live);
+        });
     }
 
     /// Adds an event that may show once the journal is durable up to `position`.
@@ -152,7 +158,7 @@ impl Log {
 
     /// The life ended.
     pub(crate) fn rest(&self, state: TailState) {
-        self.tip.send_modify(|tip| tip.state = state);
+        self.tip.send_modify(|tip| self.turn_to(tip, state));
     }
 
     /// A run that no life owns was put to rest. A life that began meanwhile says itself how it stands.
@@ -160,10 +166,16 @@ impl Log {
         self.tip.send_if_modified(|tip| {
             let unowned = tip.state == TailState::Parked;
             if unowned {
-                tip.state = TailState::Resting(rest, rest.text());
+                self.turn_to(tip, TailState::Resting(rest, rest.text()));
             }
             unowned
         });
+    }
+
+    /// Both channels change under the lock of the tip, so that the last word is the same in both.
+    fn turn_to(&self, tip: &mut Tip, state: TailState) {
+        tip.state = state.clone();
+        self.state.send_replace(state);
     }
 
     /// The run's grace begins.
@@ -256,8 +268,18 @@ impl Watcher {
     /// Waits until no life owns the run because it waits for an answer or a timer. Borrows nothing, so that a caller can
     /// wait for the next event at the same time.
     pub fn parked(&self) -> impl Future<Output = ()> + use<> {
-        let mut tip = self.tip.clone();
-        async move { drop(tip.wait_for(|tip| tip.state == TailState::Parked).await) }
+        let mut state = self.log.state.subscribe();
+        async move { drop(state.wait_for(|state| *state == TailState::Parked).await) }
+    }
+
+    /// Waits until no life owns the run; how it stands then.
+    pub(crate) fn rested(&self) -> impl Future<Output = TailState> + use<> {
+        let mut state = self.log.state.subscribe();
+        async move {
+            let rested = state.wait_for(|state| *state != TailState::Live).await;
+            // Nobody changes the state of a log that nobody has.
+            rested.map_or(TailState::Ended, |state| state.clone())
+        }
     }
 
     /// Everything at or below this number stands in the store.

@@ -147,18 +147,10 @@ async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError
 
 async fn finish(api: &Api, mut stream: EventStream) -> Result<HttpResponse, ApiError> {
     let workflow = stream.workflow().clone();
-    let mut parked = std::pin::pin!(stream.parked());
-    loop {
-        let item = tokio::select! {
-            biased;
-            item = stream.next() => item?,
-            () = &mut parked => return Ok(accepted(&workflow)),
-        };
-        match item {
-            StreamItem::Event(_) => {}
-            StreamItem::End => return answer(output_at_end(api, &stream).await?, &workflow),
-            StreamItem::Rests(rest, text) => return Err(about(ApiError::rests(rest, text), &workflow)),
-        }
+    match stream.rested().await? {
+        Some(StreamItem::Rests(rest, text)) => Err(about(ApiError::rests(rest, text), &workflow)),
+        Some(StreamItem::End | StreamItem::Event(_)) => answer(output_at_end(api, &stream).await?, &workflow),
+        None => Ok(accepted(&workflow)),
     }
 }
 

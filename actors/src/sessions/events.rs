@@ -9,7 +9,7 @@ use crate::event::{LogEvent, RunOutcome};
 use crate::ids::{Seq, WorkflowId};
 use crate::journal::{Positioned, decode, events_of};
 use crate::ports::{HistoryRow, Rest, Store, StoreError, WorkflowState};
-use crate::stream::{Seen, Watcher};
+use crate::stream::{Seen, TailState, Watcher};
 
 /// What an [`EventStream`] gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +125,36 @@ impl EventStream {
                 Seen::InStore(_) => self.catch_up = true,
                 Seen::Rests(rest, text) => return Ok(StreamItem::Rests(rest, text)),
                 Seen::Ended => return Ok(StreamItem::End),
+            }
+        }
+    }
+
+    /// How the run stands when no life owns it any more, without its events: what stands behind the last of them, or nothing when it
+    /// is parked.
+    ///
+    /// # Errors
+    /// [`StoreError`] when what was before cannot be read.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn rested(&mut self) -> Result<Option<StreamItem>, StoreError> {
+        if !self.catch_up && self.at_rest.is_none() {
+            // A life of this process owns it, and says how it stands.
+            return Ok(match self.watcher.rested().await {
+                TailState::Ended => Some(StreamItem::End),
+                TailState::Resting(rest, text) => Some(StreamItem::Rests(rest, text)),
+                TailState::Parked | TailState::Live => None,
+            });
+        }
+        let mut parked = std::pin::pin!(self.parked());
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = self.next() => item?,
+                () = &mut parked => return Ok(None),
+            };
+            if !matches!(item, StreamItem::Event(_)) {
+                return Ok(Some(item));
             }
         }
     }
