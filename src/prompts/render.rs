@@ -5,6 +5,8 @@
 //! have another shape: one that a user reads the answer of, and one that is a tool.
 //! Absent on purpose: templates with placeholders. What people typed is never part of an instruction.
 
+use std::borrow::Cow;
+
 use fleet_actors::ports::{ChatMessage, Role, ToolSpec};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -95,17 +97,17 @@ pub(super) fn repair(error: &ParseError, unseen: Option<&Value>) -> ChatMessage 
 }
 
 /// An object's members in the order of its text.
-struct Members(Vec<(String, Box<RawValue>)>);
+struct Members<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct InOrder;
         impl<'de> Visitor<'de> for InOrder {
-            type Value = Members;
+            type Value = Members<'de>;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
@@ -133,20 +135,25 @@ fn tagged(object: &str) -> String {
 }
 
 /// A value as a model reads it best: text as it is, lists by line.
-fn readable(json: &str) -> String {
-    match serde_json::from_str(json) {
-        Ok(Value::String(text)) => text,
-        Ok(Value::Null) => String::new(),
-        Ok(Value::Array(_)) => {
-            let items: Vec<Box<RawValue>> = serde_json::from_str(json).unwrap_or_default();
-            let line = |item: &RawValue| match serde_json::from_str(item.get()) {
-                Ok(Value::String(text)) => format!("- {text}"),
-                _ => format!("- {}", item.get()),
+fn readable(json: &str) -> Cow<'_, str> {
+    match json.as_bytes().first() {
+        Some(b'"') => text(json),
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
+            let line = |item: &&RawValue| match item.get() {
+                json if json.starts_with('"') => format!("- {}", text(json)),
+                json => format!("- {json}"),
             };
-            items.iter().map(|item| line(item)).collect::<Vec<_>>().join("\n")
+            items.iter().map(line).collect::<Vec<_>>().join("\n").into()
         }
-        Ok(Value::Bool(_) | Value::Number(_) | Value::Object(_)) | Err(_) => json.to_owned(),
+        _ if json == "null" => Cow::Borrowed(""),
+        _ => json.into(),
     }
+}
+
+/// What a JSON string says.
+fn text(json: &str) -> Cow<'_, str> {
+    serde_json::from_str(json).map_or(Cow::Borrowed(json), Cow::Owned)
 }
 
 /// `text` with every closing tag of an input disarmed, so that data cannot pretend to end.
