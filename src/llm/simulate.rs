@@ -163,6 +163,8 @@ pub struct SimulatedRequest<'a> {
     pub tools: Vec<(&'a str, &'a Value)>,
     /// The schema its answer must fit.
     pub schema: Option<&'a Value>,
+    /// That schema as text, from who has it at hand.
+    pub schema_text: Option<&'a str>,
     /// What that schema is called; some names get answers that a pipeline can go on with.
     pub schema_name: &'a str,
     /// How much it should think.
@@ -296,7 +298,8 @@ impl Simulation {
             add(name.as_bytes());
         }
         if let Some(schema) = request.schema {
-            add(schema.to_string().as_bytes());
+            let text = request.schema_text.map_or_else(|| schema.to_string().into(), Cow::Borrowed);
+            add(text.as_bytes());
         }
         add(request.effort.map_or("", ReasoningEffort::as_str).as_bytes());
         let mut first = [0; 8];

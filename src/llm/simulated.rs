@@ -88,6 +88,7 @@ impl SimulatedClient {
             messages: messages.iter().map(|message| (message.role, Cow::Borrowed(message.content.as_str()))).collect(),
             tools: request.tools.iter().map(|tool| (tool.name.as_str(), &tool.parameters)).collect(),
             schema,
+            schema_text: None,
             schema_name,
             effort: self.effort,
             max_tokens: request.max_output_tokens.or(self.shared.output_tokens_max),

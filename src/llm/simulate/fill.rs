@@ -22,7 +22,7 @@ struct Filler<'a> {
     rng: &'a mut fastrand::Rng,
 }
 
-impl Filler<'_> {
+impl<'a> Filler<'a> {
     fn value(&mut self, schema: &Value, name: &str, depth: usize) -> Value {
         let Some(object) = schema.as_object().filter(|_| depth <= BOTTOM) else { return Value::Null };
         if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
@@ -38,13 +38,13 @@ impl Filler<'_> {
         }
         for key in ["allOf", "anyOf", "oneOf"] {
             if let Some(parts) = object.get(key).and_then(Value::as_array).filter(|parts| !parts.is_empty()) {
-                let mut merged = object.clone();
-                merged.remove(key);
+                let rest = object.iter().filter(|(name, _)| *name != key);
+                let mut merged: Map<String, Value> = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
                 if key == "allOf" {
-                    parts.iter().for_each(|part| merge(&mut merged, &self.resolve(part)));
+                    parts.iter().for_each(|part| merge(&mut merged, self.resolve(part)));
                 } else {
                     let branch = self.branch(parts, depth);
-                    merge(&mut merged, &self.resolve(&parts[branch]));
+                    merge(&mut merged, self.resolve(&parts[branch]));
                 }
                 return self.value(&Value::Object(merged), name, depth + 1);
             }
@@ -61,20 +61,20 @@ impl Filler<'_> {
     }
 
     /// The schema that `schema` names, if it is a reference, else itself.
-    fn resolve(&self, schema: &Value) -> Value {
+    fn resolve<'s>(&self, schema: &'s Value) -> &'s Value
+    where
+        'a: 's,
+    {
         let target = schema.get("$ref").and_then(Value::as_str);
         let target = target.and_then(|reference| self.root.pointer(reference.trim_start_matches('#')));
-        target.unwrap_or(schema).clone()
+        target.unwrap_or(schema)
     }
 
     /// A value that the message mentions, else any.
     fn choice(&mut self, values: &[Value]) -> Value {
         let topic = self.topic.to_lowercase();
-        let mentioned = |value: &&Value| {
-            value.as_str().is_some_and(|text| {
-                topic.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == text.to_lowercase())
-            })
-        };
+        let words: Vec<&str> = topic.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        let mentioned = |value: &&Value| value.as_str().is_some_and(|text| words.contains(&&*text.to_lowercase()));
         values.iter().find(mentioned).unwrap_or(&values[self.rng.usize(..values.len())]).clone()
     }
 

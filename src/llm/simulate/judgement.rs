@@ -17,8 +17,8 @@ pub(super) fn knows(name: &str) -> bool {
 /// An answer to the question `name`, whose inputs stand in `text`.
 pub(super) fn judge(name: &str, schema: &Value, text: &str, rng: &mut fastrand::Rng) -> Option<Value> {
     let overlay = overlay_of(name)?;
-    let asked = Asked { text };
-    let mut answer = fill(schema, asked.topic(), rng);
+    let asked = Asked::new(text);
+    let mut answer = fill(schema, asked.topic, rng);
     lay(&mut answer, schema, overlay(&asked, schema, rng));
     Some(answer)
 }
@@ -47,9 +47,21 @@ fn overlay_of(name: &str) -> Option<Overlay> {
 /// What is asked about.
 struct Asked<'a> {
     text: &'a str,
+    topic: &'a str,
+    /// The topic's, in lower case.
+    words: Vec<String>,
 }
 
 impl<'a> Asked<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut asked = Self { text, topic: text, words: Vec::new() };
+        let topic = ["task", "text"].map(|name| asked.tag(name)).into_iter().find(|topic| !topic.is_empty());
+        asked.topic = topic.unwrap_or(text);
+        let words = asked.topic.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        asked.words = words.map(str::to_lowercase).collect();
+        asked
+    }
+
     /// What stands between the tags `name`.
     fn tag(&self, name: &str) -> &'a str {
         let inside = self.text.split_once(&format!("<{name}>")).map(|(_, rest)| rest);
@@ -57,16 +69,9 @@ impl<'a> Asked<'a> {
         inside.map_or("", |(inside, _)| inside.trim())
     }
 
-    fn topic(&self) -> &'a str {
-        let tags = ["task", "text"].map(|name| self.tag(name));
-        tags.into_iter().find(|topic| !topic.is_empty()).unwrap_or(self.text)
-    }
-
     /// Whether the topic has a word that begins with one of these.
     fn mentions(&self, words: &[&str]) -> bool {
-        let topic = self.topic().to_lowercase();
-        let mut said = topic.split(|c: char| !c.is_alphanumeric());
-        said.any(|said| words.iter().any(|word| said.starts_with(word)))
+        self.words.iter().any(|said| words.iter().any(|word| said.starts_with(word)))
     }
 }
 
@@ -103,14 +108,14 @@ fn needs_search(asked: &Asked<'_>) -> bool {
 
 fn analysis(asked: &Asked<'_>, schema: &Value) -> Value {
     let skills: Vec<&str> = skills(asked).into_iter().map(|(skill, _)| skill).collect();
-    let words = asked.topic().split_whitespace().count();
+    let words = asked.topic.split_whitespace().count();
     let complexity = match (skills.len(), words) {
         (0 | 1, 0..=24) => "low",
         (0..=2, 0..=80) => "medium",
         _ => "high",
     };
     let needs_search = needs_search(asked);
-    let query = asked.topic().split_whitespace().take(8).collect::<Vec<_>>().join(" ");
+    let query = asked.topic.split_whitespace().take(8).collect::<Vec<_>>().join(" ");
     let tools = allowed(&property(schema, "preferred_tools")["items"]);
     json!({
         "complexity": complexity,
@@ -120,7 +125,7 @@ fn analysis(asked: &Asked<'_>, schema: &Value) -> Value {
         "needs_web_search": needs_search,
         "search_query": needs_search.then_some(query),
         "urgency": if asked.mentions(&["urgent", "asap", "quickly", "immediately"]) { "high" } else { "medium" },
-        "intent": if asked.topic().trim_end().ends_with('?') { "ask_question" } else { "request_work" },
+        "intent": if asked.topic.trim_end().ends_with('?') { "ask_question" } else { "request_work" },
         "intent_confidence": 0.7,
         "reasoning": format!("Simulated: judged by its {words} words and what they mention."),
     })
@@ -155,7 +160,7 @@ fn routing(asked: &Asked<'_>, schema: &Value) -> Value {
         let more = agents.iter().copied().find(|agent| !chosen.contains(agent));
         chosen.extend(more);
     }
-    let about = asked.topic().chars().take(200).collect::<String>();
+    let about = asked.topic.chars().take(200).collect::<String>();
     let part = |agent: &&str| json!({ "agent": agent, "task": format!("Do the {agent}'s part of: {about}") });
     let tools = helpful(asked, &allowed(&property(schema, "tool_plan")["items"]));
     json!({
@@ -218,12 +223,12 @@ fn speaker(asked: &Asked<'_>, schema: &Value) -> Value {
 fn package(asked: &Asked<'_>) -> Value {
     let work = asked.tag("work");
     let sources = work.split_whitespace().filter(|word| word.starts_with("http")).take(10);
-    let next = Some(asked.tag("next_task")).filter(|next| !next.is_empty()).unwrap_or(asked.topic());
+    let next = Some(asked.tag("next_task")).filter(|next| !next.is_empty()).unwrap_or(asked.topic);
     json!({
         "work_completed": work.chars().take(600).collect::<String>(),
         "artifacts": sources.collect::<Vec<_>>(),
         "remaining_objectives": [next],
-        "success_criteria": [format!("It answers: {}", asked.topic())],
+        "success_criteria": [format!("It answers: {}", asked.topic)],
         "checklist": ["Figures agree with their sources"],
     })
 }
@@ -237,7 +242,7 @@ fn narration(asked: &Asked<'_>) -> Value {
 
 fn intent(asked: &Asked<'_>, schema: &Value, rng: &mut fastrand::Rng) -> Value {
     let choices = allowed(property(schema, "intent"));
-    let text = asked.topic();
+    let text = asked.topic;
     let named = choices.iter().copied().find(|choice| asked.mentions(&[&choice.to_lowercase()]));
     let guess = if text.trim_end().ends_with('?') { "question" } else { "request" };
     let fits = choices.is_empty() || choices.contains(&guess);
@@ -248,7 +253,7 @@ fn intent(asked: &Asked<'_>, schema: &Value, rng: &mut fastrand::Rng) -> Value {
 fn entities(asked: &Asked<'_>, schema: &Value) -> Value {
     let kinds = allowed(property(&property(schema, "entities")["items"], "type"));
     let name = |word: &&str| word.chars().next().is_some_and(char::is_uppercase);
-    let words = asked.topic().split(|c: char| !(c.is_alphanumeric() || c == '-')).filter(name).take(10);
+    let words = asked.topic.split(|c: char| !(c.is_alphanumeric() || c == '-')).filter(name).take(10);
     let entity = |word: &str| json!({ "text": word, "type": kinds.first().unwrap_or(&"thing"), "confidence": 0.7 });
     json!({ "entities": words.map(entity).collect::<Vec<_>>() })
 }
@@ -276,8 +281,10 @@ fn lay(answer: &mut Value, schema: &Value, over: Value) {
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
     for (name, value) in over {
         let Some(property) = properties.get(&name) else { continue };
-        let choices = allowed(property);
-        let refused = value.as_str().is_some_and(|text| !choices.is_empty() && !choices.contains(&text));
+        let refused = value.as_str().is_some_and(|text| {
+            let choices = allowed(property);
+            !choices.is_empty() && !choices.contains(&text)
+        });
         match answer.get_mut(&name) {
             _ if refused => {}
             Some(inner @ Value::Object(_)) if value.is_object() => lay(inner, property, value),

@@ -34,8 +34,14 @@ pub(super) fn words(text: &str) -> Vec<String> {
 
 /// `text` cut every few characters, as JSON is by a tokenizer.
 pub(super) fn chunks(text: &str) -> Vec<String> {
-    let characters: Vec<char> = text.chars().collect();
-    characters.chunks(5).map(|chunk| chunk.iter().collect()).collect()
+    let mut rest = text;
+    let next = || {
+        let end = rest.char_indices().nth(5).map_or(rest.len(), |(at, _)| at);
+        let (chunk, left) = rest.split_at(end);
+        rest = left;
+        (!chunk.is_empty()).then(|| chunk.to_owned())
+    };
+    std::iter::from_fn(next).collect()
 }
 
 /// What there is to say about the request, in exactly `length` words if that is given.

@@ -7,6 +7,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use serde::Serialize;
 
+use super::wire::Parts;
 use crate::llm::simulate::{FaultRates, SimulatedFault, Simulation};
 
 /// Remembered requests hold at most so many bytes.
@@ -36,6 +37,7 @@ pub struct Stats {
 /// The shared state of the server.
 #[derive(Debug)]
 pub(super) struct Calls {
+    pub(super) parts: Parts,
     simulation: RwLock<Arc<Simulation>>,
     requests_max: usize,
     counts: Mutex<Stats>,
@@ -63,6 +65,7 @@ pub(super) struct SeenRequest {
 impl Calls {
     pub(super) fn new(simulation: Simulation, requests_max: usize) -> Self {
         Self {
+            parts: Parts::default(),
             simulation: RwLock::new(Arc::new(simulation)),
             requests_max,
             counts: Mutex::default(),

@@ -27,14 +27,14 @@ const BEFORE_CUT: Duration = Duration::from_millis(5);
 const GARBAGE: &[u8] = b"data: {\"choices\": [{\"delta\": {\"cont\x00\xff\xfe<html>\n\n";
 
 pub(super) async fn chat(request: HttpRequest, body: Bytes, calls: Data<Calls>) -> HttpResponse {
-    match Asked::chat(&body) {
+    match Asked::chat(&body, &calls.parts) {
         Some(asked) => answer("chat_completions", request, body, &calls, asked, Renderer::chat).await,
         None => refuse(&calls),
     }
 }
 
 pub(super) async fn responses(request: HttpRequest, body: Bytes, calls: Data<Calls>) -> HttpResponse {
-    match Asked::responses(&body) {
+    match Asked::responses(&body, &calls.parts) {
         Some(asked) => answer("responses", request, body, &calls, asked, Renderer::responses).await,
         None => refuse(&calls),
     }
