@@ -40,9 +40,7 @@ pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Out
         Verdict::New(made) => create(db, &append.claim, made, at)?,
     };
     let id = append.claim.workflow.as_str();
-    for record in &append.records {
-        insert_record(db, &place, id, record)?;
-    }
+    insert_records(db, &place, id, &append.records)?;
     for message in &append.messages {
         insert_message(db, message)?;
     }
@@ -185,34 +183,36 @@ fn create(db: &Connection, claim: &Claim, made: &NewWorkflow, at: Moment) -> Res
     Ok(Place { num, root: num, runs_here: true })
 }
 
-fn insert_record(db: &Connection, place: &Place, id: &str, record: &RecordRow) -> Result<(), Fault> {
-    let seal = seal(id, record);
-    let bytes = record.body.as_ref().map(|body| &*body.bytes);
-    let (inline, hash) = match (bytes, seal.body_hash) {
-        (Some(bytes), Some(hash)) if bytes.len() > INLINE_BYTES => {
-            keep_payload(db, place, &hash, bytes, seal.scope)?;
-            (None, Some(hash))
-        }
-        (bytes, _) => (bytes, None),
-    };
-    db.prepare_cached(
+fn insert_records(db: &Connection, place: &Place, id: &str, records: &[RecordRow]) -> Result<(), Fault> {
+    let mut insert = db.prepare_cached(
         "INSERT INTO journal (workflow, position, epoch, seq, format, kind, path, head, body, body_hash, scope, checksum) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?
-    .execute(params![
-        place.num,
-        record.position.0,
-        record.epoch.0,
-        record.seq.map(|seq| seq.0),
-        FORMAT,
-        record.kind,
-        record.path,
-        record.head,
-        inline,
-        hash,
-        seal.scope as u8,
-        seal.checksum,
-    ])?;
+    )?;
+    for record in records {
+        let seal = seal(id, record);
+        let bytes = record.body.as_ref().map(|body| &*body.bytes);
+        let (inline, hash) = match (bytes, seal.body_hash) {
+            (Some(bytes), Some(hash)) if bytes.len() > INLINE_BYTES => {
+                keep_payload(db, place, &hash, bytes, seal.scope)?;
+                (None, Some(hash))
+            }
+            (bytes, _) => (bytes, None),
+        };
+        insert.execute(params![
+            place.num,
+            record.position.0,
+            record.epoch.0,
+            record.seq.map(|seq| seq.0),
+            FORMAT,
+            record.kind,
+            record.path,
+            record.head,
+            inline,
+            hash,
+            seal.scope as u8,
+            seal.checksum,
+        ])?;
+    }
     Ok(())
 }
 
@@ -288,9 +288,7 @@ pub(super) fn leave_parent(db: &Connection, num: i64, rest: Rest) -> Result<(), 
 fn bear(db: &Connection, child: &NewChild, at: Moment) -> Result<(), Fault> {
     let claim = Claim { workflow: child.workflow.clone(), epoch: Epoch(0) };
     let place = create(db, &claim, &child.made, at)?;
-    for record in &child.records {
-        insert_record(db, &place, claim.workflow.as_str(), record)?;
-    }
+    insert_records(db, &place, claim.workflow.as_str(), &child.records)?;
     let head = child.records.last().map_or(0, |record| record.position.0);
     db.prepare_cached("UPDATE lives SET head = ?2, state = 'parked', wake_at = ?3 WHERE num = ?1")?
         .execute(params![place.num, head, child.made.created_at.0])?;
