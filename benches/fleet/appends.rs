@@ -19,7 +19,7 @@ const HEAD: usize = 300;
 pub fn run(table: &mut Table) {
     table.about("appends: one record of 300 bytes each, 64 to a sync");
     let dir = tempfile::tempdir().expect("a directory");
-    table.alone("appends sync p50", "ms", sync_p50_ms(dir.path(), 65_536), Bar::None);
+    table.alone("appends sync p50", "ms", sync_p50_ms(dir.path(), 65_536, Duration::ZERO), Bar::None);
     let (mut bare_s, mut store_s, mut door_s) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..setting("BENCH_ROUNDS", 3).max(5) {
         bare_s.push(rate(bare()));

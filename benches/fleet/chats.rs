@@ -30,6 +30,8 @@ const DOORS: [(Door, &str); 4] =
     [(Door::V1, "ws"), (Door::V2, "ws fleet.v2"), (Door::Sse, "sse"), (Door::Http, "http")];
 /// Clients and the model's latency in milliseconds.
 const CASES: [(usize, u64); 4] = [(1, 50), (50, 50), (500, 50), (500, 1_000)];
+/// What a transaction of the server writes with 50 clients, and about how long after the one before it.
+const TRANSACTION: (usize, Duration) = (22 * 4_096, Duration::from_millis(1));
 /// A `fleet.v2` socket may send 100 frames a second.
 const CHATS_PER_SOCKET: usize = 4;
 
@@ -56,12 +58,12 @@ pub fn run(table: &mut Table) {
 fn case(table: &mut Table, count: usize, latency: u64) {
     let dir = tempfile::tempdir().expect("a directory");
     table.about(&format!("chats: {count} clients, model latency {latency} ms"));
-    let sync_ms = sync_p50_ms(dir.path(), 16_384);
     let model = Process::simulate(dir.path(), latency);
     let server = Process::serve(dir.path(), model.address, 4_000);
-    let mut direct = Vec::new();
+    let (mut syncs, mut direct) = (Vec::new(), Vec::new());
     let mut through: Vec<Vec<Round>> = DOORS.iter().map(|_| Vec::new()).collect();
     for round in 0..setting("BENCH_ROUNDS", 3) {
+        syncs.push(sync_p50_ms(dir.path(), TRANSACTION.0, TRANSACTION.1));
         direct.push(measure(Door::Direct, (count, latency), round, &model, &server));
         for (rounds, (door, _)) in through.iter_mut().zip(DOORS) {
             rounds.push(measure(door, (count, latency), round, &model, &server));
@@ -69,6 +71,7 @@ fn case(table: &mut Table, count: usize, latency: u64) {
     }
     let name = |what: &str, who: &str| format!("chats {count}x{latency}ms {who} {what}");
     let of = |rounds: &[Round], pick: fn(&Round) -> f64| median(rounds.iter().map(pick));
+    let sync_ms = median(syncs);
     let saturated = of(&direct, |round| round.busy) >= 0.5;
     table.alone(name("sync p50", ""), "ms", sync_ms, Bar::None);
     table.alone(name("machine busy", "direct"), "", of(&direct, |round| round.busy), Bar::None);

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A process of ours; killed when dropped.
 pub struct Process {
@@ -120,12 +120,13 @@ pub fn kernel_slab_bytes() -> f64 {
     kib.unwrap_or(0.0) * 1024.0
 }
 
-/// The median time of a sync behind an append of so many bytes, in milliseconds.
-pub fn sync_p50_ms(dir: &Path, bytes: usize) -> f64 {
+/// The median time of a sync behind an append of so many bytes, in milliseconds, when each comes so long after the one before it.
+pub fn sync_p50_ms(dir: &Path, bytes: usize, rest: Duration) -> f64 {
     use std::io::Write as _;
     let mut file = std::fs::File::create(dir.join("sync-probe")).expect("a file");
     let page = vec![7; bytes];
     let times = (0..200).map(|_| {
+        std::thread::sleep(rest);
         let began = Instant::now();
         file.write_all(&page).and_then(|()| file.sync_all()).expect("synced");
         began.elapsed().as_secs_f64() * 1e3
