@@ -3,9 +3,9 @@
 //! A run of three agents in sequence is seven calls that follow one another (analysis, routing, the researcher's wish for a
 //! search and its answer, two more agents, progress); in parallel it is six, for the three agents work at the same time and a
 //! synthesis follows. Both are counted before anything is measured. Half of the clients ask for the one, half for the other, each
-//! again as soon as it has its answer. So the arithmetic is 100 / (7 x latency) + 100 / (6 x latency) runs a second; a score in
-//! the background, one more call, delays none of them and costs its part of the machine. Where the calls alone, made directly at
-//! that rate, would take half of the machine, no bar is held.
+//! again as soon as it has its answer. So the arithmetic is 100 / (7 x latency) + 100 / (6 x latency) runs a second, the latency being
+//! that of a call which is made directly, in the same run of the bench; a score in the background, one more call, delays none of them
+//! and costs its part of the machine. Where the calls alone, made directly at that rate, would take half of the machine, no bar is held.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::LocalSet;
 
 use super::chats_clients::{self as clients, Load};
-use super::figure::{Bar, Table, cores, setting};
+use super::figure::{Bar, Table, cores, median, setting};
 use super::http::{Http, find, post};
 use super::process::{Process, Usage};
 
@@ -84,12 +84,11 @@ fn case(table: &mut Table, latency: u64) {
     table.about(&format!("teams: {TEAMS} at once, model latency {latency} ms"));
     let model = Process::simulate(dir.path(), latency);
     let server = Process::serve(dir.path(), model.address, 400);
-    let latency_s = latency as f64 / 1e3;
+    let direct = Direct::of(&model, latency);
     let each = TEAMS as f64 / 2.0;
-    let ideal: f64 = SHAPES.iter().map(|(_, critical, _)| each / (critical * latency_s)).sum();
-    let calls: f64 = SHAPES.iter().map(|(_, critical, calls)| each / (critical * latency_s) * calls).sum();
-    let call_cpu_s = direct_cpu_s(&model);
-    let alone = calls * call_cpu_s / cores() as f64;
+    let ideal = |latency_s: f64| SHAPES.iter().map(|(_, critical, _)| each / (critical * latency_s)).sum::<f64>();
+    let calls: f64 = SHAPES.iter().map(|(_, critical, calls)| each / (critical * direct.latency_s) * calls).sum();
+    let alone = calls * direct.cpu_s / cores() as f64;
     // Over the longest run, so that at any time as many end as begin; the same again to come into step, then three of it.
     let spread = Duration::from_millis(7 * latency);
     let from = Instant::now() + Duration::from_millis(14 * latency + 500);
@@ -131,7 +130,14 @@ fn case(table: &mut Table, latency: u64) {
     let spent: [f64; 3] = std::array::from_fn(|at| after[at] - before[at]);
     let runs = f64::from(ended.get());
     let bar = if alone >= 0.5 { Bar::None } else { Bar::RatioAtLeast(0.85) };
-    table.beside(format!("teams {TEAMS}x{latency}ms rate"), "/s", runs / length.as_secs_f64(), ideal, bar);
+    let rate = runs / length.as_secs_f64();
+    table.beside(format!("teams {TEAMS}x{latency}ms rate"), "/s", rate, ideal(direct.latency_s), bar);
+    let told = ideal(latency as f64 / 1e3);
+    println!(
+        "   a direct call takes {:.1} ms; of {latency} ms: {told:.1} /s, {:.2}",
+        direct.latency_s * 1e3,
+        rate / told
+    );
     let busy = spent.iter().sum::<f64>() / length.as_secs_f64() / cores() as f64;
     let cpu = spent.map(|cpu_s| cpu_s * 1e3 / runs);
     println!(
@@ -143,20 +149,43 @@ fn case(table: &mut Table, latency: u64) {
     );
 }
 
-/// Processor time of one direct call, the model's and the client's.
-fn direct_cpu_s(model: &Process) -> f64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let from = Instant::now();
-    let (took, count) = (RefCell::default(), Cell::new(0));
-    let until = from + Duration::from_millis(1_500);
-    let load = Rc::new(Load { address: model.address, from, until, took, run: 0, count });
-    let used = || Usage::own().cpu_s + model.usage().cpu_s;
-    let before = used();
-    LocalSet::new().block_on(&runtime, async {
-        let clients: Vec<_> = (0..TEAMS).map(|_| tokio::task::spawn_local(clients::direct(load.clone()))).collect();
-        for client in clients {
-            client.await.expect("a client");
-        }
-    });
-    (used() - before) / f64::from(u32::try_from(load.count.get()).expect("a count"))
+/// A call that is made directly, when as many are under way as runs will be.
+struct Direct {
+    latency_s: f64,
+    /// Processor time, the model's and the client's.
+    cpu_s: f64,
+}
+
+impl Direct {
+    fn of(model: &Process, latency: u64) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let spread = Duration::from_millis(latency);
+        let from = Instant::now();
+        let (took, count) = (RefCell::default(), Cell::new(0));
+        let load = Rc::new(Load {
+            address: model.address,
+            from,
+            until: from + 3 * spread.max(Duration::from_millis(500)),
+            took,
+            run: 0,
+            count,
+        });
+        let used = || Usage::own().cpu_s + model.usage().cpu_s;
+        let before = used();
+        LocalSet::new().block_on(&runtime, async {
+            let client = |at: usize| {
+                let load = load.clone();
+                async move {
+                    tokio::time::sleep(spread.mul_f64(at as f64 / TEAMS as f64)).await;
+                    clients::direct(load).await;
+                }
+            };
+            let clients: Vec<_> = (0..TEAMS).map(|at| tokio::task::spawn_local(client(at))).collect();
+            for client in clients {
+                client.await.expect("a client");
+            }
+        });
+        let calls = f64::from(u32::try_from(load.count.get()).expect("a count"));
+        Self { latency_s: median(load.took.take()) / 1e3, cpu_s: (used() - before) / calls }
+    }
 }
