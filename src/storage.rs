@@ -9,6 +9,7 @@
 mod append;
 mod change;
 mod columns;
+mod commits;
 mod export;
 mod fault;
 mod history;
@@ -19,6 +20,7 @@ mod mover;
 mod options;
 mod readers;
 mod record;
+mod redo;
 mod remove;
 mod reserve;
 mod schema;
@@ -45,6 +47,7 @@ pub use export::{ExportError, HistoryFile, JsonlExport};
 pub use lock::{DataDirLock, LockError};
 pub use options::SqliteOptions;
 
+use self::commits::{Commits, Settling, Subject, Turn};
 use self::fault::Fault;
 use self::journal::Page;
 use self::mover::Mover;
@@ -146,6 +149,7 @@ struct WriterHandle {
     jobs: SyncSender<Job>,
     /// Gone once somebody has waited for its end.
     thread: Mutex<Option<JoinHandle<()>>>,
+    settling: Arc<Settling>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -170,14 +174,16 @@ impl SqliteStore {
     pub fn open_watched(options: &SqliteOptions, clock: Arc<dyn Clock>, watch: &Watch) -> Result<Self, OpenError> {
         let path = &options.database;
         let explain = |fault: Fault| schema::explain_fault(path, fault);
-        let mut db = schema::open_writer(path, options.durability, options.pages_max)?;
-        let opening = schema::next_opening(&db).map_err(explain)?;
+        let db = schema::open_writer(path, options.pages_max)?;
+        let settling = Arc::new(Settling::default());
+        let mut commits = Commits::open(db, path, options.durability, settling.clone())?;
+        let opening = commits.transact(schema::next_opening).map_err(explain)?;
         let gate = Arc::new(Gate::default());
         let wal =
-            Wal::new(&mut db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
+            Wal::new(&mut commits.db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
-        let writer = Writer::new(db, wal, reserve, clock, opening, options.group);
+        let writer = Writer::new(commits, wal, reserve, clock, opening, options.group);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("store-write".into()).spawn({
             let watch = watch.clone();
@@ -187,7 +193,7 @@ impl SqliteStore {
             }
         });
         let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;
-        let writer = Some(WriterHandle { jobs, thread: Mutex::new(Some(thread)) });
+        let writer = Some(WriterHandle { jobs, thread: Mutex::new(Some(thread)), settling });
         Ok(Self { readers: Some(readers), writer, opening, read_timeout: options.read_timeout })
     }
 
@@ -198,6 +204,17 @@ impl SqliteStore {
     pub fn open_read_only(options: &SqliteOptions) -> Result<Self, OpenError> {
         let readers = Readers::start(&options.database, NonZeroUsize::MIN, &Arc::default(), &Watch::default())?;
         Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout: options.read_timeout })
+    }
+
+    /// Whether the last process was killed and left something acknowledged that only an [`open`](Self::open) makes readable.
+    ///
+    /// Beside a process that writes it is so for moments, and means nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_behind(&self, options: &SqliteOptions) -> Result<bool, StoreError> {
+        let database = options.database.clone();
+        self.look(move |db| redo::is_behind(db, &database)).await
     }
 
     /// Ends writing: what waits is still written, then the log is moved into the database. Blocks until that is done.
@@ -225,11 +242,34 @@ impl SqliteStore {
         answer.await.map_err(|_| gone())?
     }
 
+    /// Waits until what was acknowledged about this can be read, as far as it ever can.
+    async fn settled(&self, subject: &Subject) {
+        let Some(writer) = &self.writer else { return };
+        if let Turn::Later(settled, first) = writer.settling.turn(subject) {
+            if first {
+                // A full queue needs no more words: the writer looks for readers behind every job.
+                let _ = writer.jobs.try_send(Job::Settle);
+            }
+            // A writer that is gone settles nothing more.
+            let _ = settled.await;
+        }
+    }
+
     fn look<'a, T: Send + 'static>(
         &'a self,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
     ) -> SendFuture<'a, Result<T, StoreError>> {
+        self.look_at(Subject::Anything, work)
+    }
+
+    /// Reads what is about `subject` alone, and waits for nothing else.
+    fn look_at<'a, T: Send + 'static>(
+        &'a self,
+        subject: Subject,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> SendFuture<'a, Result<T, StoreError>> {
         Box::pin(async move {
+            self.settled(&subject).await;
             match &self.readers {
                 Some(readers) => readers.read(work).await,
                 None => Err(StoreError::Unavailable("the store was closed".into())),
@@ -259,11 +299,16 @@ impl Store for SqliteStore {
 
     fn workflow(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Option<WorkflowRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |db| lists::workflow(db, &id))
+        self.look_at(Subject::Workflow(id.clone()), move |db| lists::workflow(db, &id))
     }
 
     fn workflows(&self, filter: WorkflowFilter) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
-        self.look(move |db| lists::workflows(db, &filter))
+        let subject = match &filter.conversation {
+            // Of those that run, nothing else changes that a list shows.
+            Some(conversation) if filter.unfinished => Subject::Conversation(conversation.clone()),
+            Some(_) | None => Subject::Anything,
+        };
+        self.look_at(subject, move |db| lists::workflows(db, &filter))
     }
 
     fn read(
@@ -318,7 +363,7 @@ impl Store for SqliteStore {
 
     fn request(&self, key: &str) -> SendFuture<'_, Result<Option<RequestRow>, StoreError>> {
         let key = key.to_owned();
-        self.look(move |db| lists::request(db, &key))
+        self.look_at(Subject::Request(key.as_str().into()), move |db| lists::request(db, &key))
     }
 
     fn conversation(&self, id: &ConversationId) -> SendFuture<'_, Result<Option<ConversationRow>, StoreError>> {
@@ -337,7 +382,7 @@ impl Store for SqliteStore {
         except: Option<WorkflowId>,
     ) -> SendFuture<'_, Result<Vec<MessageRow>, StoreError>> {
         let id = id.clone();
-        self.look(move |db| lists::messages(db, &id, limit, except.as_ref()))
+        self.look_at(Subject::Conversation(id.clone()), move |db| lists::messages(db, &id, limit, except.as_ref()))
     }
 
     fn history(&self, from: PageFrom, limit: u32) -> SendFuture<'_, Result<Vec<HistoryRow>, StoreError>> {

@@ -26,7 +26,7 @@ use crate::api::error::ApiError;
 use crate::api::start::NewRun;
 use crate::api::wire::Deltas;
 use crate::api::{Api, approvals, checkpoints, history, sessions, types};
-use crate::runtime::{Purpose, Runtime};
+use crate::runtime::{Purpose, Runtime, SystemClock};
 use crate::settings::Settings;
 use crate::storage::{DataDirLock, SqliteOptions, SqliteStore};
 
@@ -123,7 +123,7 @@ impl Fleet {
     pub async fn history(&self, from: &PageFrom, limit: u32) -> Result<Page, CommandError> {
         match self {
             Self::Here(local) => {
-                let (rows, next) = history::page(&reader(&local.settings)?, from.clone(), limit).await?;
+                let (rows, next) = history::page(&reader(&local.settings).await?, from.clone(), limit).await?;
                 Ok((rows, next.map(|next| next.to_string())))
             }
             Self::There(client) => {
@@ -138,7 +138,7 @@ impl Fleet {
 
     pub async fn execution(&self, id: &WorkflowId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(local) => Ok(history::entry(&reader(&local.settings)?, id).await?),
+            Self::Here(local) => Ok(history::entry(&reader(&local.settings).await?, id).await?),
             Self::There(client) => client.get(&format!("/api/v1/history/{id}")).await,
         }
     }
@@ -174,7 +174,7 @@ impl Fleet {
         match self {
             Self::Here(local) => {
                 let serves = || DataDirLock::is_database_held(&local.settings.storage);
-                Ok(sessions::unfinished(&reader(&local.settings)?, serves).await?)
+                Ok(sessions::unfinished(&reader(&local.settings).await?, serves).await?)
             }
             Self::There(client) => {
                 let (mut rows, _) = list(client.get_page("/api/v1/sessions").await?)?;
@@ -187,7 +187,7 @@ impl Fleet {
     /// Open questions, as `GET /approvals` shows them.
     pub async fn approvals(&self, filter: QuestionFilter) -> Result<Vec<Value>, CommandError> {
         match self {
-            Self::Here(local) => Ok(approvals::page(&reader(&local.settings)?, filter).await?),
+            Self::Here(local) => Ok(approvals::page(&reader(&local.settings).await?, filter).await?),
             Self::There(client) => {
                 let mut path = format!("/api/v1/approvals?limit={}&offset={}", filter.limit, filter.offset);
                 let ids = [
@@ -207,7 +207,7 @@ impl Fleet {
     /// An open question by its id alone, likewise.
     pub async fn question(&self, id: &RequestId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(local) => Ok(approvals::question(&reader(&local.settings)?, id).await?),
+            Self::Here(local) => Ok(approvals::question(&reader(&local.settings).await?, id).await?),
             Self::There(client) => client.get(&format!("/api/v1/approvals/{id}")).await,
         }
     }
@@ -251,7 +251,7 @@ impl Fleet {
     ) -> Result<Page, CommandError> {
         match self {
             Self::Here(local) => {
-                let (rows, next) = checkpoints::page(&reader(&local.settings)?, id, before, Some(limit)).await?;
+                let (rows, next) = checkpoints::page(&reader(&local.settings).await?, id, before, Some(limit)).await?;
                 Ok((rows, next.map(|next| next.0.to_string())))
             }
             Self::There(client) => {
@@ -263,7 +263,7 @@ impl Fleet {
 
     pub async fn checkpoint(&self, id: &CheckpointId) -> Result<Value, CommandError> {
         match self {
-            Self::Here(local) => Ok(checkpoints::checkpoint(&reader(&local.settings)?, id).await?),
+            Self::Here(local) => Ok(checkpoints::checkpoint(&reader(&local.settings).await?, id).await?),
             Self::There(client) => client.get(&format!("/api/v1/checkpoints/{id}")).await,
         }
     }
@@ -337,7 +337,7 @@ fn list((page, next): (Value, Option<String>)) -> Result<Page, CommandError> {
 }
 
 /// The store, to read.
-fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
+async fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     let file = settings.storage.database_file();
     if let Err(error) = file.metadata() {
         let why = if error.kind() == ErrorKind::NotFound {
@@ -348,7 +348,19 @@ fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
         return Err(CommandError::Failed(format!("{}: {why}", file.display())));
     }
     let options = SqliteOptions::from(&settings.storage);
-    SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()))
+    let open = || SqliteStore::open_read_only(&options).map_err(|error| CommandError::Failed(error.to_string()));
+    let store = open()?;
+    if !store.is_behind(&options).await? {
+        return Ok(store);
+    }
+    // A server that holds the lock is about to do it itself.
+    let Ok(_lock) = DataDirLock::acquire_with_database(&settings.storage, "a command that reads") else { return Ok(store) };
+    drop(store);
+    match SqliteStore::open(&options, Arc::new(SystemClock)) {
+        Ok(written) => drop(written),
+        Err(error) => complain(&format!("what the last server acknowledged last cannot be shown: {error}")),
+    }
+    open()
 }
 
 /// The runtime, to write or to run. Holds the directory's lock.

@@ -32,6 +32,26 @@ struct Place {
     runs_here: bool,
 }
 
+/// What becomes of an append, without writing it. Whoever judges several must know that none changes what another stands on.
+pub(super) fn foresee(db: &Connection, append: &Append, at: Moment) -> Result<Foreseen, Fault> {
+    Ok(match judge(db, append, at)? {
+        Verdict::Refused(outcome) => Foreseen::Refused(outcome),
+        Verdict::Known(_) | Verdict::New(_) => Foreseen::Written(Outcome::Done { head: head_of(append) }),
+    })
+}
+
+/// What will become of an append.
+pub(super) enum Foreseen {
+    /// It is not written, or was before.
+    Refused(Outcome),
+    /// It will be written.
+    Written(Outcome),
+}
+
+fn head_of(append: &Append) -> Position {
+    append.records.last().map_or(append.after, |record| record.position)
+}
+
 /// Judges and writes one append within the open transaction.
 pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Outcome, Fault> {
     let place = match judge(db, append, at)? {
@@ -56,7 +76,7 @@ pub(super) fn append(db: &Connection, append: &Append, at: Moment) -> Result<Out
         db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1 AND request = ?2")?
             .execute(params![place.num, request.as_str()])?;
     }
-    let head = append.records.last().map_or(append.after, |record| record.position);
+    let head = head_of(append);
     move_on(db, &place, append, head, at)?;
     if let Next::Ended(row) = &append.next {
         db.prepare_cached("DELETE FROM inbox WHERE workflow = ?1")?.execute([place.num])?;

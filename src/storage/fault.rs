@@ -14,6 +14,10 @@ impl Fault {
         Self(StoreError::Damaged(what.into()))
     }
 
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self(StoreError::Failed(what.into()))
+    }
+
     /// Whether freeing space may help.
     pub fn is_full(&self) -> bool {
         self.0 == StoreError::Full

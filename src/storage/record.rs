@@ -48,7 +48,7 @@ thread_local! {
 /// The hash of a body. That of a large shared one is taken from the last if the bytes are the same: either they are
 /// the same allocation, which cannot change while it is held here, or each is compared. So the hash stands for what is written
 /// or read, not for what somebody says it is.
-fn hash_of(body: &RecordBody) -> [u8; 32] {
+pub(super) fn hash_of(body: &RecordBody) -> [u8; 32] {
     if !body.shared || body.bytes.len() <= INLINE_BYTES {
         return *blake3::hash(&body.bytes).as_bytes();
     }

@@ -14,7 +14,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::OpenError;
 use super::fault::Fault;
-use crate::settings::Durability;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
 const MIGRATIONS: &[&str] =
@@ -33,11 +32,9 @@ const WRITER_CACHE_KIB: u32 = 8_192;
 const READER_CACHE_KIB: u32 = 1_024;
 
 /// The connection that writes. Makes the file, readable by its owner alone, if there is none.
-pub(super) fn open_writer(
-    path: &Path,
-    durability: Durability,
-    pages_max: Option<u32>,
-) -> Result<Connection, OpenError> {
+///
+/// Its commits are not synced: [`Commits`](super::commits::Commits) does that.
+pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connection, OpenError> {
     create(path).map_err(|error| {
         let path = path.into();
         if error.kind() == io::ErrorKind::StorageFull {
@@ -49,15 +46,11 @@ pub(super) fn open_writer(
     let explain = |error: rusqlite::Error| explain(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags).map_err(explain)?;
-    let synchronous = match durability {
-        Durability::Power => "FULL",
-        Durability::Process => "NORMAL",
-    };
     check_version(&db, path)?;
     // `busy_timeout` is how long a TRUNCATE checkpoint waits for readers.
     db.busy_timeout(Duration::from_millis(100)).map_err(explain)?;
     db.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA secure_delete = ON; \
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON; \
          PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA cache_size = -{WRITER_CACHE_KIB};"
     ))
     .map_err(explain)?;
@@ -164,7 +157,7 @@ pub(super) fn explain_fault(path: &Path, fault: Fault) -> OpenError {
 fn refusal(path: &Path, fault: &Fault) -> Option<OpenError> {
     match &fault.0 {
         StoreError::Unavailable(_) | StoreError::Unwritable(_) => {
-            ["", "-wal", "-shm"].into_iter().find_map(|suffix| refused(path, suffix))
+            ["", "-wal", "-shm", "-redo"].into_iter().find_map(|suffix| refused(path, suffix))
         }
         StoreError::Full | StoreError::Damaged(_) | StoreError::Failed(_) => None,
     }

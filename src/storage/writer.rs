@@ -1,6 +1,6 @@
 //! The one thread that writes.
 //!
-//! Commits that stand one behind the other in the queue are one transaction: they came while the last one ran. Any other
+//! Commits that stand one behind the other in the queue are one group: they came while the last one ran. Any other
 //! job is a transaction of its own, in the order of the queue; removing all of history is many, with other jobs between
 //! them.
 //! Invariant: after a failed sync nothing is written, checkpointed or closed any more. Whatever SQLite holds in memory may
@@ -15,11 +15,12 @@ use std::time::Duration;
 use fleet_actors::failpoint::{FailPoint, reach};
 use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
 use fleet_actors::trouble::Trouble;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::append::{self, Moment};
+use super::append::Moment;
 use super::change;
+use super::commits::Commits;
 use super::fault::Fault;
 use super::history;
 use super::remove;
@@ -28,6 +29,8 @@ use super::wal::Wal;
 
 /// Without a job for this long, the writer is idle.
 const IDLE: Duration = Duration::from_millis(100);
+/// Without a job for this long, what was acknowledged is settled.
+const SETTLE_IDLE: Duration = Duration::from_millis(2);
 /// Executions that one transaction of a larger removal takes.
 const REMOVED_AT_ONCE: u32 = 200;
 
@@ -37,6 +40,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Job {
     Commit(Vec<Append>, Reply<Vec<Outcome>>),
     Write(StoreWrite, Reply<Written>),
+    /// A reader waits.
+    Settle,
     /// The last job.
     Close,
 }
@@ -50,7 +55,7 @@ struct Clearing {
 }
 
 pub(super) struct Writer {
-    pub db: Connection,
+    pub commits: Commits,
     pub wal: Wal,
     pub reserve: Reserve,
     pub clock: Arc<dyn Clock>,
@@ -61,6 +66,8 @@ pub(super) struct Writer {
     failed: Option<StoreError>,
     /// Why the log cannot be moved into the database.
     stuck: Trouble,
+    /// Why what was acknowledged cannot be read.
+    unsettled: Trouble,
     clearing: VecDeque<Clearing>,
     /// Taken from the queue behind a commit that it could not join.
     next: Option<Job>,
@@ -68,7 +75,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn new(
-        db: Connection,
+        commits: Commits,
         wal: Wal,
         reserve: Reserve,
         clock: Arc<dyn Clock>,
@@ -76,7 +83,7 @@ impl Writer {
         group: (usize, usize),
     ) -> Self {
         let (stuck, clearing) = (Trouble::default(), VecDeque::new());
-        Self { db, wal, reserve, clock, opening, group, failed: None, stuck, clearing, next: None }
+        Self { commits, wal, reserve, clock, opening, group, failed: None, stuck, unsettled: Trouble::default(), clearing, next: None }
     }
 
     /// Works until it is told to close or nobody can ask any more, then leaves the database behind in one file.
@@ -85,8 +92,12 @@ impl Writer {
             match self.next(jobs) {
                 Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => self.handle(job, jobs),
+                Err(RecvTimeoutError::Timeout) if self.commits.is_open() => self.settle(),
                 Err(RecvTimeoutError::Timeout) if self.clearing.is_empty() => self.idle(),
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.commits.is_due() {
+                self.settle();
             }
             self.clear_some();
             self.housekeep(Wal::after_commit);
@@ -103,6 +114,9 @@ impl Writer {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
                 TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
             });
+        }
+        if self.failed.is_none() && self.commits.is_open() {
+            return jobs.recv_timeout(if self.commits.is_given_up() { IDLE } else { SETTLE_IDLE });
         }
         let chores = self.wal.is_behind() || self.reserve.is_missing();
         if self.failed.is_none() && chores {
@@ -121,8 +135,8 @@ impl Writer {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Job::Write(write, reply) => drop(reply.send(self.write(&write))),
-            // Taken by `run`.
-            Job::Close => {}
+            // Looked at by `run`.
+            Job::Settle | Job::Close => {}
         }
     }
 
@@ -148,7 +162,7 @@ impl Writer {
             }
         }
         reach(FailPoint::BeforeCommit);
-        let committed = self.commit(&appends);
+        let committed = self.commit(appends);
         reach(FailPoint::AfterCommit);
         match committed {
             Ok(outcomes) => {
@@ -159,11 +173,36 @@ impl Writer {
             }
             Err(error) => replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone())))),
         }
+        // While those who were answered go on.
+        if self.commits.is_behind() && let Err(error) = self.attempt(Commits::catch_up) {
+            self.tell_unsettled(&error);
+        }
     }
 
-    fn commit(&mut self, appends: &[Append]) -> Result<Vec<Outcome>, StoreError> {
+    fn commit(&mut self, appends: Vec<Append>) -> Result<Vec<Outcome>, StoreError> {
         let at = self.moment();
-        self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect())
+        self.attempt(|commits| commits.group(appends, at))
+    }
+
+    /// Makes what was acknowledged readable.
+    fn settle(&mut self) {
+        match self.attempt(Commits::settle) {
+            Ok(()) => {
+                if self.unsettled.is_over() {
+                    tracing::info!("what was acknowledged can be read again");
+                }
+            }
+            Err(error) => {
+                self.commits.let_go();
+                self.tell_unsettled(&error);
+            }
+        }
+    }
+
+    fn tell_unsettled(&mut self, error: &StoreError) {
+        if self.unsettled.shows(error) {
+            tracing::warn!(%error, "what was acknowledged last is durable and cannot be read yet");
+        }
     }
 
     fn write(&mut self, write: &StoreWrite) -> Result<Written, StoreError> {
@@ -227,16 +266,20 @@ impl Writer {
         }
         if done.is_ok() {
             self.wal.want_truncate();
+            self.commits.scrub();
         }
         done
     }
 
     fn transact<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.attempt(|commits| commits.transact(work))
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Commits) -> Result<T, Fault>) -> Result<T, StoreError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
-        let done = transaction(&mut self.db, work);
-        done.map_err(|fault| self.judge(fault))
+        work(&mut self.commits).map_err(|fault| self.judge(fault))
     }
 
     fn idle(&mut self) {
@@ -249,10 +292,11 @@ impl Writer {
     }
 
     fn housekeep(&mut self, chore: impl Fn(&mut Wal, &Connection) -> Result<(), Fault>) {
-        if self.failed.is_some() {
+        // A checkpoint of ours cannot be made within a transaction.
+        if self.failed.is_some() || self.commits.is_open() {
             return;
         }
-        match chore(&mut self.wal, &self.db) {
+        match chore(&mut self.wal, &self.commits.db) {
             Err(fault) => {
                 let full = fault.is_full();
                 let error = self.judge(fault);
@@ -280,11 +324,13 @@ impl Writer {
     }
 
     fn close(mut self) {
-        if self.failed.is_none() {
-            self.wal.want_truncate();
-            self.housekeep(Wal::when_idle);
+        self.wal.want_truncate();
+        if let Err(error) = self.attempt(Commits::finish) {
+            tracing::warn!(%error, "the redo log stays: the next start does again what is in it");
         }
-        let Self { db, wal, failed, .. } = self;
+        self.housekeep(Wal::when_idle);
+        self.commits.let_go();
+        let Self { commits: Commits { db, .. }, wal, failed, .. } = self;
         // The last connection to close removes the log.
         drop(wal);
         if failed.is_some() {
@@ -292,13 +338,6 @@ impl Writer {
             std::mem::forget(db);
         }
     }
-}
-
-fn transaction<T>(db: &mut Connection, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let value = work(&tx)?;
-    tx.commit()?;
-    Ok(value)
 }
 
 #[cfg(test)]

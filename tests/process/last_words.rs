@@ -74,10 +74,10 @@ async fn an_exit_with_74_exports_the_last_spans_first() {
         println!("NOT RUN: strace is not installed");
         return;
     }
-    let wal = dir.path().join(".var/fleet.db-wal");
+    let redo = dir.path().join(".var/fleet.db-redo");
     let mut command = std::process::Command::new("strace");
     // The process that is started is the server, and ends with its guard; who injects is apart.
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(&wal);
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(&redo);
     // Several runs are over by then.
     command.args(["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=40+"]);
     command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);

@@ -15,9 +15,9 @@ async fn a_sync_that_fails_ends_the_process_with_74_within_a_second_and_nothing_
     let dir = tempfile::tempdir().unwrap();
     // Runs stay in their first call, so that one accepted run is one commit.
     let (_model, model) = simulate(dir.path(), 60_000, 0);
-    let (wal, trace) = (dir.path().join(".var/fleet.db-wal"), dir.path().join("trace"));
+    let (redo, trace) = (dir.path().join(".var/fleet.db-redo"), dir.path().join("trace"));
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-ttt", "-o"]).arg(&trace).arg("-P").arg(&wal);
+    command.args(["-f", "-qq", "-ttt", "-o"]).arg(&trace).arg("-P").arg(&redo);
     command.args(["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=12"]);
     command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
     command.env("OPENAI_BASE_URL", &model).env("MAX_CONCURRENT_WORKFLOWS", "64");
@@ -223,6 +223,7 @@ async fn a_clean_stop_leaves_everything_in_the_one_file() {
     server.stop().await;
     let wal = dir.path().join(".var/fleet.db-wal").metadata();
     assert!(wal.as_ref().is_ok_and(|wal| wal.len() == 0) || wal.is_err(), "{wal:?}");
+    assert!(!dir.path().join(".var/fleet.db-redo").exists());
     std::fs::copy(dir.path().join(".var/fleet.db"), copy.path().join("fleet.db")).unwrap();
     let mut show = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
     let id = answer["execution_id"].as_str().unwrap();

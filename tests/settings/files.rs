@@ -48,6 +48,7 @@ fn no_two_paths_lead_to_one_file_of_the_data_directory() {
         ("fleet.db-wal", "found the log of the database"),
         ("fleet.db-shm", "found the index of the database's log"),
         ("fleet.db-journal", "found the journal of the database"),
+        ("fleet.db-redo", "found the redo log of the database"),
     ];
     for (file, what) in files {
         refused(&start_in(dir.path()).env(HISTORY, &at(file)), [history, database], what);

@@ -5,6 +5,7 @@ mod damage;
 mod export;
 mod opening;
 mod pace;
+mod redo;
 mod room;
 mod size;
 mod support;

@@ -1,6 +1,7 @@
 //! What may be opened, and by whom.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use agentic_fleet::storage::{DataDirLock, LockError, OpenError, SqliteOptions, SqliteStore};
 use fleet_actors::ids::{Position, Timestamp};
@@ -90,9 +91,18 @@ fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
     block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
     let reader = SqliteStore::open_read_only(&disk.options).expect("it opens beside the server");
     let read = |store: &SqliteStore| block_on(store.read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len());
-    assert_eq!(read(&reader), Ok(3));
+    // Another process sees what was acknowledged when the writer has a moment; the store itself sees it at once.
+    let soon = |records| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while read(&reader) != Ok(records) {
+            assert!(Instant::now() < deadline, "{:?}", read(&reader));
+            std::thread::yield_now();
+        }
+    };
+    soon(3);
     block_on(disk.store().commit(vec![make::more("w", 3, 1)])).expect("written");
-    assert_eq!(read(&reader), Ok(4));
+    assert_eq!(block_on(disk.store().read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len()), Ok(4));
+    soon(4);
     assert!(matches!(block_on(reader.write(StoreWrite::Probe)), Err(StoreError::Unavailable(_))));
     drop(reader);
     let mut disk = disk;

@@ -77,7 +77,8 @@ fn child_with_much_to_write() {
 const SYNCS: &[&str] = &["-e", "trace=fsync,fdatasync,write"];
 
 fn is_log_sync(line: &str) -> bool {
-    (line.contains("fsync(") || line.contains("fdatasync(")) && line.contains("fleet.db-wal")
+    let log = line.contains("fleet.db-redo") || line.contains("fleet.db-wal");
+    log && (line.contains("fsync(") || line.contains("fdatasync("))
 }
 
 #[test]
@@ -127,9 +128,11 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
     if child_dir().is_some() {
         return;
     }
-    // The log in a commit; the database in a checkpoint, whose errors SQLite would swallow by itself.
+    // The redo log before an acknowledgement; the database's log when the redo log begins anew; the database in a checkpoint,
+    // whose errors SQLite would swallow by itself.
     for (file, child, when) in [
-        ("fleet.db-wal", "sync::child_with_power", "when=20"),
+        ("fleet.db-redo", "sync::child_with_power", "when=20"),
+        ("fleet.db-wal", "sync::child_with_much_to_write", "when=20"),
         ("fleet.db", "sync::child_with_much_to_write", "when=2"),
     ] {
         let dir = tempfile::tempdir().expect("a directory");

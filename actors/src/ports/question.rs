@@ -1,9 +1,11 @@
 //! Questions to humans as the store keeps them: open ones can be listed over all workflows and outlive every process.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arc, ConversationId, Question, RequestId, Timestamp, WorkflowId};
 
 /// A question that opened with an append.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenedQuestion {
     /// The question.
     pub question: Question,

@@ -43,7 +43,7 @@ pub struct RecordBody {
 }
 
 /// A workflow that does not exist yet; comes with its first append.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewWorkflow {
     /// The workflow function's name.
     pub name: Arc<str>,
@@ -66,7 +66,7 @@ pub struct NewWorkflow {
 }
 
 /// A key that a client gave so that asking twice starts one run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestKey {
     /// `client_message_id` or `Idempotency-Key`.
     pub key: Arc<str>,

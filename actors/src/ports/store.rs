@@ -61,7 +61,8 @@ impl Rest {
 }
 
 /// What becomes of a workflow after an append.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Next {
     /// Its owner goes on.
     Running,

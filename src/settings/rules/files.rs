@@ -44,7 +44,8 @@ pub(super) fn files(settings: &Settings, found: &mut Found) {
         .has("the database", &file)
         .has("the log of the database", &beside(&file, "-wal"))
         .has("the index of the database's log", &beside(&file, "-shm"))
-        .has("the journal of the database", &beside(&file, "-journal"));
+        .has("the journal of the database", &beside(&file, "-journal"))
+        .has("the redo log of the database", &beside(&file, "-redo"));
     if let Some(lock) = storage.own_database_lock() {
         database = database.has("the lock of the database", &lock);
     }

@@ -1,0 +1,407 @@
+//! How what is written becomes durable, and when it can be read.
+//!
+//! A group of appends is judged, put in the [redo log](Redo) and acknowledged, and then written in a transaction that stays
+//! open. The transaction is *settled*, which is committed, when somebody wants to read, when nothing more comes, or when it is large; what was
+//! acknowledged is in memory until then, so that a transaction that failed can be done again. The database's own log is
+//! synced when the redo log begins anew, and behind every change that is no append.
+//!
+//! Without a redo log (durability `process`, or no room for one) a group is a transaction of its own.
+//! Invariant: nothing is acknowledged that is neither in a synced redo log nor in a synced database.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fleet_actors::ids::{ConversationId, WorkflowId};
+use fleet_actors::ports::{Append, Next, Outcome};
+use rusqlite::Connection;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use super::OpenError;
+use super::append::{self, Foreseen, Moment};
+use super::fault::Fault;
+use super::redo::{self, Logged, Redo};
+use crate::settings::Durability;
+
+/// A transaction that is older than this is settled.
+const SETTLE_AFTER: Duration = Duration::from_millis(20);
+
+/// Readers that wait until what was acknowledged can be read.
+#[derive(Default)]
+pub(super) struct Settling {
+    state: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Something is acknowledged and cannot be read.
+    behind: bool,
+    /// What it changes, where a read may be about that alone.
+    touched: HashSet<Subject>,
+    readers: Vec<oneshot::Sender<()>>,
+}
+
+/// What a read is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// Whatever it is.
+    Anything,
+    /// The row of a workflow.
+    Workflow(WorkflowId),
+    /// The messages of a conversation, and which of its runs run.
+    Conversation(ConversationId),
+    /// The run of a request key.
+    Request(Arc<str>),
+}
+
+/// What an append changes, of the things that a read may be about alone.
+fn subjects(append: &Append) -> impl Iterator<Item = Subject> {
+    let own = Subject::Workflow(append.claim.workflow.clone());
+    let children = append.children.iter().map(|child| Subject::Workflow(child.workflow.clone()));
+    let made = append.create.as_ref().and_then(|made| made.conversation.clone());
+    let key = append.create.as_ref().and_then(|made| made.request.as_ref()).map(|asked| asked.key.clone());
+    let said = append.messages.iter().map(|message| message.conversation.clone());
+    let (ended, any) = match &append.next {
+        Next::Running => (None, None),
+        Next::Ended(row) => (row.conversation_id.clone(), None),
+        Next::Parked { .. } | Next::Resting(_) => (None, Some(Subject::Anything)),
+    };
+    let conversations = made.into_iter().chain(said).chain(ended).map(Subject::Conversation);
+    std::iter::once(own).chain(children).chain(conversations).chain(key.map(Subject::Request)).chain(any)
+}
+
+/// What a reader has to do.
+pub(super) enum Turn {
+    /// Everything can be read.
+    Now,
+    /// Wait for this; and tell the writer, if nobody did.
+    Later(oneshot::Receiver<()>, bool),
+}
+
+impl Settling {
+    /// Whether what was acknowledged about this can be read, and what to wait for if not.
+    pub fn turn(&self, subject: &Subject) -> Turn {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let touched = |subject: &Subject| state.touched.contains(subject);
+        if !state.behind || (*subject != Subject::Anything && !touched(subject) && !touched(&Subject::Anything)) {
+            return Turn::Now;
+        }
+        let (reader, settled) = oneshot::channel();
+        let first = state.readers.is_empty();
+        state.readers.push(reader);
+        Turn::Later(settled, first)
+    }
+
+    /// These are about to be acknowledged, and cannot be read.
+    fn touch(&self, appends: &[Append]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.behind = true;
+        state.touched.extend(appends.iter().flat_map(subjects));
+    }
+
+    /// Lets readers go on: everything can be read, or this will not change soon.
+    fn let_go(&self, behind: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.behind = behind;
+        if !behind {
+            state.touched.clear();
+        }
+        for reader in state.readers.drain(..) {
+            let _ = reader.send(());
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.state.lock().unwrap_or_else(PoisonError::into_inner).readers.is_empty()
+    }
+}
+
+/// The connection that writes, and what is not settled.
+pub(super) struct Commits {
+    pub db: Connection,
+    redo: Option<Redo>,
+    /// The database's log; none if nothing is synced.
+    wal: Option<WalFile>,
+    settling: Arc<Settling>,
+    /// Acknowledged groups of the open transaction, and when it began.
+    kept: Vec<(Vec<Append>, Moment)>,
+    since: Instant,
+    /// As many of them are written.
+    written: usize,
+    /// The last try to write or commit them failed.
+    given_up: bool,
+    /// Commits that the database's log was not synced behind.
+    unsynced: bool,
+}
+
+impl Commits {
+    /// Takes the connection that writes and does again what the last process left in the redo log.
+    pub fn open(
+        mut db: Connection,
+        database: &Path,
+        durability: Durability,
+        settling: Arc<Settling>,
+    ) -> Result<Self, OpenError> {
+        // What a process with `durability: power` left is done again in any case.
+        let done = redo::do_again(&mut db, database)?;
+        let wal = WalFile::open(database)?;
+        let (kept, since) = (Vec::new(), Instant::now());
+        let mut commits = Self { db, redo: None, wal: Some(wal), settling, kept, since, written: 0, given_up: false, unsynced: true };
+        commits.sync().map_err(|fault| super::schema::explain_fault(database, fault))?;
+        match durability {
+            Durability::Power => commits.redo = Redo::open(done)?,
+            Durability::Process => {
+                done.remove();
+                commits.wal = None;
+            }
+        }
+        Ok(commits)
+    }
+
+    /// Makes a group durable. It is written when there is time for that: by [`catch_up`](Self::catch_up), else before the next
+    /// group or read.
+    pub fn group(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
+        if self.redo.is_none() {
+            return self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect());
+        }
+        if self.given_up {
+            // Nothing more is acknowledged until what is kept can be read.
+            self.settle()?;
+        }
+        let (mut outcomes, mut rest) = (Vec::with_capacity(appends.len()), appends.into_iter().peekable());
+        while rest.peek().is_some() {
+            let mut apart: Vec<Append> = Vec::new();
+            while let Some(next) = rest.next_if(|next| apart.iter().all(|one| are_apart(one, next))) {
+                apart.push(next);
+            }
+            outcomes.extend(self.log(apart, at)?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Makes appends durable of which none changes what another stands on.
+    fn log(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
+        self.catch_up()?;
+        let (mut outcomes, mut written) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
+        for one in appends {
+            match append::foresee(&self.db, &one, at)? {
+                Foreseen::Refused(outcome) => outcomes.push(outcome),
+                Foreseen::Written(outcome) => {
+                    outcomes.push(outcome);
+                    written.push(one);
+                }
+            }
+        }
+        if written.is_empty() {
+            return Ok(outcomes);
+        }
+        let logged = match &mut self.redo {
+            Some(redo) if !self.kept.is_empty() || self.wal.as_mut().is_none_or(WalFile::has_room) => redo.log(&written, at)?,
+            Some(_) | None => Logged::NoRoom,
+        };
+        if logged == Logged::NoRoom {
+            let done: Result<(), Fault> = written.iter().try_for_each(|one| append::append(&self.db, one, at).map(drop));
+            if let Err(fault) = done.and_then(|()| self.settle()).and_then(|()| self.sync()) {
+                self.give_up();
+                // The others were acknowledged, and may fit without these.
+                let _ = self.settle();
+                return Err(fault);
+            }
+            return Ok(outcomes);
+        }
+        if self.kept.is_empty() {
+            self.since = Instant::now();
+        }
+        self.settling.touch(&written);
+        self.kept.push((written, at));
+        Ok(outcomes)
+    }
+
+    /// Makes another change, durable when it answers.
+    pub fn transact<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.settle()?;
+        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let value = work(&tx)?;
+        tx.commit()?;
+        self.unsynced = true;
+        if let Some(redo) = &mut self.redo {
+            redo.forget_known();
+        }
+        self.sync()?;
+        Ok(value)
+    }
+
+    /// Whether a transaction is open, or should be.
+    pub fn is_open(&self) -> bool {
+        !self.kept.is_empty() || !self.db.is_autocommit()
+    }
+
+    /// Whether readers wait, or the transaction is large.
+    pub fn is_due(&self) -> bool {
+        let old = !self.kept.is_empty() && self.since.elapsed() >= SETTLE_AFTER;
+        old || self.settling.is_wanted() || self.redo.as_ref().is_some_and(Redo::is_half_full)
+    }
+
+    /// Commits what is open, so that it can be read. If that fails, readers see what was there before, and what was
+    /// acknowledged waits in memory and in the redo log.
+    pub fn settle(&mut self) -> Result<(), Fault> {
+        let settled = self.commit();
+        self.settling.let_go(settled.is_err());
+        settled?;
+        if self.redo.as_ref().is_some_and(Redo::is_half_full) { self.sync() } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        if !self.is_open() {
+            return Ok(());
+        }
+        self.catch_up()?;
+        let seen = self.redo.as_ref().map_or(Ok(()), |redo| redo.seen(&self.db));
+        let committed = seen.and_then(|()| Ok(self.db.execute_batch("COMMIT")?));
+        match committed {
+            Ok(()) => {
+                self.kept.clear();
+                (self.written, self.given_up, self.unsynced) = (0, false, true);
+            }
+            Err(_) => self.give_up(),
+        }
+        committed
+    }
+
+    /// Syncs the database's log, if anything needs it; the redo log begins anew.
+    fn sync(&mut self) -> Result<(), Fault> {
+        if let (true, Some(wal)) = (self.unsynced, &self.wal) {
+            wal.file.sync_data().map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
+        }
+        self.unsynced = false;
+        if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo) {
+            redo.begin_anew();
+        }
+        Ok(())
+    }
+
+    /// Writes over what the redo log may hold of what was removed.
+    pub fn scrub(&mut self) {
+        if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo)
+            && let Err(error) = redo.scrub()
+        {
+            tracing::warn!(%error, "what was removed may still stand in the redo log");
+        }
+    }
+
+    /// Settles, syncs, and leaves no redo log behind.
+    ///
+    /// # Errors
+    /// What is acknowledged stays in the redo log; the next start does it again.
+    pub fn finish(&mut self) -> Result<(), Fault> {
+        self.settle()?;
+        self.sync()?;
+        self.redo.take().into_iter().for_each(Redo::remove);
+        Ok(())
+    }
+
+    /// Lets readers go on with what is there.
+    pub fn let_go(&self) {
+        self.settling.let_go(self.is_open());
+    }
+
+    /// Whether something is durable and not yet written.
+    pub fn is_behind(&self) -> bool {
+        self.written < self.kept.len()
+    }
+
+    /// Whether the open transaction could not be settled.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// Writes what is durable and not yet written, in the open transaction or a new one.
+    pub fn catch_up(&mut self) -> Result<(), Fault> {
+        let caught_up = self.write_kept();
+        if caught_up.is_err() {
+            self.give_up();
+        }
+        caught_up
+    }
+
+    fn write_kept(&mut self) -> Result<(), Fault> {
+        if self.db.is_autocommit() {
+            self.db.execute_batch("BEGIN IMMEDIATE")?;
+        }
+        for (appends, at) in &self.kept[self.written..] {
+            for one in appends {
+                append::append(&self.db, one, *at)?;
+            }
+            self.written += 1;
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) {
+        if !self.db.is_autocommit() {
+            // It fails when SQLite has done so itself.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        self.written = 0;
+        self.given_up = !self.kept.is_empty();
+        if let Some(redo) = &mut self.redo {
+            redo.forget_known();
+        }
+    }
+}
+
+/// Whether neither changes what the other stands on: they are of two workflows, and not two first ones under one key.
+fn are_apart(one: &Append, other: &Append) -> bool {
+    let key = |append: &Append| append.create.as_ref().and_then(|made| made.request.as_ref().map(|asked| asked.key.clone()));
+    one.claim.workflow != other.claim.workflow && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
+}
+
+/// Room behind the end of the database's log that is taken from the disk before anything is acknowledged that has yet to be
+/// committed: many times what the redo log may say between two commits.
+const ROOM: u64 = 8 << 20;
+
+/// The database's log, to sync it, whoever wrote it, and to keep room for it.
+struct WalFile {
+    file: File,
+    /// Its length when it was last looked at.
+    length: u64,
+    /// Bytes that it may have without asking the disk.
+    allocated: u64,
+}
+
+impl WalFile {
+    fn open(database: &Path) -> Result<Self, OpenError> {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-wal");
+        match File::options().read(true).write(true).open(&path) {
+            Ok(file) => Ok(Self { file, length: 0, allocated: 0 }),
+            Err(error) => Err(OpenError::Io { path: path.into(), error }),
+        }
+    }
+
+    /// Whether what is acknowledged now can be committed, however full the disk gets. A file system that cannot promise
+    /// room is believed to have it.
+    fn has_room(&mut self) -> bool {
+        let Ok(length) = self.file.metadata().map(|file| file.len()) else { return false };
+        if length < self.length {
+            // It was cut, with all that stood behind it.
+            self.allocated = 0;
+        }
+        self.length = length;
+        if length + ROOM / 2 <= self.allocated {
+            return true;
+        }
+        let wanted = length + ROOM;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, wanted) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.allocated = wanted;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}

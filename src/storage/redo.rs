@@ -1,0 +1,312 @@
+//! The redo log: what is acknowledged and not yet synced in the database's own log.
+//!
+//! A group of appends changes a dozen pages and says a few kilobytes. So an acknowledgement waits for the few kilobytes, and
+//! the pages of many groups are committed together. At the next start, groups that the database does not have are done again.
+//!
+//! Entries are numbered for ever, and stand one behind the other from the beginning of the file in pages of their own, so
+//! that no later write touches a page of an acknowledged one. The database says which number it has seen; when that is
+//! synced, the file begins anew. An entry counts if all before it in the file do and its checksum is right, so neither a
+//! torn one nor what is left of an earlier round counts.
+//! Absent on purpose: when the database commits, and what an append means.
+
+mod entry;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use fleet_actors::ports::Append;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use self::entry::{Known, decode, encode};
+use super::append::{self, Moment};
+use super::fault::Fault;
+use super::schema::{meta, set_meta};
+use super::{OpenError, sync_dir};
+
+/// Bytes of the file, filled from the start so that no entry changes its length.
+const CAPACITY: usize = 2 << 20;
+/// Entries begin at multiples of this.
+const PAGE: usize = 4_096;
+/// Begins every entry; the digit is the version of its form.
+const MAGIC: [u8; 8] = *b"FLTREDO1";
+/// Magic, id of the database, number, length, checksum; then the entry.
+const HEADER: usize = 8 + 8 + 8 + 8 + 4;
+
+/// The number of the last entry that the database has seen.
+const SEEN: &str = "redo_seen";
+/// Tells the log of this database from that of another.
+const ID: &str = "redo_id";
+
+/// Where the log of a database lies.
+pub(super) fn path_of(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-redo");
+    path.into()
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Logged {
+    /// It is durable.
+    Durable,
+    /// It is not in the log: there is no room for it. The database must be committed and synced instead.
+    NoRoom,
+}
+
+/// The log as its only writer knows it.
+pub(super) struct Redo {
+    path: PathBuf,
+    file: File,
+    id: u64,
+    /// The number of the last entry.
+    last: u64,
+    /// Where the next one begins.
+    at: usize,
+    /// Behind the last byte that may not be zero.
+    used: usize,
+    known: Known,
+    buffer: Vec<u8>,
+}
+
+impl Redo {
+    /// Opens the log of a database that is synced; none if there is no room for it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
+        let Done { path, id, last } = done;
+        match make(&path) {
+            Ok(file) => {
+                let (known, buffer) = (Known::default(), Vec::new());
+                Ok(Some(Self { path, file, id, last, at: 0, used: CAPACITY, known, buffer }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(path = %path.display(), "there is no room for the redo log: commits take longer");
+                Ok(None)
+            }
+            Err(error) => Err(OpenError::Refused { path, why: format!("{error}; let this user read and write it") }),
+        }
+    }
+
+    /// Writes the appends of a group that were done, and syncs them.
+    ///
+    /// # Errors
+    /// A sync that failed: nothing may be acknowledged any more.
+    pub fn log(&mut self, appends: &[Append], at: Moment) -> Result<Logged, Fault> {
+        // Whatever becomes of it, its number is used.
+        self.last += 1;
+        self.buffer.clear();
+        self.buffer.resize(HEADER, 0);
+        if encode(&mut self.buffer, appends, at, &mut self.known).is_err() {
+            return Ok(Logged::NoRoom);
+        }
+        let end = self.at + self.buffer.len().next_multiple_of(PAGE);
+        if end > CAPACITY {
+            return Ok(Logged::NoRoom);
+        }
+        seal(&mut self.buffer, self.id, self.last);
+        self.buffer.resize(end - self.at, 0);
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.at as u64) {
+            tracing::warn!(%error, "the redo log was not written: the database is synced instead");
+            return Ok(Logged::NoRoom);
+        }
+        self.file.sync_data().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))?;
+        self.at = end;
+        self.used = self.used.max(end);
+        Ok(Logged::Durable)
+    }
+
+    /// Whether it is time to sync the database and begin anew.
+    pub fn is_half_full(&self) -> bool {
+        self.at > CAPACITY / 2
+    }
+
+    /// Notes in the database what it has seen. Part of the transaction that brings it.
+    pub fn seen(&self, db: &Connection) -> Result<(), Fault> {
+        set_meta(db, SEEN, self.last.cast_signed())
+    }
+
+    /// The database has everything, and is synced.
+    pub fn begin_anew(&mut self) {
+        self.at = 0;
+    }
+
+    /// The database may have lost a shared body.
+    pub fn forget_known(&mut self) {
+        self.known.clear();
+    }
+
+    /// Writes zeros over everything, when the database has it: what was removed there must not be left here.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn scrub(&mut self) -> io::Result<()> {
+        self.at = 0;
+        let zeros = vec![0; self.used];
+        self.file.write_all_at(&zeros, 0)?;
+        self.file.sync_data()?;
+        self.used = 0;
+        Ok(())
+    }
+
+    /// Removes the file, when the database has everything and is synced.
+    pub fn remove(self) {
+        remove(&self.path);
+    }
+}
+
+/// A database that has everything of its log.
+pub(super) struct Done {
+    path: PathBuf,
+    id: u64,
+    last: u64,
+}
+
+impl Done {
+    /// Removes the log, when the database is synced.
+    pub fn remove(self) {
+        remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "the redo log was not removed");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Does again what the database has not seen, in one transaction, which the caller must sync before it opens the log.
+///
+/// # Errors
+/// [`OpenError`]; nothing is changed then.
+pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, OpenError> {
+    let path = path_of(database);
+    let left = read(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+    let (id, last) = replay(db, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
+    Ok(Done { path, id, last })
+}
+
+/// Whether a database has something in its log that it has not seen itself.
+pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault> {
+    let left = read(&path_of(database)).map_err(|error| Fault::damaged(format!("the redo log cannot be read: {error}")))?;
+    let (id, seen) = (meta(db, ID)?.unwrap_or(0), meta(db, SEEN)?.unwrap_or(0));
+    Ok(Entries::new(&left, id.cast_unsigned()).any(|(number, _)| number > seen.cast_unsigned()))
+}
+
+/// The log's bytes; none if there is no log.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// The file, filled and synced if it was not there.
+fn make(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.len() != CAPACITY as u64 {
+        let filled = file.set_len(0).and_then(|()| file.write_all(&vec![0; CAPACITY])).and_then(|()| file.sync_all());
+        if let Err(error) = filled {
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
+        sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    }
+    Ok(file)
+}
+
+/// Does again what the database has not seen; the database's id and the last number it has seen then.
+fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
+    let tx = db.transaction()?;
+    let id = match meta(&tx, ID)? {
+        Some(id) => id,
+        None => {
+            let id = fastrand::i64(1..);
+            set_meta(&tx, ID, id)?;
+            id
+        }
+    };
+    let seen = meta(&tx, SEEN)?.unwrap_or(0).cast_unsigned();
+    let (mut last, mut again) = (seen, 0);
+    for (number, bytes) in Entries::new(left, id.cast_unsigned()) {
+        if number <= seen {
+            continue;
+        }
+        if number != last + 1 {
+            // Somebody put an older database beside it.
+            tracing::warn!(seen, number, "the redo log does not follow the database and is left out");
+            break;
+        }
+        let (at, appends) = decode(bytes, &|hash| shared_payload(&tx, hash))?;
+        for one in &appends {
+            append::append(&tx, one, at)?;
+        }
+        (last, again) = (number, again + appends.len());
+    }
+    set_meta(&tx, SEEN, last.cast_signed())?;
+    tx.commit()?;
+    if again > 0 {
+        tracing::info!(appends = again, "what the last process acknowledged last was done again");
+    }
+    Ok((id.cast_unsigned(), last))
+}
+
+fn shared_payload(db: &Connection, hash: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut find = db.prepare_cached("SELECT bytes FROM shared_payloads WHERE tenant = 'local' AND hash = ?1")?;
+    let bytes = find.query_row([hash], |row| row.get(0)).optional()?;
+    bytes.ok_or_else(|| Fault::damaged("the redo log names a payload that is not stored"))
+}
+
+fn seal(entry: &mut [u8], id: u64, number: u64) {
+    let length = (entry.len() - HEADER) as u64;
+    entry[..8].copy_from_slice(&MAGIC);
+    entry[8..16].copy_from_slice(&id.to_le_bytes());
+    entry[16..24].copy_from_slice(&number.to_le_bytes());
+    entry[24..32].copy_from_slice(&length.to_le_bytes());
+    let checksum = checksum(&entry[..32], &entry[HEADER..]);
+    entry[32..HEADER].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn checksum(header: &[u8], body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(header);
+    crc.update(body);
+    crc.finalize()
+}
+
+/// The entries that count, with their numbers.
+struct Entries<'a> {
+    left: &'a [u8],
+    id: u64,
+    last: Option<u64>,
+}
+
+impl<'a> Entries<'a> {
+    fn new(left: &'a [u8], id: u64) -> Self {
+        Self { left, id, last: None }
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (u64, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (header, rest) = self.left.split_at_checked(HEADER)?;
+        let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let (id, number, length) = (word(8)?, word(16)?, usize::try_from(word(24)?).ok()?);
+        let body = rest.get(..length)?;
+        let follows = self.last.is_none_or(|last| number == last + 1);
+        if header[..8] != MAGIC || id != self.id || !follows || checksum(&header[..32], body).to_le_bytes() != header[32..] {
+            return None;
+        }
+        self.left = self.left.get((HEADER + length).next_multiple_of(PAGE)..).unwrap_or_default();
+        self.last = Some(number);
+        Some((number, body))
+    }
+}

@@ -1,0 +1,256 @@
+//! The bytes of an entry: one group of appends as it was written, and when.
+//!
+//! Lengths stand before whatever has any, so that a body is copied and not quoted. What the store keeps as JSON is JSON here,
+//! too. A large shared body that the database has already is named by its hash: nearly every run is pinned to the same one.
+//! Absent on purpose: a checksum. The file has one for all of an entry.
+
+use std::time::Duration;
+
+use fleet_actors::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
+use fleet_actors::ports::{Append, Claim, NewChild, RecordBody, RecordRow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::super::append::Moment;
+use super::super::fault::Fault;
+use super::super::record::{INLINE_BYTES, hash_of};
+
+/// Large shared bodies that are remembered.
+const KNOWN_MAX: usize = 8;
+
+/// Large shared bodies that the database has, as its writer last saw it. Cleared by whatever removes.
+#[derive(Default)]
+pub(super) struct Known(Vec<(RecordBody, [u8; 32])>);
+
+impl Known {
+    /// The hash of a body that the database has; one that it will have with this entry is remembered.
+    fn find(&mut self, body: &RecordBody) -> Option<[u8; 32]> {
+        let same = |known: &&(RecordBody, [u8; 32])| std::sync::Arc::ptr_eq(&known.0.bytes, &body.bytes);
+        if let Some((_, hash)) = self.0.iter().find(same) {
+            return Some(*hash);
+        }
+        if self.0.len() == KNOWN_MAX {
+            self.0.remove(0);
+        }
+        self.0.push((body.clone(), hash_of(body)));
+        None
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Writes an entry behind what is in `out`.
+///
+/// # Errors
+/// What cannot be JSON.
+pub(super) fn encode(
+    out: &mut Vec<u8>,
+    appends: &[Append],
+    at: Moment,
+    known: &mut Known,
+) -> serde_json::Result<()> {
+    let mut to = Encoder { out, known };
+    to.number(at.opening.cast_unsigned());
+    to.number(at.now.0.cast_unsigned());
+    to.number(appends.len() as u64);
+    appends.iter().try_for_each(|append| to.append(append))
+}
+
+/// Reads an entry. `shared` finds a large shared body by its hash.
+///
+/// # Errors
+/// [`StoreError::Damaged`](fleet_actors::ports::StoreError::Damaged) when it is none, else those of `shared`.
+pub(super) fn decode(
+    bytes: &[u8],
+    shared: &dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>,
+) -> Result<(Moment, Vec<Append>), Fault> {
+    let mut from = Decoder { bytes, shared };
+    let at = Moment {
+        opening: from.number()?.cast_signed(),
+        now: Timestamp(from.number()?.cast_signed()),
+    };
+    let appends = from.list(Decoder::append)?;
+    if from.bytes.is_empty() { Ok((at, appends)) } else { Err(broken()) }
+}
+
+fn broken() -> Fault {
+    Fault::damaged("an entry of the redo log cannot be read")
+}
+
+struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    known: &'a mut Known,
+}
+
+impl Encoder<'_> {
+    fn number(&mut self, number: u64) {
+        self.out.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Room for a number that is known later; where it is.
+    fn later(&mut self) -> usize {
+        let at = self.out.len();
+        self.number(0);
+        at
+    }
+
+    fn json(&mut self, value: &impl Serialize) -> serde_json::Result<()> {
+        let at = self.later();
+        serde_json::to_writer(&mut *self.out, value)?;
+        let length = (self.out.len() - at - 8) as u64;
+        self.out[at..at + 8].copy_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+
+    fn append(&mut self, append: &Append) -> serde_json::Result<()> {
+        let Append { claim, after, create, records, messages, opened, closed, runtime, children, next } = append;
+        self.bytes(claim.workflow.as_str().as_bytes());
+        self.number(claim.epoch.0.into());
+        self.number(after.0);
+        self.json(create)?;
+        self.records(records);
+        self.json(messages)?;
+        self.json(opened)?;
+        self.json(closed)?;
+        self.number(u64::try_from(runtime.as_millis()).unwrap_or(u64::MAX));
+        self.number(children.len() as u64);
+        for NewChild { workflow, made, records } in children {
+            self.bytes(workflow.as_str().as_bytes());
+            self.json(made)?;
+            self.records(records);
+        }
+        self.json(next)
+    }
+
+    fn records(&mut self, records: &[RecordRow]) {
+        self.number(records.len() as u64);
+        for RecordRow { position, epoch, seq, kind, path, head, body } in records {
+            self.number(position.0);
+            self.number(epoch.0.into());
+            self.number(seq.map_or(0, |seq| seq.0 + 1));
+            self.bytes(kind.as_bytes());
+            self.bytes(path.as_bytes());
+            self.bytes(head);
+            self.body(body.as_ref());
+        }
+    }
+
+    fn body(&mut self, body: Option<&RecordBody>) {
+        let Some(body) = body else { return self.number(Body::None as u64) };
+        if !body.shared {
+            self.number(Body::Own as u64);
+        } else if body.bytes.len() > INLINE_BYTES
+            && let Some(hash) = self.known.find(body)
+        {
+            self.number(Body::Stored as u64);
+            return self.bytes(&hash);
+        } else {
+            self.number(Body::Shared as u64);
+        }
+        self.bytes(&body.bytes);
+    }
+}
+
+/// How a record's body stands in an entry.
+#[derive(Clone, Copy)]
+enum Body {
+    None = 0,
+    Own = 1,
+    Shared = 2,
+    /// Shared, and the database has it: its hash.
+    Stored = 3,
+}
+
+struct Decoder<'a> {
+    bytes: &'a [u8],
+    shared: &'a dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>,
+}
+
+impl<'a> Decoder<'a> {
+    fn number(&mut self) -> Result<u64, Fault> {
+        let (number, rest) = self.bytes.split_first_chunk().ok_or_else(broken)?;
+        self.bytes = rest;
+        Ok(u64::from_le_bytes(*number))
+    }
+
+    fn epoch(&mut self) -> Result<Epoch, Fault> {
+        u32::try_from(self.number()?).map(Epoch).map_err(|_| broken())
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Fault> {
+        let length = usize::try_from(self.number()?).map_err(|_| broken())?;
+        let (bytes, rest) = self.bytes.split_at_checked(length).ok_or_else(broken)?;
+        self.bytes = rest;
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Fault> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| broken())
+    }
+
+    fn json<T: DeserializeOwned>(&mut self) -> Result<T, Fault> {
+        serde_json::from_slice(self.bytes()?).map_err(|_| broken())
+    }
+
+    fn list<T>(&mut self, one: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
+        let count = self.number()?;
+        (0..count).map(|_| one(self)).collect()
+    }
+
+    fn append(&mut self) -> Result<Append, Fault> {
+        Ok(Append {
+            claim: Claim { workflow: WorkflowId::from_trusted(self.text()?), epoch: self.epoch()? },
+            after: Position(self.number()?),
+            create: self.json()?,
+            records: self.list(Self::record)?,
+            messages: self.json()?,
+            opened: self.json()?,
+            closed: self.json::<Vec<RequestId>>()?,
+            runtime: Duration::from_millis(self.number()?),
+            children: self.list(Self::child)?,
+            next: self.json()?,
+        })
+    }
+
+    fn child(&mut self) -> Result<NewChild, Fault> {
+        Ok(NewChild {
+            workflow: WorkflowId::from_trusted(self.text()?),
+            made: self.json()?,
+            records: self.list(Self::record)?,
+        })
+    }
+
+    fn record(&mut self) -> Result<RecordRow, Fault> {
+        Ok(RecordRow {
+            position: Position(self.number()?),
+            epoch: self.epoch()?,
+            seq: self.number()?.checked_sub(1).map(Seq),
+            kind: self.text()?.into(),
+            path: self.text()?.into(),
+            head: self.bytes()?.to_vec(),
+            body: self.body()?,
+        })
+    }
+
+    fn body(&mut self) -> Result<Option<RecordBody>, Fault> {
+        let kind = self.number()?;
+        let is = |body: Body| body as u64 == kind;
+        if is(Body::None) {
+            return Ok(None);
+        }
+        let bytes = self.bytes()?;
+        let bytes = if is(Body::Stored) { (self.shared)(bytes)?.into() } else { bytes.into() };
+        if is(Body::Own) || is(Body::Shared) || is(Body::Stored) {
+            Ok(Some(RecordBody { bytes, shared: !is(Body::Own) }))
+        } else {
+            Err(broken())
+        }
+    }
+}

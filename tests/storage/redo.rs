@@ -1,0 +1,187 @@
+//! What stands in the redo log alone: after a kill, after a power cut, and when it is damaged or does not belong.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use agentic_fleet::storage::{SqliteOptions, SqliteStore};
+use fleet_actors::ids::{Position, WorkflowId};
+use fleet_actors::ports::{Append, Outcome, PageFrom, RecordBody, Store, StoreWrite};
+use fleet_actors::testing::ManualClock;
+use fleet_actors::testing::store_contract::Harness;
+
+use crate::support::{DATABASE, OnDisk, block_on, make};
+
+const WAL: &str = "fleet.db-wal";
+const REDO: &str = "fleet.db-redo";
+
+/// A body that every run has, larger than what stands in a record's row.
+fn pinned() -> RecordBody {
+    RecordBody { bytes: vec![b'p'; 20_000].into(), shared: true }
+}
+
+/// Runs of three appends each, a group after the other; the middle ones meet in one group.
+fn groups() -> Vec<Vec<Append>> {
+    let pinned = pinned();
+    let first = |n: u64| {
+        let mut first = make::with_bodies(make::first(&format!("w{n}"), 2), 2_000);
+        first.records[0].body = Some(pinned.clone());
+        first
+    };
+    let mut groups: Vec<_> = (0..8).map(|n| vec![first(n)]).collect();
+    groups.push((0..8).map(|n| make::more(&format!("w{n}"), 2, 3)).collect());
+    groups.extend((0..8).map(|n| vec![make::ended(make::more(&format!("w{n}"), 5, 1))]));
+    groups
+}
+
+fn commit(store: &dyn Store, groups: &[Vec<Append>]) {
+    for group in groups {
+        let outcomes = block_on(store.commit(group.clone())).expect("written");
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done { .. })), "{outcomes:?}");
+    }
+}
+
+fn records_of(store: &dyn Store, workflow: &WorkflowId) -> Vec<fleet_actors::ports::RecordRow> {
+    block_on(store.read(workflow, Position(0), usize::MAX)).expect("a journal")
+}
+
+/// How many groups a store has; panics unless these are the first ones, whole.
+fn groups_in(store: &dyn Store, groups: &[Vec<Append>]) -> usize {
+    let has = |append: &Append| {
+        let records = records_of(store, &append.claim.workflow);
+        let from = append.after.0 as usize;
+        let to = from + append.records.len();
+        assert!(records.len() <= from || records[from..to] == append.records[..], "{}", append.claim.workflow);
+        records.len() >= to
+    };
+    let whole = groups.iter().take_while(|group| group.iter().all(has)).count();
+    for group in &groups[whole..] {
+        assert!(!group.iter().any(has), "a part of group {whole} or one behind it");
+    }
+    whole
+}
+
+fn open(dir: &Path) -> Result<SqliteStore, agentic_fleet::storage::OpenError> {
+    SqliteStore::open(&SqliteOptions::new(dir), Arc::new(ManualClock::default()))
+}
+
+/// The files of a power cut: the database and its log as they were last synced, and the redo log as it is.
+struct Cut {
+    database: Vec<u8>,
+    wal: Vec<u8>,
+    redo: Vec<u8>,
+}
+
+impl Cut {
+    /// Commits these behind the opening, which is synced; nothing is synced but the redo log then.
+    fn behind_the_opening(groups: &[Vec<Append>]) -> Self {
+        let mut disk = OnDisk::new(|_| {});
+        let bytes = |disk: &OnDisk, name: &str| std::fs::read(disk.file(name)).expect("the file");
+        let (database, wal) = (bytes(&disk, DATABASE), bytes(&disk, WAL));
+        commit(&*disk.store(), groups);
+        let redo = bytes(&disk, REDO);
+        disk.close();
+        Self { database, wal, redo }
+    }
+
+    fn store(&self, redo: &[u8]) -> (tempfile::TempDir, SqliteStore) {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, bytes) in [(DATABASE, &self.database[..]), (WAL, &self.wal), (REDO, redo)] {
+            std::fs::write(dir.path().join(name), bytes).expect("written");
+        }
+        let store = open(dir.path()).expect("it opens");
+        (dir, store)
+    }
+}
+
+#[test]
+fn a_power_cut_that_takes_everything_but_the_redo_log_takes_nothing_that_was_acknowledged() {
+    let groups = groups();
+    let cut = Cut::behind_the_opening(&groups);
+    let (_dir, store) = cut.store(&vec![0; cut.redo.len()]);
+    assert_eq!(groups_in(&store, &groups), 0, "the control: without the log there is nothing");
+    let (dir, store) = cut.store(&cut.redo);
+    assert_eq!(groups_in(&store, &groups), groups.len());
+    assert_eq!(block_on(store.history_count()), Ok(8));
+    // The same again: what was done is not done twice, and more follows it.
+    drop(store);
+    let store = open(dir.path()).expect("it opens again");
+    assert_eq!(groups_in(&store, &groups), groups.len());
+    assert_eq!(block_on(store.history(PageFrom::Offset(0), 100)).expect("a page").len(), 8);
+    commit(&store, &[vec![make::first("w8", 1)]]);
+    assert_eq!(records_of(&store, &make::id("w8")).len(), 1);
+}
+
+#[test]
+fn a_redo_log_that_is_cut_or_flipped_anywhere_gives_the_groups_before_that_and_nothing_else() {
+    let groups = groups();
+    let cut = Cut::behind_the_opening(&groups);
+    let used = cut.redo.iter().rposition(|byte| *byte != 0).expect("entries") + 1;
+    let mut seen = std::collections::BTreeSet::new();
+    for at in (0..used).step_by(used / 97) {
+        let (mut torn, mut flipped) = (cut.redo.clone(), cut.redo.clone());
+        torn[at..].fill(0);
+        flipped[at] ^= 1 << (at % 8);
+        for redo in [torn, flipped] {
+            let (_dir, store) = cut.store(&redo);
+            seen.insert(groups_in(&store, &groups));
+        }
+    }
+    let (_dir, store) = cut.store(&cut.redo[..used / 2]);
+    assert!(groups_in(&store, &groups) > 0, "a file that was cut short");
+    assert!(seen.len() > 10 && seen.contains(&0), "{seen:?}");
+}
+
+#[test]
+fn a_redo_log_that_does_not_follow_the_database_is_left_out() {
+    let groups = groups();
+    let (first, other) = (Cut::behind_the_opening(&groups), Cut::behind_the_opening(&groups));
+    let (_dir, store) = first.store(&other.redo);
+    assert_eq!(groups_in(&store, &groups), 0, "it is another database's");
+
+    // The log begins anew when it is half full; an older database cannot be made to follow it.
+    let mut disk = OnDisk::new(|_| {});
+    let old = std::fs::read(disk.file(DATABASE)).expect("the database");
+    let wal = std::fs::read(disk.file(WAL)).expect("its log");
+    let large = |n: u64| vec![make::with_bodies(make::first(&format!("large{n}"), 2), 200_000)];
+    commit(&*disk.store(), &(0..5).map(large).collect::<Vec<_>>());
+    assert_eq!(records_of(&*disk.store(), &make::id("large4")).len(), 2);
+    let redo = std::fs::read(disk.file(REDO)).expect("the redo log");
+    disk.close();
+    let older = Cut { database: old, wal, redo };
+    let (_dir, store) = older.store(&older.redo);
+    let there = (0..5).filter(|n| !records_of(&store, &make::id(&format!("large{n}"))).is_empty()).count();
+    assert_eq!(there, 0, "all of it or nothing");
+}
+
+#[test]
+fn what_was_removed_is_not_left_in_the_redo_log() {
+    let disk = OnDisk::new(|_| {});
+    let secret = b"nobody may find this";
+    let mut append = make::with_bodies(make::first("w", 1), 500);
+    append.records[0].body = Some(RecordBody { bytes: secret.repeat(20).into(), shared: false });
+    commit(&*disk.store(), &[vec![append], vec![make::ended(make::more("w", 1, 1))]]);
+    let holds = || {
+        let redo = std::fs::read(disk.file(REDO)).expect("the redo log");
+        redo.windows(secret.len()).any(|window| window == secret)
+    };
+    assert!(holds(), "the control: it was there");
+    block_on(disk.store().write(StoreWrite::DeleteHistory(make::id("w")))).expect("removed");
+    assert!(!holds());
+}
+
+/// Everything that an append may hold comes back as it was: a database that has seen the log and one that was written directly
+/// are the same.
+#[test]
+fn an_append_is_the_same_behind_the_redo_log() {
+    let groups = groups();
+    let direct = OnDisk::new(crate::support::without_syncs);
+    commit(&*direct.store(), &groups);
+    let cut = Cut::behind_the_opening(&groups);
+    let (_dir, again) = cut.store(&cut.redo);
+    for n in 0..8 {
+        let id = make::id(&format!("w{n}"));
+        assert_eq!(block_on(again.workflow(&id)), block_on(direct.store().workflow(&id)));
+        assert_eq!(block_on(again.history_entry(&id)), block_on(direct.store().history_entry(&id)));
+        assert_eq!(records_of(&again, &id), records_of(&*direct.store(), &id));
+    }
+}
