@@ -179,8 +179,8 @@ impl SqliteStore {
         let mut commits = Commits::open(db, path, options.durability, settling.clone())?;
         let opening = commits.transact(schema::next_opening).map_err(explain)?;
         let gate = Arc::new(Gate::default());
-        let wal =
-            Wal::new(&mut commits.db, options, gate.clone(), Mover::start(path, watch)?).map_err(|e| explain(e.into()))?;
+        let wal = Wal::new(&mut commits.db, options, gate.clone(), Mover::start(path, watch)?)
+            .map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
         let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(commits, wal, reserve, clock, opening, options.group);

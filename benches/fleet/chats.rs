@@ -113,11 +113,16 @@ fn measure(door: Door, (count, latency): (usize, u64), round: u64, model: &Proce
         let client = |at: usize| {
             let load = load.clone();
             async move {
-                tokio::time::sleep(spread.mul_f64(at as f64 / sockets as f64)).await;
+                // The messages of a socket begin spread over a latency, too.
+                let own = if door == Door::V2 { spread.div_f64(of_socket as f64) } else { spread };
+                tokio::time::sleep(own.mul_f64(at as f64 / sockets as f64)).await;
                 match door {
                     Door::Direct => clients::direct(load).await,
                     Door::V1 => clients::v1(load).await,
-                    Door::V2 => clients::v2(load, if at == last { count - last * of_socket } else { of_socket }).await,
+                    Door::V2 => {
+                        let chats = if at == last { count - last * of_socket } else { of_socket };
+                        clients::v2(load, chats, spread).await;
+                    }
                     Door::Sse => clients::sse(load).await,
                     Door::Http => clients::http(load).await,
                 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
@@ -122,18 +122,27 @@ pub async fn v1(load: Rc<Load>) {
     }
 }
 
-/// `fleet.v2`: one socket that holds `chats` messages at once. A socket may send 100 frames a second.
-pub async fn v2(load: Rc<Load>, chats: usize) {
+/// `fleet.v2`: one socket that holds `chats` messages at once, begun spread over `spread`. A socket may send 100 frames a second.
+pub async fn v2(load: Rc<Load>, chats: usize, spread: Duration) {
     let mut socket = open(load.address, Some("fleet.v2")).await;
     let (mut sent, mut runs) = (HashMap::new(), HashMap::new());
-    let message = |key: &str| format!(r#"{{"type":"chat.send","client_message_id":"{key}","message":"hello"}}"#);
-    let key = || format!("b{}-{}", load.run, load.next());
-    for key in (0..chats).map(|_| key()) {
-        sent.insert(key.clone(), Instant::now());
-        socket.send(Message::text(message(&key))).await.expect("sent");
-    }
-    while !sent.is_empty() || !runs.is_empty() {
-        let event = text(&mut socket).await.expect("an event");
+    let begin = async |socket: &mut Socket, sent: &mut HashMap<String, Instant>| {
+        let key = format!("b{}-{}", load.run, load.next());
+        let message = format!(r#"{{"type":"chat.send","client_message_id":"{key}","message":"hello"}}"#);
+        sent.insert(key, Instant::now());
+        socket.send(Message::text(message)).await.expect("sent");
+    };
+    let (opened, mut begun) = (Instant::now(), 0);
+    while begun < chats || !sent.is_empty() || !runs.is_empty() {
+        let due = opened + spread.mul_f64(begun as f64 / chats as f64);
+        let event = tokio::select! {
+            event = text(&mut socket) => event.expect("an event"),
+            () = tokio::time::sleep_until(due.into()), if begun < chats => {
+                begun += 1;
+                begin(&mut socket, &mut sent).await;
+                continue;
+            }
+        };
         assert!(!is(&event, "error"), "{event}");
         if is(&event, "connected") {
             let began = field(&event, "client_message_id").and_then(|key| sent.remove(key));
@@ -143,9 +152,7 @@ pub async fn v2(load: Rc<Load>, chats: usize) {
             let began = field(&event, "workflow_id").and_then(|run| runs.remove(run));
             load.answered(began.expect("one of ours"));
             if !load.over() {
-                let key = key();
-                sent.insert(key.clone(), Instant::now());
-                socket.send(Message::text(message(&key))).await.expect("sent");
+                begin(&mut socket, &mut sent).await;
             }
         }
     }

@@ -354,7 +354,9 @@ async fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
         return Ok(store);
     }
     // A server that holds the lock is about to do it itself.
-    let Ok(_lock) = DataDirLock::acquire_with_database(&settings.storage, "a command that reads") else { return Ok(store) };
+    let Ok(_lock) = DataDirLock::acquire_with_database(&settings.storage, "a command that reads") else {
+        return Ok(store);
+    };
     drop(store);
     match SqliteStore::open(&options, Arc::new(SystemClock)) {
         Ok(written) => drop(written),

@@ -27,7 +27,9 @@ use super::fault::Fault;
 use super::redo::{self, Logged, Redo};
 use crate::settings::Durability;
 
-/// A transaction that is older than this is settled.
+/// Appends that may be durable and not yet written; each next one is held against all of them.
+const UNWRITTEN_MAX: usize = 128;
+/// A transaction that is older than this is settled when nobody waits, and one of twice that age in any case.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
 
 /// Readers that wait until what was acknowledged can be read.
@@ -150,7 +152,8 @@ impl Commits {
         let done = redo::do_again(&mut db, database)?;
         let wal = WalFile::open(database)?;
         let (kept, since) = (Vec::new(), Instant::now());
-        let mut commits = Self { db, redo: None, wal: Some(wal), settling, kept, since, written: 0, given_up: false, unsynced: true };
+        let mut commits =
+            Self { db, redo: None, wal: Some(wal), settling, kept, since, written: 0, given_up: false, unsynced: true };
         commits.sync().map_err(|fault| super::schema::explain_fault(database, fault))?;
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
@@ -162,8 +165,8 @@ impl Commits {
         Ok(commits)
     }
 
-    /// Makes a group durable. It is written when there is time for that: by [`catch_up`](Self::catch_up), else before the next
-    /// group or read.
+    /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
+    /// read, or append that stands on it.
     pub fn group(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
         if self.redo.is_none() {
             return self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect());
@@ -175,7 +178,7 @@ impl Commits {
         let (mut outcomes, mut rest) = (Vec::with_capacity(appends.len()), appends.into_iter().peekable());
         while rest.peek().is_some() {
             let mut apart: Vec<Append> = Vec::new();
-            while let Some(next) = rest.next_if(|next| apart.iter().all(|one| are_apart(one, next))) {
+            while let Some(next) = rest.next_if(|next| apart.iter().all(|one| is_apart(one, next))) {
                 apart.push(next);
             }
             outcomes.extend(self.log(apart, at)?);
@@ -185,7 +188,11 @@ impl Commits {
 
     /// Makes appends durable of which none changes what another stands on.
     fn log(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
-        self.catch_up()?;
+        let unwritten = || self.kept[self.written..].iter().flat_map(|(appends, _)| appends);
+        let apart = appends.iter().all(|next| unwritten().all(|one| is_apart(one, next)));
+        if !apart || unwritten().count() >= UNWRITTEN_MAX {
+            self.catch_up()?;
+        }
         let (mut outcomes, mut written) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
         for one in appends {
             match append::foresee(&self.db, &one, at)? {
@@ -200,11 +207,15 @@ impl Commits {
             return Ok(outcomes);
         }
         let logged = match &mut self.redo {
-            Some(redo) if !self.kept.is_empty() || self.wal.as_mut().is_none_or(WalFile::has_room) => redo.log(&written, at)?,
+            Some(redo) if !self.kept.is_empty() || self.wal.as_mut().is_none_or(WalFile::has_room) => {
+                redo.log(&written, at)?
+            }
             Some(_) | None => Logged::NoRoom,
         };
         if logged == Logged::NoRoom {
-            let done: Result<(), Fault> = written.iter().try_for_each(|one| append::append(&self.db, one, at).map(drop));
+            self.catch_up()?;
+            let done: Result<(), Fault> =
+                written.iter().try_for_each(|one| append::append(&self.db, one, at).map(drop));
             if let Err(fault) = done.and_then(|()| self.settle()).and_then(|()| self.sync()) {
                 self.give_up();
                 // The others were acknowledged, and may fit without these.
@@ -242,8 +253,18 @@ impl Commits {
 
     /// Whether readers wait, or the transaction is large.
     pub fn is_due(&self) -> bool {
-        let old = !self.kept.is_empty() && self.since.elapsed() >= SETTLE_AFTER;
-        old || self.settling.is_wanted() || self.redo.as_ref().is_some_and(Redo::is_half_full)
+        self.is_older_than(2 * SETTLE_AFTER)
+            || self.settling.is_wanted()
+            || self.redo.as_ref().is_some_and(Redo::is_half_full)
+    }
+
+    /// Whether a moment in which nobody waits should be used to settle.
+    pub fn is_ripe(&self) -> bool {
+        self.is_older_than(SETTLE_AFTER)
+    }
+
+    fn is_older_than(&self, age: Duration) -> bool {
+        !self.kept.is_empty() && self.since.elapsed() >= age
     }
 
     /// Commits what is open, so that it can be read. If that fails, readers see what was there before, and what was
@@ -275,7 +296,9 @@ impl Commits {
     /// Syncs the database's log, if anything needs it; the redo log begins anew.
     fn sync(&mut self) -> Result<(), Fault> {
         if let (true, Some(wal)) = (self.unsynced, &self.wal) {
-            wal.file.sync_data().map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
+            wal.file
+                .sync_data()
+                .map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
         }
         self.unsynced = false;
         if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo) {
@@ -309,9 +332,9 @@ impl Commits {
         self.settling.let_go(self.is_open());
     }
 
-    /// Whether something is durable and not yet written.
-    pub fn is_behind(&self) -> bool {
-        self.written < self.kept.len()
+    /// Whether something is durable and not yet written, and can be.
+    pub fn has_work(&self) -> bool {
+        self.written < self.kept.len() && !self.given_up
     }
 
     /// Whether the open transaction could not be settled.
@@ -320,19 +343,28 @@ impl Commits {
     }
 
     /// Writes what is durable and not yet written, in the open transaction or a new one.
-    pub fn catch_up(&mut self) -> Result<(), Fault> {
-        let caught_up = self.write_kept();
-        if caught_up.is_err() {
-            self.give_up();
-        }
-        caught_up
+    fn catch_up(&mut self) -> Result<(), Fault> {
+        self.write(usize::MAX)
     }
 
-    fn write_kept(&mut self) -> Result<(), Fault> {
+    /// Writes the next of the groups that are durable and not yet written.
+    pub fn write_one(&mut self) -> Result<(), Fault> {
+        self.write(1)
+    }
+
+    fn write(&mut self, groups: usize) -> Result<(), Fault> {
+        let written = self.try_write(groups);
+        if written.is_err() {
+            self.give_up();
+        }
+        written
+    }
+
+    fn try_write(&mut self, groups: usize) -> Result<(), Fault> {
         if self.db.is_autocommit() {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
         }
-        for (appends, at) in &self.kept[self.written..] {
+        for (appends, at) in self.kept[self.written..].iter().take(groups) {
             for one in appends {
                 append::append(&self.db, one, *at)?;
             }
@@ -355,8 +387,9 @@ impl Commits {
 }
 
 /// Whether neither changes what the other stands on: they are of two workflows, and not two first ones under one key.
-fn are_apart(one: &Append, other: &Append) -> bool {
-    let key = |append: &Append| append.create.as_ref().and_then(|made| made.request.as_ref().map(|asked| asked.key.clone()));
+fn is_apart(one: &Append, other: &Append) -> bool {
+    let key =
+        |append: &Append| append.create.as_ref().and_then(|made| made.request.as_ref().map(|asked| asked.key.clone()));
     one.claim.workflow != other.claim.workflow && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
 }
 

@@ -193,7 +193,8 @@ pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, Ope
 
 /// Whether a database has something in its log that it has not seen itself.
 pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault> {
-    let left = read(&path_of(database)).map_err(|error| Fault::damaged(format!("the redo log cannot be read: {error}")))?;
+    let left =
+        read(&path_of(database)).map_err(|error| Fault::damaged(format!("the redo log cannot be read: {error}")))?;
     let (id, seen) = (meta(db, ID)?.unwrap_or(0), meta(db, SEEN)?.unwrap_or(0));
     Ok(Entries::new(&left, id.cast_unsigned()).any(|(number, _)| number > seen.cast_unsigned()))
 }
@@ -302,7 +303,11 @@ impl<'a> Iterator for Entries<'a> {
         let (id, number, length) = (word(8)?, word(16)?, usize::try_from(word(24)?).ok()?);
         let body = rest.get(..length)?;
         let follows = self.last.is_none_or(|last| number == last + 1);
-        if header[..8] != MAGIC || id != self.id || !follows || checksum(&header[..32], body).to_le_bytes() != header[32..] {
+        if header[..8] != MAGIC
+            || id != self.id
+            || !follows
+            || checksum(&header[..32], body).to_le_bytes() != header[32..]
+        {
             return None;
         }
         self.left = self.left.get((HEADER + length).next_multiple_of(PAGE)..).unwrap_or_default();

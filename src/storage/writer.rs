@@ -83,7 +83,19 @@ impl Writer {
         group: (usize, usize),
     ) -> Self {
         let (stuck, clearing) = (Trouble::default(), VecDeque::new());
-        Self { commits, wal, reserve, clock, opening, group, failed: None, stuck, unsettled: Trouble::default(), clearing, next: None }
+        Self {
+            commits,
+            wal,
+            reserve,
+            clock,
+            opening,
+            group,
+            failed: None,
+            stuck,
+            unsettled: Trouble::default(),
+            clearing,
+            next: None,
+        }
     }
 
     /// Works until it is told to close or nobody can ask any more, then leaves the database behind in one file.
@@ -92,7 +104,7 @@ impl Writer {
             match self.next(jobs) {
                 Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => self.handle(job, jobs),
-                Err(RecvTimeoutError::Timeout) if self.commits.is_open() => self.settle(),
+                Err(RecvTimeoutError::Timeout) if self.commits.is_open() => self.use_moment(),
                 Err(RecvTimeoutError::Timeout) if self.clearing.is_empty() => self.idle(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -110,10 +122,10 @@ impl Writer {
             return Ok(job);
         }
         if !self.clearing.is_empty() {
-            return jobs.try_recv().map_err(|empty| match empty {
-                TryRecvError::Empty => RecvTimeoutError::Timeout,
-                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-            });
+            return now(jobs);
+        }
+        if self.failed.is_none() && self.commits.has_work() {
+            return now(jobs);
         }
         if self.failed.is_none() && self.commits.is_open() {
             return jobs.recv_timeout(if self.commits.is_given_up() { IDLE } else { SETTLE_IDLE });
@@ -173,15 +185,22 @@ impl Writer {
             }
             Err(error) => replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone())))),
         }
-        // While those who were answered go on.
-        if self.commits.is_behind() && let Err(error) = self.attempt(Commits::catch_up) {
-            self.tell_unsettled(&error);
-        }
     }
 
     fn commit(&mut self, appends: Vec<Append>) -> Result<Vec<Outcome>, StoreError> {
         let at = self.moment();
         self.attempt(|commits| commits.group(appends, at))
+    }
+
+    /// Nobody waits: writes some of what was acknowledged, and settles when that is done and it is time, or nothing comes.
+    fn use_moment(&mut self) {
+        if !self.commits.has_work() {
+            self.settle();
+        } else if let Err(error) = self.attempt(Commits::write_one) {
+            self.tell_unsettled(&error);
+        } else if !self.commits.has_work() && self.commits.is_ripe() {
+            self.settle();
+        }
     }
 
     /// Makes what was acknowledged readable.
@@ -338,6 +357,14 @@ impl Writer {
             std::mem::forget(db);
         }
     }
+}
+
+/// A job that waits already; a timeout at once if there is none.
+fn now(jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+    jobs.try_recv().map_err(|empty| match empty {
+        TryRecvError::Empty => RecvTimeoutError::Timeout,
+        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+    })
 }
 
 #[cfg(test)]

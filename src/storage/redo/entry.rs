@@ -45,12 +45,7 @@ impl Known {
 ///
 /// # Errors
 /// What cannot be JSON.
-pub(super) fn encode(
-    out: &mut Vec<u8>,
-    appends: &[Append],
-    at: Moment,
-    known: &mut Known,
-) -> serde_json::Result<()> {
+pub(super) fn encode(out: &mut Vec<u8>, appends: &[Append], at: Moment, known: &mut Known) -> serde_json::Result<()> {
     let mut to = Encoder { out, known };
     to.number(at.opening.cast_unsigned());
     to.number(at.now.0.cast_unsigned());
@@ -67,10 +62,7 @@ pub(super) fn decode(
     shared: &dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>,
 ) -> Result<(Moment, Vec<Append>), Fault> {
     let mut from = Decoder { bytes, shared };
-    let at = Moment {
-        opening: from.number()?.cast_signed(),
-        now: Timestamp(from.number()?.cast_signed()),
-    };
+    let at = Moment { opening: from.number()?.cast_signed(), now: Timestamp(from.number()?.cast_signed()) };
     let appends = from.list(Decoder::append)?;
     if from.bytes.is_empty() { Ok((at, appends)) } else { Err(broken()) }
 }
