@@ -64,9 +64,9 @@ pub struct StorageSettings {
     pub history_file_bytes_max: Bytes<65_536, 4_294_967_295>,
     /// Appends that may wait for the writer.
     pub queue_asks_max: Count<1, 1_048_576>,
-    /// Appends in one transaction.
+    /// Appends in one group that is synced together.
     pub batch_asks_max: Count<1, 4_096>,
-    /// Bytes in one transaction.
+    /// Bytes in one such a group.
     pub batch_bytes_max: Bytes<4_096, 268_435_456>,
     /// Pages of 4 KiB in the write-ahead log at which the writer checkpoints.
     pub wal_pages_max: Count<100, 1_000_000>,

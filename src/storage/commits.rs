@@ -29,6 +29,8 @@ use crate::settings::Durability;
 
 /// Appends that may be durable and not yet written; each next one is held against all of them.
 const UNWRITTEN_MAX: usize = 128;
+/// Groups in one transaction: what they change fits the room that is kept for it.
+const KEPT_MAX: usize = 128;
 /// A transaction that is older than this is settled when nobody waits, and one of twice that age in any case.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
 
@@ -254,6 +256,7 @@ impl Commits {
     /// Whether readers wait, or the transaction is large.
     pub fn is_due(&self) -> bool {
         self.is_older_than(2 * SETTLE_AFTER)
+            || self.kept.len() >= KEPT_MAX
             || self.settling.is_wanted()
             || self.redo.as_ref().is_some_and(Redo::is_half_full)
     }
@@ -394,8 +397,8 @@ fn is_apart(one: &Append, other: &Append) -> bool {
 }
 
 /// Room behind the end of the database's log that is taken from the disk before anything is acknowledged that has yet to be
-/// committed: many times what the redo log may say between two commits.
-const ROOM: u64 = 8 << 20;
+/// committed, bytes; half of it is there at any time.
+const ROOM: u64 = 16 << 20;
 
 /// The database's log, to sync it, whoever wrote it, and to keep room for it.
 struct WalFile {

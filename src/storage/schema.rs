@@ -16,8 +16,12 @@ use super::OpenError;
 use super::fault::Fault;
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// `fLEt`: tells our files from other databases.
 const APPLICATION_ID: i32 = 0x664c_4574;

@@ -376,9 +376,10 @@ mod tests {
     use fleet_actors::testing::ManualClock;
     use fleet_actors::watch::Watch;
 
-    use super::super::SqliteOptions;
     use super::super::mover::Mover;
+    use super::super::{SqliteOptions, schema};
     use super::*;
+    use crate::settings::Durability;
 
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -409,15 +410,16 @@ mod tests {
         let _guard = tracing::subscriber::set_default(subscriber);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.db");
-        let mut db = Connection::open(&path).unwrap();
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;").unwrap();
+        let db = schema::open_writer(&path, None).unwrap();
+        let mut commits = Commits::open(db, &path, Durability::Process, Arc::default()).unwrap();
         let options = SqliteOptions::new(dir.path());
-        let wal = Wal::new(&mut db, &options, Arc::default(), Mover::start(&path, &Watch::default()).unwrap()).unwrap();
+        let wal = Wal::new(&mut commits.db, &options, Arc::default(), Mover::start(&path, &Watch::default()).unwrap())
+            .unwrap();
         let reserve = Reserve::new(options.reserve, 0);
-        let mut writer = Writer::new(db, wal, reserve, Arc::new(ManualClock::default()), 1, options.group);
+        let mut writer = Writer::new(commits, wal, reserve, Arc::new(ManualClock::default()), 1, options.group);
         let full = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Full));
         let broken = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Unavailable("disk I/O error".into())));
-        writer.db.execute_batch("CREATE TABLE t (x)").unwrap();
+        writer.commits.db.execute_batch("CREATE TABLE t (x)").unwrap();
         for _ in 0..50 {
             writer.housekeep(full);
             // It has nothing to do yet, and that is no end of the trouble.

@@ -259,3 +259,25 @@ async fn a_run_whose_conversation_cannot_be_read_ends_at_its_limits() {
     let (status, body): (u16, Value) = (answer.status().as_u16(), answer.json().await.unwrap());
     assert_eq!((status, body["code"].as_str()), (504, Some("idle_timeout")), "{body} {}", log(dir.path()));
 }
+
+/// The server dies when the last batch of its run is acknowledged and stands in the redo log alone.
+#[tokio::test(flavor = "current_thread")]
+async fn a_command_that_reads_behind_a_killed_server_shows_what_that_acknowledged_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let armed = [("AGENTIC_FLEET_FAIL_POINT", "after-final=kill@1")];
+    let (mut server, url) = serve_with(dir.path(), &model, &armed);
+    let run = client().post(format!("{}/api/v1/run", url.unwrap())).json(&json!({ "task": "the last words" }));
+    assert!(run.send().await.is_err(), "it was killed before it answered");
+    assert!(server.ended(Duration::from_secs(10)).await.is_some());
+    let list = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentic-fleet"));
+        let said = command.args(["history", "list", "--json"]).current_dir(dir.path()).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let first = list();
+    assert!(first.contains("the last words") && first.contains("completed"), "{first}");
+    assert_eq!(list(), first, "and again");
+    assert!(!dir.path().join(".var/fleet.db-redo").exists(), "it was done again, and settled");
+}

@@ -53,14 +53,14 @@ pub(super) fn encode(out: &mut Vec<u8>, appends: &[Append], at: Moment, known: &
     appends.iter().try_for_each(|append| to.append(append))
 }
 
+/// Finds the bytes of a stored body by its hash.
+type Find<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>;
+
 /// Reads an entry. `shared` finds a large shared body by its hash.
 ///
 /// # Errors
 /// [`StoreError::Damaged`](fleet_actors::ports::StoreError::Damaged) when it is none, else those of `shared`.
-pub(super) fn decode(
-    bytes: &[u8],
-    shared: &dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>,
-) -> Result<(Moment, Vec<Append>), Fault> {
+pub(super) fn decode(bytes: &[u8], shared: Find<'_>) -> Result<(Moment, Vec<Append>), Fault> {
     let mut from = Decoder { bytes, shared };
     let at = Moment { opening: from.number()?.cast_signed(), now: Timestamp(from.number()?.cast_signed()) };
     let appends = from.list(Decoder::append)?;
@@ -162,7 +162,7 @@ enum Body {
 
 struct Decoder<'a> {
     bytes: &'a [u8],
-    shared: &'a dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>,
+    shared: Find<'a>,
 }
 
 impl<'a> Decoder<'a> {

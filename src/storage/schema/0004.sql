@@ -1,0 +1,2 @@
+-- From here on, what is acknowledged may stand in the redo log beside the database alone; `meta` says how much of it is here
+-- (`redo_id`, `redo_seen`). A binary that does not know of it must not open the database.
