@@ -186,8 +186,9 @@ impl SqliteStore {
         let writer = Writer::new(commits, wal, reserve, clock, opening, options.group);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("store-write".into()).spawn({
-            let watch = watch.clone();
+            let (watch, settles) = (watch.clone(), settling.clone().until_dropped());
             move || {
+                let _settles = settles;
                 let _alive = watch.alive("store writer");
                 writer.run(&queue);
             }
@@ -250,7 +251,7 @@ impl SqliteStore {
                 // A full queue needs no more words: the writer looks for readers behind every job.
                 let _ = writer.jobs.try_send(Job::Settle);
             }
-            // A writer that is gone settles nothing more.
+            // A writer that ends lets everybody go.
             let _ = settled.await;
         }
     }

@@ -28,7 +28,7 @@ use crate::api::wire::Deltas;
 use crate::api::{Api, approvals, checkpoints, history, sessions, types};
 use crate::runtime::{Purpose, Runtime, SystemClock};
 use crate::settings::Settings;
-use crate::storage::{DataDirLock, SqliteOptions, SqliteStore};
+use crate::storage::{DataDirLock, LockError, SqliteOptions, SqliteStore};
 
 pub(super) use self::run::{Run, Seen};
 
@@ -353,14 +353,22 @@ async fn reader(settings: &Settings) -> Result<SqliteStore, CommandError> {
     if !store.is_behind(&options).await? {
         return Ok(store);
     }
-    // A server that holds the lock is about to do it itself.
-    let Ok(_lock) = DataDirLock::acquire_with_database(&settings.storage, "a command that reads") else {
-        return Ok(store);
+    let behind = |error: &dyn std::fmt::Display| {
+        complain(&format!("what the last server acknowledged last cannot be shown: {error}"));
+    };
+    let _lock = match DataDirLock::acquire_with_database(&settings.storage, "a command that reads") {
+        Ok(lock) => lock,
+        // A server is about to do it itself.
+        Err(LockError::Held { .. }) => return Ok(store),
+        Err(error) => {
+            behind(&error);
+            return Ok(store);
+        }
     };
     drop(store);
     match SqliteStore::open(&options, Arc::new(SystemClock)) {
         Ok(written) => drop(written),
-        Err(error) => complain(&format!("what the last server acknowledged last cannot be shown: {error}")),
+        Err(error) => behind(&error),
     }
     open()
 }

@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use crate::settings::Durability;
 
 /// Appends that may be durable and not yet written; each next one is held against all of them.
 const UNWRITTEN_MAX: usize = 128;
-/// Groups in one transaction: what they change fits the room that is kept for it.
+/// Groups in one transaction, which are in memory until it is committed.
 const KEPT_MAX: usize = 128;
 /// A transaction that is older than this is settled when nobody waits, and one of twice that age in any case.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
@@ -47,6 +48,8 @@ struct Waiting {
     /// What it changes, where a read may be about that alone.
     touched: HashSet<Subject>,
     readers: Vec<oneshot::Sender<()>>,
+    /// Nobody settles anything any more.
+    ended: bool,
 }
 
 /// What a read is about.
@@ -69,8 +72,10 @@ fn subjects(append: &Append) -> impl Iterator<Item = Subject> {
     let made = append.create.as_ref().and_then(|made| made.conversation.clone());
     let key = append.create.as_ref().and_then(|made| made.request.as_ref()).map(|asked| asked.key.clone());
     let said = append.messages.iter().map(|message| message.conversation.clone());
+    // A run that rested or was parked goes on: its conversation is not said here.
+    let goes_on = append.create.is_none() && append.records.first().is_some_and(|record| &*record.kind == "began");
     let (ended, any) = match &append.next {
-        Next::Running => (None, None),
+        Next::Running => (None, goes_on.then_some(Subject::Anything)),
         Next::Ended(row) => (row.conversation_id.clone(), None),
         Next::Parked { .. } | Next::Resting(_) => (None, Some(Subject::Anything)),
     };
@@ -91,7 +96,10 @@ impl Settling {
     pub fn turn(&self, subject: &Subject) -> Turn {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let touched = |subject: &Subject| state.touched.contains(subject);
-        if !state.behind || (*subject != Subject::Anything && !touched(subject) && !touched(&Subject::Anything)) {
+        if state.ended
+            || !state.behind
+            || (*subject != Subject::Anything && !touched(subject) && !touched(&Subject::Anything))
+        {
             return Turn::Now;
         }
         let (reader, settled) = oneshot::channel();
@@ -119,8 +127,23 @@ impl Settling {
         }
     }
 
+    /// Nobody settles anything any more when what this gives is dropped: readers see what is there.
+    pub fn until_dropped(self: Arc<Self>) -> Settles {
+        Settles(self)
+    }
+
     fn is_wanted(&self) -> bool {
         !self.state.lock().unwrap_or_else(PoisonError::into_inner).readers.is_empty()
+    }
+}
+
+/// Held by whoever settles, however that ends.
+pub(super) struct Settles(Arc<Settling>);
+
+impl Drop for Settles {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.0.let_go(true);
     }
 }
 
@@ -134,6 +157,8 @@ pub(super) struct Commits {
     /// Acknowledged groups of the open transaction, and when it began.
     kept: Vec<(Vec<Append>, Moment)>,
     since: Instant,
+    /// Bytes of pages that they may fill.
+    kept_bytes: u64,
     /// As many of them are written.
     written: usize,
     /// The last try to write or commit them failed.
@@ -154,8 +179,18 @@ impl Commits {
         let done = redo::do_again(&mut db, database)?;
         let wal = WalFile::open(database)?;
         let (kept, since) = (Vec::new(), Instant::now());
-        let mut commits =
-            Self { db, redo: None, wal: Some(wal), settling, kept, since, written: 0, given_up: false, unsynced: true };
+        let mut commits = Self {
+            db,
+            redo: None,
+            wal: Some(wal),
+            settling,
+            kept,
+            since,
+            kept_bytes: 0,
+            written: 0,
+            given_up: false,
+            unsynced: true,
+        };
         commits.sync().map_err(|fault| super::schema::explain_fault(database, fault))?;
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
@@ -177,19 +212,10 @@ impl Commits {
             // Nothing more is acknowledged until what is kept can be read.
             self.settle()?;
         }
-        let (mut outcomes, mut rest) = (Vec::with_capacity(appends.len()), appends.into_iter().peekable());
-        while rest.peek().is_some() {
-            let mut apart: Vec<Append> = Vec::new();
-            while let Some(next) = rest.next_if(|next| apart.iter().all(|one| is_apart(one, next))) {
-                apart.push(next);
-            }
-            outcomes.extend(self.log(apart, at)?);
+        if !appends.iter().enumerate().all(|(at, one)| appends[..at].iter().all(|other| is_apart(one, other))) {
+            // Judged and written one behind the other, all or none.
+            return self.directly(&appends, at);
         }
-        Ok(outcomes)
-    }
-
-    /// Makes appends durable of which none changes what another stands on.
-    fn log(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
         let unwritten = || self.kept[self.written..].iter().flat_map(|(appends, _)| appends);
         let apart = appends.iter().all(|next| unwritten().all(|one| is_apart(one, next)));
         if !apart || unwritten().count() >= UNWRITTEN_MAX {
@@ -208,22 +234,14 @@ impl Commits {
         if written.is_empty() {
             return Ok(outcomes);
         }
+        let pages: u64 = written.iter().map(pages_bytes).sum();
+        let has_room = self.wal.as_ref().is_none_or(|wal| wal.has_room(self.kept_bytes + pages));
         let logged = match &mut self.redo {
-            Some(redo) if !self.kept.is_empty() || self.wal.as_mut().is_none_or(WalFile::has_room) => {
-                redo.log(&written, at)?
-            }
+            Some(redo) if has_room => redo.log(&written, at)?,
             Some(_) | None => Logged::NoRoom,
         };
         if logged == Logged::NoRoom {
-            self.catch_up()?;
-            let done: Result<(), Fault> =
-                written.iter().try_for_each(|one| append::append(&self.db, one, at).map(drop));
-            if let Err(fault) = done.and_then(|()| self.settle()).and_then(|()| self.sync()) {
-                self.give_up();
-                // The others were acknowledged, and may fit without these.
-                let _ = self.settle();
-                return Err(fault);
-            }
+            self.directly(&written, at)?;
             return Ok(outcomes);
         }
         if self.kept.is_empty() {
@@ -231,7 +249,25 @@ impl Commits {
         }
         self.settling.touch(&written);
         self.kept.push((written, at));
+        self.kept_bytes += pages;
         Ok(outcomes)
+    }
+
+    /// Makes appends durable by the database's own log, all or none.
+    fn directly(&mut self, appends: &[Append], at: Moment) -> Result<Vec<Outcome>, Fault> {
+        self.catch_up()?;
+        let done: Result<_, _> = appends.iter().map(|one| append::append(&self.db, one, at)).collect();
+        let durable = done.and_then(|done| {
+            self.settle()?;
+            self.sync()?;
+            Ok(done)
+        });
+        if durable.is_err() {
+            self.give_up();
+            // The others were acknowledged, and may fit without these.
+            let _ = self.settle();
+        }
+        durable
     }
 
     /// Makes another change, durable when it answers.
@@ -239,9 +275,13 @@ impl Commits {
         self.settle()?;
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let value = work(&tx)?;
+        if let Some(redo) = &self.redo {
+            redo.seen(&tx)?;
+        }
         tx.commit()?;
         self.unsynced = true;
         if let Some(redo) = &mut self.redo {
+            redo.told();
             redo.forget_known();
         }
         self.sync()?;
@@ -289,7 +329,8 @@ impl Commits {
         match committed {
             Ok(()) => {
                 self.kept.clear();
-                (self.written, self.given_up, self.unsynced) = (0, false, true);
+                (self.kept_bytes, self.written, self.given_up, self.unsynced) = (0, 0, false, true);
+                self.redo.iter_mut().for_each(Redo::told);
             }
             Err(_) => self.give_up(),
         }
@@ -299,9 +340,8 @@ impl Commits {
     /// Syncs the database's log, if anything needs it; the redo log begins anew.
     fn sync(&mut self) -> Result<(), Fault> {
         if let (true, Some(wal)) = (self.unsynced, &self.wal) {
-            wal.file
-                .sync_data()
-                .map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
+            let synced = wal.0.sync_data();
+            synced.map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
         }
         self.unsynced = false;
         if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo) {
@@ -369,7 +409,7 @@ impl Commits {
         }
         for (appends, at) in self.kept[self.written..].iter().take(groups) {
             for one in appends {
-                append::append(&self.db, one, *at)?;
+                append::again(&self.db, one, *at)?;
             }
             self.written += 1;
         }
@@ -396,48 +436,60 @@ fn is_apart(one: &Append, other: &Append) -> bool {
     one.claim.workflow != other.claim.workflow && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
 }
 
+/// Pages of its own that a small append fills, at most: its journal, its rows and what stands in indexes.
+const PAGES_OF_AN_APPEND: u64 = 4 * 4_096;
+
+/// Bytes of pages that an append may fill.
+fn pages_bytes(append: &Append) -> u64 {
+    PAGES_OF_AN_APPEND + 2 * append.bytes() as u64
+}
+
 /// Room behind the end of the database's log that is taken from the disk before anything is acknowledged that has yet to be
-/// committed, bytes; half of it is there at any time.
+/// committed, bytes; half of it is there at any time, besides what was acknowledged.
 const ROOM: u64 = 16 << 20;
 
 /// The database's log, to sync it, whoever wrote it, and to keep room for it.
-struct WalFile {
-    file: File,
-    /// Its length when it was last looked at.
-    length: u64,
-    /// Bytes that it may have without asking the disk.
-    allocated: u64,
-}
+struct WalFile(File);
 
 impl WalFile {
     fn open(database: &Path) -> Result<Self, OpenError> {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
         match File::options().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Self { file, length: 0, allocated: 0 }),
+            Ok(file) => Ok(Self(file)),
             Err(error) => Err(OpenError::Io { path: path.into(), error }),
         }
     }
 
-    /// Whether what is acknowledged now can be committed, however full the disk gets. A file system that cannot promise
-    /// room is believed to have it.
-    fn has_room(&mut self) -> bool {
-        let Ok(length) = self.file.metadata().map(|file| file.len()) else { return false };
-        if length < self.length {
-            // It was cut, with all that stood behind it.
-            self.allocated = 0;
-        }
-        self.length = length;
-        if length + ROOM / 2 <= self.allocated {
+    /// Whether this many bytes more can be committed, however full the disk gets. A file system that cannot promise room is
+    /// believed to have it.
+    fn has_room(&self, bytes: u64) -> bool {
+        let Ok(now) = self.0.metadata() else { return false };
+        let end = now.len() + bytes;
+        // As the file system has it: a log that is cut short loses its room.
+        if end + ROOM / 2 <= now.blocks() * 512 {
             return true;
         }
-        let wanted = length + ROOM;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, wanted) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                self.allocated = wanted;
-                true
-            }
+        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, end + ROOM) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => true,
             Err(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_waits_goes_on_when_nobody_is_left_who_settles() {
+        let settling = Arc::new(Settling::default());
+        let settles = settling.clone().until_dropped();
+        settling.touch(&[]);
+        let Turn::Later(mut settled, true) = settling.turn(&Subject::Anything) else { panic!("it is behind") };
+        assert!(settled.try_recv().is_err(), "and waits");
+        drop(settles);
+        assert_eq!(settled.try_recv(), Ok(()));
+        assert!(matches!(settling.turn(&Subject::Anything), Turn::Now));
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Redo {
     id: u64,
     /// The number of the last entry.
     last: u64,
+    /// The number that the database has seen, committed.
+    told: u64,
     /// Where the next one begins.
     at: usize,
     /// Behind the last byte that may not be zero.
@@ -80,7 +82,7 @@ impl Redo {
         match make(&path) {
             Ok(file) => {
                 let (known, buffer) = (Known::default(), Vec::new());
-                Ok(Some(Self { path, file, id, last, at: 0, used: CAPACITY, known, buffer }))
+                Ok(Some(Self { path, file, id, last, told: last, at: 0, used: CAPACITY, known, buffer }))
             }
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 tracing::warn!(path = %path.display(), "there is no room for the redo log: commits take longer");
@@ -95,8 +97,6 @@ impl Redo {
     /// # Errors
     /// A sync that failed: nothing may be acknowledged any more.
     pub fn log(&mut self, appends: &[Append], at: Moment) -> Result<Logged, Fault> {
-        // Whatever becomes of it, its number is used.
-        self.last += 1;
         self.buffer.clear();
         self.buffer.resize(HEADER, 0);
         if encode(&mut self.buffer, appends, at, &mut self.known).is_err() {
@@ -106,10 +106,14 @@ impl Redo {
         if end > CAPACITY {
             return Ok(Logged::NoRoom);
         }
+        // Whatever becomes of it now, its number is used.
+        self.last += 1;
         seal(&mut self.buffer, self.id, self.last);
         self.buffer.resize(end - self.at, 0);
         if let Err(error) = self.file.write_all_at(&self.buffer, self.at as u64) {
             tracing::warn!(%error, "the redo log was not written: the database is synced instead");
+            // What came behind the gap would not count.
+            self.at = CAPACITY;
             return Ok(Logged::NoRoom);
         }
         self.file.sync_data().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))?;
@@ -128,9 +132,17 @@ impl Redo {
         set_meta(db, SEEN, self.last.cast_signed())
     }
 
-    /// The database has everything, and is synced.
+    /// That transaction was committed.
+    pub fn told(&mut self) {
+        self.told = self.last;
+    }
+
+    /// The database is synced, and has everything, as far as it was told of it: the first entry of a log must follow what the database
+    /// has seen.
     pub fn begin_anew(&mut self) {
-        self.at = 0;
+        if self.told == self.last {
+            self.at = 0;
+        }
     }
 
     /// The database may have lost a shared body.
@@ -143,7 +155,7 @@ impl Redo {
     /// # Errors
     /// The system's.
     pub fn scrub(&mut self) -> io::Result<()> {
-        self.at = 0;
+        self.begin_anew();
         let zeros = vec![0; self.used];
         self.file.write_all_at(&zeros, 0)?;
         self.file.sync_data()?;
@@ -217,8 +229,9 @@ fn make(path: &Path) -> io::Result<File> {
             let _ = std::fs::remove_file(path);
             return Err(error);
         }
-        sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     }
+    // Also of a file that was there: whoever made it may have been killed before this.
+    sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     Ok(file)
 }
 
@@ -246,7 +259,7 @@ fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
         }
         let (at, appends) = decode(bytes, &|hash| shared_payload(&tx, hash))?;
         for one in &appends {
-            append::append(&tx, one, at)?;
+            append::again(&tx, one, at)?;
         }
         (last, again) = (number, again + appends.len());
     }
@@ -313,5 +326,38 @@ impl<'a> Iterator for Entries<'a> {
         self.left = self.left.get((HEADER + length).next_multiple_of(PAGE)..).unwrap_or_default();
         self.last = Some(number);
         Some((number, body))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use fleet_actors::ids::Timestamp;
+
+    use super::*;
+
+    fn numbers(redo: &Redo) -> Vec<u64> {
+        let left = read(&redo.path).unwrap();
+        Entries::new(&left, redo.id).map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn behind_a_write_that_failed_nothing_is_logged_until_the_database_has_seen_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut redo = Redo::open(Done { path: path.clone(), id: 7, last: 3 }).unwrap().unwrap();
+        let at = Moment { opening: 1, now: Timestamp(0) };
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        let writable = std::mem::replace(&mut redo.file, File::open(&path).unwrap());
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom);
+        redo.file = writable;
+        redo.begin_anew();
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom, "the database was not told");
+        assert_eq!(numbers(&redo), [4]);
+        redo.told();
+        redo.begin_anew();
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        assert_eq!(numbers(&redo), [redo.last]);
+        assert_eq!((redo.last, redo.told), (6, 5));
     }
 }

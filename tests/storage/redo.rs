@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
-use fleet_actors::ids::{Position, WorkflowId};
-use fleet_actors::ports::{Append, Outcome, PageFrom, RecordBody, Store, StoreWrite};
+use fleet_actors::ids::{Epoch, Position, WorkflowId};
+use fleet_actors::ports::{
+    Append, Next, Outcome, PageFrom, RecordBody, RunOutput, Store, StoreError, StoreWrite, WorkflowFilter,
+    WorkflowState,
+};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
@@ -151,6 +154,75 @@ fn a_redo_log_that_does_not_follow_the_database_is_left_out() {
     let (_dir, store) = older.store(&older.redo);
     let there = (0..5).filter(|n| !records_of(&store, &make::id(&format!("large{n}"))).is_empty()).count();
     assert_eq!(there, 0, "all of it or nothing");
+}
+
+/// More than the store below has room for, and than the redo log has.
+fn too_large(append: Append) -> Append {
+    make::with_bodies(append, 2_500_000)
+}
+
+#[test]
+fn what_is_acknowledged_behind_an_append_that_was_refused_survives_a_power_cut() {
+    let mut disk = OnDisk::new(|options| options.pages_max = Some(300));
+    let bytes = |disk: &OnDisk, name: &str| std::fs::read(disk.file(name)).expect("the file");
+    let (database, wal) = (bytes(&disk, DATABASE), bytes(&disk, WAL));
+    let groups: Vec<_> = (0..4).map(|n| vec![make::first(&format!("w{n}"), 1)]).collect();
+    for group in &groups {
+        let large = vec![too_large(make::first("large", 1))];
+        assert_eq!(block_on(disk.store().commit(large)), Err(StoreError::Full));
+        commit(&*disk.store(), std::slice::from_ref(group));
+    }
+    let redo = bytes(&disk, REDO);
+    disk.close();
+    let cut = Cut { database, wal, redo };
+    let (_dir, store) = cut.store(&cut.redo);
+    assert_eq!(groups_in(&store, &groups), groups.len());
+    assert_eq!(records_of(&store, &make::id("large")), []);
+}
+
+#[test]
+fn of_a_group_that_is_refused_nothing_is_written() {
+    let mut disk = OnDisk::new(|options| options.pages_max = Some(300));
+    commit(&*disk.store(), &[vec![make::first("before", 1)]]);
+    let group = vec![make::first("other", 1), make::first("w", 1), too_large(make::more("w", 1, 1))];
+    assert_eq!(block_on(disk.store().commit(group)), Err(StoreError::Full));
+    for _ in 0..2 {
+        let count = |name: &str| records_of(&*disk.store(), &make::id(name)).len();
+        assert_eq!((count("before"), count("other"), count("w")), (1, 0, 0));
+        disk.open();
+    }
+}
+
+/// What was parsed may be nested as deeply as the parser allows, and stands in something of ours then.
+#[test]
+fn values_of_any_depth_come_back_from_the_redo_log() {
+    let depth = 126;
+    let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let mut row = make::entry("deep");
+    let metadata = serde_json::from_str(&deep).expect("within the limit");
+    row.result = Some(RunOutput { metadata, ..RunOutput::default() });
+    let ended = Append { next: Next::Ended(Box::new(row)), ..make::more("deep", 1, 1) };
+    let groups = [vec![make::first("deep", 1)], vec![ended], vec![make::first("w", 1)]];
+    let cut = Cut::behind_the_opening(&groups);
+    let (_dir, store) = cut.store(&cut.redo);
+    assert_eq!(groups_in(&store, &groups), groups.len());
+}
+
+#[test]
+fn a_run_that_goes_on_is_seen_by_its_conversation_at_once() {
+    let disk = OnDisk::new(|_| {});
+    let parked = Append { next: Next::Parked { wake_at: None }, ..make::first("w", 1) };
+    let mut again = make::more("w", 1, 1);
+    again.claim.epoch = Epoch(1);
+    for record in &mut again.records {
+        (record.epoch, record.kind) = (Epoch(1), "began".into());
+    }
+    let filter = WorkflowFilter { conversation: Some(make::talk("c-w")), unfinished: true, limit: 8 };
+    for (append, state) in [(parked, WorkflowState::Parked), (again, WorkflowState::Running)] {
+        commit(&*disk.store(), &[vec![append]]);
+        let rows = block_on(disk.store().workflows(filter.clone())).expect("rows");
+        assert_eq!(rows.iter().map(|row| row.state).collect::<Vec<_>>(), [state]);
+    }
 }
 
 #[test]

@@ -48,7 +48,10 @@ fn commit_and_tell(durability: Durability, batches: u64, bytes: usize) {
     let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("it opens");
     println!();
     let mut refused = 0;
-    for batch in (0..batches).take_while(|_| refused < REFUSED_ENOUGH) {
+    for batch in 0..batches {
+        if refused == REFUSED_ENOUGH {
+            break;
+        }
         let appends = (0..16).map(|n| match batch {
             0 => make::first(&format!("w{n}"), 1),
             at => make::with_bodies(make::more(&format!("w{n}"), at, 1), bytes),

@@ -188,7 +188,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn json<T: DeserializeOwned>(&mut self) -> Result<T, Fault> {
-        serde_json::from_slice(self.bytes()?).map_err(|_| broken())
+        let mut json = serde_json::Deserializer::from_slice(self.bytes()?);
+        // It is our own, and as deep as somebody's that was parsed within the limit, and what we put around it.
+        json.disable_recursion_limit();
+        T::deserialize(&mut json).map_err(|_| broken())
     }
 
     fn list<T>(&mut self, one: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
