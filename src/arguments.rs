@@ -4,18 +4,21 @@
 //! document is never followed.
 
 use fleet_actors::event::Failure;
-use jsonschema::Validator;
+use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 /// Mistakes named in one text.
 const MISTAKES_MAX: usize = 5;
+/// Bytes of one pattern, compiled, and of what it keeps while it judges. A few characters can ask for megabytes.
+pub const PATTERN_BYTES_MAX: usize = 2 << 20;
 /// Characters of one mistake.
 const MISTAKE_CHARS_MAX: usize = 300;
 
 /// What judges by a schema that somebody else wrote, if it is one.
 #[must_use]
 pub fn validator(schema: &Value) -> Option<Validator> {
-    jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex()).offline().build(schema).ok()
+    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
+    jsonschema::options().with_pattern_options(patterns).offline().build(schema).ok()
 }
 
 /// A mistake, as long as it may be: it quotes what was given.
@@ -62,9 +65,11 @@ mod tests {
             json!({ "$ref": "file:///etc/hostname" }),
             json!({ "pattern": "(?=a)b" }),
             json!({ "pattern": r"(a+)\1" }),
+            json!({ "pattern": r"\w{5000}" }),
         ] {
             assert!(validator(&schema).is_none(), "{schema}");
         }
+        assert!(validator(&json!({ "pattern": r"^[\w.-]{1,64}$" })).is_some(), "an ordinary one");
         let hard = validator(&json!({ "pattern": "^(a|aa|a+)+$" })).expect("it is a schema");
         assert!(!hard.is_valid(&format!("{}!", "a".repeat(100_000)).into()));
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Values by what they were made of, in bounded room. A full memo is emptied; what needs more than a sixteenth of the room is not
-/// kept, so that no single asker can empty it.
+/// Values by what they were made of, in bounded room. A full memo is emptied; a value that needs more than a sixteenth of the
+/// room is not kept, so that it takes many to empty it.
 #[derive(Debug)]
 pub struct Memo<K, V> {
     bytes_max: usize,
@@ -46,12 +46,14 @@ impl<K: Ord, V: Clone> Memo<K, V> {
             return Ok(value);
         }
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.bytes + bytes > self.bytes_max {
-            *kept = Kept { values: BTreeMap::new(), bytes: 0 };
-        }
+        let full = kept.bytes + bytes > self.bytes_max;
+        let emptied = full.then(|| std::mem::replace(&mut *kept, Kept { values: BTreeMap::new(), bytes: 0 }));
         if kept.values.insert(key, value.clone()).is_none() {
             kept.bytes += bytes;
         }
+        // Nobody waits while thousands of values are freed.
+        drop(kept);
+        drop(emptied);
         Ok(value)
     }
 }

@@ -233,7 +233,9 @@ impl Sessions {
         detached: bool,
     ) -> Result<(), StartError> {
         let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
-        if matches!(row.state, WorkflowState::Ended(_)) {
+        // A child was found some time ago, and may rest since.
+        let rests = matches!((&permit, row.state), (Some(Place::Child(_)), WorkflowState::Resting(_)));
+        if rests || matches!(row.state, WorkflowState::Ended(_)) {
             return Ok(());
         }
         let info = self.info(workflow, &row.made);

@@ -55,10 +55,7 @@ async fn stream(
         return resume(&api, row, wish, place).await;
     }
     let turn = api.prepare(run)?;
-    let opened = match api.join(&turn, Returning::Joins).await? {
-        Some(opened) => opened,
-        None => api.begin(turn).await?,
-    };
+    let opened = api.open(turn, Returning::Joins).await?;
     Ok(sse::respond(&api, opened, wish, place))
 }
 

@@ -51,29 +51,31 @@ pub enum Returning {
 }
 
 impl Api {
-    /// The run that this request has already, if any. Costs no permit.
+    /// The run that a request has already, else a new one. The cap keeps nobody from a run that is there.
     ///
     /// # Errors
     /// [`ApiError`]; `request_key_conflict` when the key was used with other words.
-    pub async fn join(&self, turn: &StartTurn, returning: Returning) -> Result<Option<Opened>, ApiError> {
-        let found = match &turn.made.request {
-            Some(request) => match self.sessions.store().request(&request.key).await? {
-                Some(row) if row.digest != request.digest => {
-                    return Err(self.refusal(StartError::KeyConflict(row.workflow)));
-                }
-                Some(row) => self.sessions.store().workflow(&row.workflow).await?,
-                None => None,
-            },
-            None if returning == Returning::Joins => self.left(turn).await?,
-            None => None,
+    pub async fn open(&self, turn: StartTurn, returning: Returning) -> Result<Opened, ApiError> {
+        let Some(request) = turn.made.request.clone() else {
+            let left = if returning == Returning::Joins { self.left(&turn).await? } else { None };
+            return match left {
+                Some(row) => self.follow(row, Seq(0)).await,
+                None => self.begin(turn).await,
+            };
         };
-        match found {
-            Some(row) => self.follow(row, Seq(0)).await.map(Some),
-            None => Ok(None),
+        // Nearly every key is new, and a start finds out by itself when it is not.
+        let refused = match self.begin(turn).await {
+            Ok(opened) => return Ok(opened),
+            Err(refused) => refused,
+        };
+        match self.sessions.store().request(&request.key).await? {
+            Some(row) if row.digest == request.digest => self.follow(self.row(&row.workflow).await?, Seq(0)).await,
+            Some(row) => Err(self.refusal(StartError::KeyConflict(row.workflow))),
+            None => Err(refused),
         }
     }
 
-    /// Starts a run under a permit of its own.
+    /// Starts a run under a permit of its own, or follows the one that its key had already.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -82,8 +84,12 @@ impl Api {
     /// The run goes on without a watcher, and its grace begins.
     pub async fn begin(&self, turn: StartTurn) -> Result<Opened, ApiError> {
         let (conversation, listed) = (turn.made.conversation.clone(), turn.input.checkpoints_listed);
+        let workflow = turn.workflow.clone();
         let permit = self.sessions.admit().map_err(|full| self.refusal(full.into()))?;
         let stream = self.sessions.start(turn, permit).await.map_err(|error| self.refusal(error))?;
+        if *stream.workflow() != workflow {
+            return self.follow(self.row(stream.workflow()).await?, Seq(0)).await;
+        }
         Ok(Opened { stream, conversation, how: How::Started, listed })
     }
 

@@ -182,7 +182,10 @@ struct PieceDelta<'a> {
     refusal: Option<()>,
 }
 
-/// What stands before and behind the text in the event of the last piece. The next one, as a rule, differs from it in its text
+/// Bytes of an event that is remembered, at most.
+const AROUND_BYTES_MAX: usize = 4 << 10;
+
+/// What stands before and behind the text in the last event, if that was a piece. The next one, as a rule, differs from it in its text
 /// alone; then the text is all that is read.
 #[derive(Debug, Default)]
 pub(super) struct Around {
@@ -206,13 +209,20 @@ impl Around {
         text(data.strip_prefix(&*self.before)?.strip_suffix(&*self.behind)?)
     }
 
+    /// The last event was none.
+    fn forget(&mut self) {
+        self.before.clear();
+        self.behind.clear();
+    }
+
     /// Remembers an event with this text in it.
     fn learn(&mut self, data: &[u8], text: &RawValue) {
+        if data.len() > AROUND_BYTES_MAX {
+            return;
+        }
         let Some(begin) = text.get().as_ptr().addr().checked_sub(data.as_ptr().addr()) else { return };
         let (Some(before), Some(behind)) = (data.get(..begin), data.get(begin + text.get().len()..)) else { return };
-        self.before.clear();
         self.before.extend_from_slice(before);
-        self.behind.clear();
         self.behind.extend_from_slice(behind);
     }
 }
@@ -236,6 +246,7 @@ pub(super) fn event(
         answer.push(Channel::Text, &text);
         return Ok(Flow::More);
     }
+    around.forget();
     if data.trim_ascii() == b"[DONE]" {
         answer.finish(FinishReason::Stop);
         return Ok(Flow::Done);
@@ -422,6 +433,10 @@ mod tests {
             assert!(around.text(data.as_bytes()).is_none(), "{data}");
             let long = told(|data, answer, depth, key| event(data, &mut around, answer, depth, key), &data);
             assert_eq!(long, told(in_full, &data), "{data}");
+            assert!(
+                around.text(like(r#""b""#).as_bytes()).is_none(),
+                "the last event was none, whose name of the model counts"
+            );
         }
     }
 }

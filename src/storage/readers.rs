@@ -5,13 +5,14 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::{Sender, unbounded};
 use fleet_actors::ports::StoreError;
 use fleet_actors::watch::Watch;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::fault::Fault;
 use super::wal::Gate;
@@ -20,24 +21,28 @@ use super::{OpenError, schema};
 /// Reads that wait for a thread, for each thread.
 const QUEUE: usize = 64;
 
-type Read = Box<dyn FnOnce(&Connection) + Send>;
+/// What is to be read, and its place in the queue.
+type Read = (Box<dyn FnOnce(&Connection) + Send>, OwnedSemaphorePermit);
 
 pub(super) struct Readers {
-    queue: mpsc::Sender<Read>,
+    /// Bounded by its places: who waits for one must not hold a thread.
+    queue: Sender<Read>,
+    places: Arc<Semaphore>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
     pub fn start(path: &Path, threads: NonZeroUsize, gate: &Arc<Gate>, watch: &Watch) -> Result<Self, OpenError> {
-        let (queue, reads) = mpsc::channel(QUEUE * threads.get());
-        let reads = Arc::new(Mutex::new(reads));
+        let (queue, reads) = unbounded::<Read>();
+        let places = Arc::new(Semaphore::new(QUEUE * threads.get()));
         let start = |n: usize| {
             let db = schema::open_reader(path)?;
             let (reads, gate, watch) = (reads.clone(), gate.clone(), watch.clone());
             let thread = std::thread::Builder::new().name(format!("store-read-{n}"));
             let serve = move || {
                 let _alive = watch.alive("store reader");
-                while let Some(read) = next(&reads) {
+                for (read, place) in reads {
+                    drop(place);
                     gate.pass();
                     read(&db);
                 }
@@ -45,7 +50,7 @@ impl Readers {
             thread.spawn(serve).map_err(|error| OpenError::Io { path: path.into(), error })
         };
         let threads = (0..threads.get()).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { queue, threads })
+        Ok(Self { queue, places, threads })
     }
 
     /// Reads in one transaction.
@@ -54,14 +59,15 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let read: Read = Box::new(move |db| {
+        let gone = || StoreError::Unavailable("the store was closed".into());
+        let place = self.places.clone().acquire_owned().await.map_err(|_| gone())?;
+        let read = Box::new(move |db: &Connection| {
             if !reply.is_closed() {
                 drop(reply.send(at_one_moment(db, work).map_err(StoreError::from)));
             }
         });
-        let gone = |()| StoreError::Unavailable("the store was closed".into());
-        self.queue.send(read).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?
+        self.queue.send((read, place)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Ends the threads once they have answered what waits.
@@ -73,10 +79,6 @@ impl Readers {
             }
         }
     }
-}
-
-fn next(reads: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
-    reads.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
 }
 
 fn at_one_moment<T>(db: &Connection, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {

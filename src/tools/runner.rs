@@ -22,7 +22,7 @@ const ATTEMPTS: [&str; 2] = ["url_denied", "sandbox_limit"];
 
 /// Room for validators that are kept with their tools.
 const VALIDATORS_BYTES: usize = 16 << 20;
-/// A validator and its schema take about so many times the bytes of the schema's text.
+/// A validator and its schema take about so many times the bytes of the schema's text, besides its patterns.
 const VALIDATOR: usize = 16;
 
 /// Every tool of the settings.
@@ -196,7 +196,8 @@ impl Runner {
 impl Shared {
     fn validator(&self, spec: &Arc<ToolSpec>) -> Option<Arc<Validator>> {
         self.validators.get(spec, |spec| {
-            let bytes = spec.parameters.to_string().len() * VALIDATOR;
+            let text = spec.parameters.to_string();
+            let bytes = text.len() * VALIDATOR + text.matches("\"pattern").count() * arguments::PATTERN_BYTES_MAX;
             (arguments::validator(&spec.parameters).map(Arc::new), bytes)
         })
     }

@@ -325,7 +325,8 @@ pub trait Store: Send + Sync {
     /// first. It claims nothing: a workflow is listed until a next life's first append is durable.
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
     /// Children that want an owner: new ones, parked ones that are due, and those that ran when an earlier process died.
-    /// Oldest first; [`adopt`](Self::adopt) and every list of workflows leave children out.
+    /// Those that are due longest are in it, the oldest of them first; [`adopt`](Self::adopt) and every list of workflows leave children
+    /// out.
     fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>>;
     /// When the next parked workflow, children left out, is due.
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>>;

@@ -72,10 +72,7 @@ async fn start(socket: &Socket, frame: RunFrame) -> Result<(Chat, WireEvent), Ap
         tracing::warn!("a checkpoint id beside a message was ignored");
     }
     let turn = api.prepare(NewRun { traceparent: socket.traceparent, ..run })?;
-    let opened = match api.join(&turn, Returning::Joins).await? {
-        Some(opened) => opened,
-        None => api.begin(turn).await?,
-    };
+    let opened = api.open(turn, Returning::Joins).await?;
     Ok(Chat::new(api, opened, deltas, None))
 }
 

@@ -242,13 +242,7 @@ fn opened(result: Result<Opened, ApiError>, wish: Wish) -> Told {
 async fn send(api: Api, frame: RunFrame, traceparent: Option<TraceParent>) -> Told {
     let (key, deltas) = (frame.run.key.clone(), frame.deltas);
     let wish = Wish { key, deltas, wakes: true, ..Wish::default() };
-    let run = async {
-        let turn = api.prepare(NewRun { traceparent, ..frame.run })?;
-        match api.join(&turn, Returning::Never).await? {
-            Some(opened) => Ok(opened),
-            None => api.begin(turn).await,
-        }
-    };
+    let run = async { api.open(api.prepare(NewRun { traceparent, ..frame.run })?, Returning::Never).await };
     opened(run.await, wish)
 }
 
