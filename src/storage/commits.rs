@@ -30,8 +30,8 @@ use crate::settings::Durability;
 
 /// Appends that may be durable and not yet written; each next one is held against all of them.
 const UNWRITTEN_MAX: usize = 128;
-/// Groups in one transaction, which are in memory until it is committed.
-const KEPT_MAX: usize = 128;
+/// Appends in one transaction, which are in memory until it is committed.
+const KEPT_MAX: usize = 1_024;
 /// A transaction that is older than this is settled when nobody waits, and one of twice that age in any case.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
 
@@ -154,8 +154,8 @@ pub(super) struct Commits {
     /// The database's log; none if nothing is synced.
     wal: Option<WalFile>,
     settling: Arc<Settling>,
-    /// Acknowledged groups of the open transaction, and when it began.
-    kept: Vec<(Vec<Append>, Moment)>,
+    /// Acknowledged appends of the open transaction, and when it began.
+    kept: Vec<(Append, Moment)>,
     since: Instant,
     /// Bytes of pages that they may fill.
     kept_bytes: u64,
@@ -216,9 +216,9 @@ impl Commits {
             // Judged and written one behind the other, all or none.
             return self.directly(&appends, at);
         }
-        let unwritten = || self.kept[self.written..].iter().flat_map(|(appends, _)| appends);
-        let apart = appends.iter().all(|next| unwritten().all(|one| is_apart(one, next)));
-        if !apart || unwritten().count() >= UNWRITTEN_MAX {
+        let unwritten = &self.kept[self.written..];
+        let apart = appends.iter().all(|next| unwritten.iter().all(|(one, _)| is_apart(one, next)));
+        if !apart || unwritten.len() >= UNWRITTEN_MAX {
             self.catch_up()?;
         }
         let (mut outcomes, mut written) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
@@ -248,7 +248,7 @@ impl Commits {
             self.since = Instant::now();
         }
         self.settling.touch(&written);
-        self.kept.push((written, at));
+        self.kept.extend(written.into_iter().map(|one| (one, at)));
         self.kept_bytes += pages;
         Ok(outcomes)
     }
@@ -390,27 +390,25 @@ impl Commits {
         self.write(usize::MAX)
     }
 
-    /// Writes the next of the groups that are durable and not yet written.
+    /// Writes the next of what is durable and not yet written.
     pub fn write_one(&mut self) -> Result<(), Fault> {
         self.write(1)
     }
 
-    fn write(&mut self, groups: usize) -> Result<(), Fault> {
-        let written = self.try_write(groups);
+    fn write(&mut self, appends: usize) -> Result<(), Fault> {
+        let written = self.try_write(appends);
         if written.is_err() {
             self.give_up();
         }
         written
     }
 
-    fn try_write(&mut self, groups: usize) -> Result<(), Fault> {
+    fn try_write(&mut self, appends: usize) -> Result<(), Fault> {
         if self.db.is_autocommit() {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
         }
-        for (appends, at) in self.kept[self.written..].iter().take(groups) {
-            for one in appends {
-                append::again(&self.db, one, *at)?;
-            }
+        for (one, at) in self.kept[self.written..].iter().take(appends) {
+            append::again(&self.db, one, *at)?;
             self.written += 1;
         }
         Ok(())
