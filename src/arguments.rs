@@ -65,7 +65,7 @@ mod tests {
             json!({ "$ref": "file:///etc/hostname" }),
             json!({ "pattern": "(?=a)b" }),
             json!({ "pattern": r"(a+)\1" }),
-            json!({ "pattern": r"\w{5000}" }),
+            json!({ "pattern": r"\p{L}{1000}" }),
         ] {
             assert!(validator(&schema).is_none(), "{schema}");
         }

@@ -1,4 +1,4 @@
-//! Room that is kept for removals: on a full disk, deleting needs space, too.
+//! Room that is kept for a full disk: deleting needs space, too, and so does moving the log into the database.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -10,7 +10,7 @@ use fleet_actors::trouble::Trouble;
 /// Between two tries to take it back.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A file of zeros that is given up when a removal finds the disk full.
+/// A file of zeros that is given up when a removal finds the disk full, and lent when that keeps the log from being moved.
 pub(super) struct Reserve {
     path: PathBuf,
     bytes: u64,
@@ -39,11 +39,20 @@ impl Reserve {
         !self.held && self.bytes > 0
     }
 
+    /// Bytes that giving it up would free.
+    pub fn held(&self) -> u64 {
+        if self.held { self.bytes } else { 0 }
+    }
+
     /// Takes the room back if it is time and there is any.
     pub fn restore(&mut self) {
-        if !self.is_missing() || Instant::now() < self.next_try {
-            return;
+        if self.is_missing() && Instant::now() >= self.next_try {
+            self.take_back();
         }
+    }
+
+    /// Takes the room back now, if there is any.
+    pub fn take_back(&mut self) {
         self.next_try = Instant::now() + PAUSE;
         match fill(&self.path, self.bytes) {
             Ok(()) => {

@@ -135,6 +135,13 @@ impl Wal {
         }
     }
 
+    /// Bytes that the database's file must grow by before all of the log is in it.
+    pub fn wants(db: &Connection) -> Result<u64, Fault> {
+        let pages: u64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        let has = db.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len());
+        Ok((pages * PAGE_BYTES).saturating_sub(has))
+    }
+
     fn moved(&mut self, db: &Connection, done: Moved) -> Result<(), Fault> {
         let rest = self.seen.saturating_sub(done.moved);
         self.moves += 1;
@@ -150,7 +157,8 @@ impl Wal {
         Ok(())
     }
 
-    fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
+    /// Moves all of it now, and frees its room.
+    pub fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
         self.mover.wait()?;
         self.gate.set(true);
         let done = checkpoint(db, "TRUNCATE");

@@ -277,9 +277,15 @@ impl Writer {
         }
     }
 
-    /// A transaction that frees space: if there is none to do it with, the reserve is given up for it.
+    /// A transaction that frees space: if there is none to do it with, the log is cut for it, and then the reserve is given up.
     fn remove<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
         let mut done = self.transact(&work);
+        if matches!(done, Err(StoreError::Full)) {
+            match self.wal.truncate(&self.commits.db) {
+                Ok(()) => done = self.transact(&work),
+                Err(fault) => drop(self.judge(fault)),
+            }
+        }
         if matches!(done, Err(StoreError::Full)) && self.reserve.give_up() {
             done = self.transact(&work);
         }
@@ -315,7 +321,12 @@ impl Writer {
         if self.failed.is_some() || self.commits.is_open() {
             return;
         }
-        match chore(&mut self.wal, &self.commits.db) {
+        let done = chore(&mut self.wal, &self.commits.db);
+        let done = match done {
+            Err(fault) if fault.is_full() => self.lend().unwrap_or(Err(fault)),
+            done => done,
+        };
+        match done {
             Err(fault) => {
                 let full = fault.is_full();
                 let error = self.judge(fault);
@@ -329,6 +340,18 @@ impl Writer {
             }
             Ok(()) => {}
         }
+    }
+
+    /// The log cannot be moved for want of room: moves it into the room of the reserve, if that is enough. Whatever the database
+    /// grows by, the log that is cut gives back, so the reserve finds its room again.
+    fn lend(&mut self) -> Option<Result<(), Fault>> {
+        let db = &self.commits.db;
+        let is_enough = Wal::wants(db).is_ok_and(|bytes| bytes <= self.reserve.held());
+        (is_enough && self.reserve.give_up()).then(|| {
+            let moved = self.wal.truncate(db);
+            self.reserve.take_back();
+            moved
+        })
     }
 
     fn judge(&mut self, fault: Fault) -> StoreError {

@@ -82,6 +82,29 @@ async fn a_full_house_is_an_error_and_the_socket_stays() {
 }
 
 #[actix_web::test]
+async fn a_full_house_keeps_nobody_from_the_run_of_a_known_message_id_and_a_repetition_keeps_no_place() {
+    for cap in [1, 2] {
+        let app = TestApp::with(|s| s.sessions.max_concurrent_workflows = Count::new(cap).expect("in range")).await;
+        let send = |message: &str| json!({"type": "chat.send", "client_message_id": "a", "message": message});
+        let mut ws = app.ws2().await;
+        ws.send(send("wait")).await;
+        let id = ws.until("response.delta").await[0]["workflow_id"].clone();
+        let mut again = app.ws2().await;
+        for _ in 0..3 {
+            again.send(send("wait")).await;
+            let connected = again.until("connected").await.pop().expect("connected");
+            assert_eq!((&connected["workflow_id"], &connected["data"]["is_resume"]), (&id, &json!(true)), "cap {cap}");
+            again.send(send("other words")).await;
+            let conflict = again.until("error").await.pop().expect("an error");
+            assert_eq!(conflict["data"]["code"], "request_key_conflict", "cap {cap}");
+        }
+        assert_eq!((app.api.sessions.admission().live(), app.calls()), (1, 1), "cap {cap}");
+        app.script.gate.open();
+        ws.until("done").await;
+    }
+}
+
+#[actix_web::test]
 async fn a_bad_frame_gets_an_error_that_names_its_field() {
     let app = app().await;
     let mut ws = app.ws2().await;
