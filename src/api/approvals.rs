@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
+use super::open::{answered, closed, unknown};
 use super::query::Params;
-use super::rejoin::{answered, closed, unknown};
 use crate::arguments;
 use crate::workflow::approves_other;
 

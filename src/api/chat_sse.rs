@@ -16,7 +16,7 @@ use serde_json::json;
 use super::body::read_object;
 use super::connections::Connection;
 use super::error::ApiError;
-use super::rejoin::{Returning, stopped};
+use super::open::{Returning, stopped};
 use super::sse::{self, Wish};
 use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;

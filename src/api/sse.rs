@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Api;
 use super::connections::Connection;
 use super::error::ApiError;
-use super::rejoin::{How, Opened};
+use super::open::{How, Opened};
 use super::wire::{Connected, Deltas, Renderer, Version, WireEvent};
 
 /// How a client wants its stream.

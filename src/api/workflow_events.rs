@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::chat_sse::{Fields, answer, last_event_id, wish};
 use super::error::ApiError;
-use super::rejoin::How;
+use super::open::How;
 use super::sse::{self, Wish};
 use super::wire::{Renderer, Version};
 use super::{Api, at};

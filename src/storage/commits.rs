@@ -276,12 +276,12 @@ impl Commits {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let value = work(&tx)?;
         if let Some(redo) = &self.redo {
-            redo.seen(&tx)?;
+            redo.note(&tx)?;
         }
         tx.commit()?;
         self.unsynced = true;
         if let Some(redo) = &mut self.redo {
-            redo.told();
+            redo.noted();
             redo.forget_known();
         }
         self.sync()?;
@@ -324,13 +324,13 @@ impl Commits {
             return Ok(());
         }
         self.catch_up()?;
-        let seen = self.redo.as_ref().map_or(Ok(()), |redo| redo.seen(&self.db));
+        let seen = self.redo.as_ref().map_or(Ok(()), |redo| redo.note(&self.db));
         let committed = seen.and_then(|()| Ok(self.db.execute_batch("COMMIT")?));
         match committed {
             Ok(()) => {
                 self.kept.clear();
                 (self.kept_bytes, self.written, self.given_up, self.unsynced) = (0, 0, false, true);
-                self.redo.iter_mut().for_each(Redo::told);
+                self.redo.iter_mut().for_each(Redo::noted);
             }
             Err(_) => self.give_up(),
         }

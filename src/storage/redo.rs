@@ -62,8 +62,8 @@ pub(super) struct Redo {
     id: u64,
     /// The number of the last entry.
     last: u64,
-    /// The number that the database has seen, committed.
-    told: u64,
+    /// The number that the database has noted, committed.
+    noted: u64,
     /// Where the next one begins.
     at: usize,
     /// Behind the last byte that may not be zero.
@@ -82,7 +82,7 @@ impl Redo {
         match make(&path) {
             Ok(file) => {
                 let (known, buffer) = (Known::default(), Vec::new());
-                Ok(Some(Self { path, file, id, last, told: last, at: 0, used: CAPACITY, known, buffer }))
+                Ok(Some(Self { path, file, id, last, noted: last, at: 0, used: CAPACITY, known, buffer }))
             }
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 tracing::warn!(path = %path.display(), "there is no room for the redo log: commits take longer");
@@ -128,19 +128,18 @@ impl Redo {
     }
 
     /// Notes in the database what it has seen. Part of the transaction that brings it.
-    pub fn seen(&self, db: &Connection) -> Result<(), Fault> {
+    pub fn note(&self, db: &Connection) -> Result<(), Fault> {
         set_meta(db, SEEN, self.last.cast_signed())
     }
 
     /// That transaction was committed.
-    pub fn told(&mut self) {
-        self.told = self.last;
+    pub fn noted(&mut self) {
+        self.noted = self.last;
     }
 
-    /// The database is synced, and has everything, as far as it was told of it: the first entry of a log must follow what the database
-    /// has seen.
+    /// The database is synced and has everything. The first entry of a log must follow the number that the database has noted.
     pub fn begin_anew(&mut self) {
-        if self.told == self.last {
+        if self.noted == self.last {
             self.at = 0;
         }
     }
@@ -352,12 +351,12 @@ mod tests {
         assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom);
         redo.file = writable;
         redo.begin_anew();
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom, "the database was not told");
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom, "the database has not noted it");
         assert_eq!(numbers(&redo), [4]);
-        redo.told();
+        redo.noted();
         redo.begin_anew();
         assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
         assert_eq!(numbers(&redo), [redo.last]);
-        assert_eq!((redo.last, redo.told), (6, 5));
+        assert_eq!((redo.last, redo.noted), (6, 5));
     }
 }

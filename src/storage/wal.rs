@@ -136,7 +136,7 @@ impl Wal {
     }
 
     /// Bytes that the database's file must grow by before all of the log is in it.
-    pub fn wants(db: &Connection) -> Result<u64, Fault> {
+    pub fn growth(db: &Connection) -> Result<u64, Fault> {
         let pages: u64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         let has = db.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len());
         Ok((pages * PAGE_BYTES).saturating_sub(has))

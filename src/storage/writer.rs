@@ -346,7 +346,7 @@ impl Writer {
     /// grows by, the log that is cut gives back, so the reserve finds its room again.
     fn lend(&mut self) -> Option<Result<(), Fault>> {
         let db = &self.commits.db;
-        let is_enough = Wal::wants(db).is_ok_and(|bytes| bytes <= self.reserve.held());
+        let is_enough = Wal::growth(db).is_ok_and(|bytes| bytes <= self.reserve.held());
         (is_enough && self.reserve.give_up()).then(|| {
             let moved = self.wal.truncate(db);
             self.reserve.take_back();

@@ -174,7 +174,7 @@ impl TestApp {
 pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let poll = async {
         while !so() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await; // allow-sleep: polls a condition under a deadline
         }
     };
     tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what} did not happen"));

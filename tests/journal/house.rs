@@ -238,7 +238,7 @@ impl House {
         let end = tokio::time::Instant::now() + DEADLINE;
         while self.sessions.admission().live() > 0 {
             assert!(tokio::time::Instant::now() < end, "every run rests in time");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await; // allow-sleep: polls a condition under a deadline
         }
         let Self { sessions, arbiter, .. } = self;
         drop(sessions);

@@ -97,7 +97,7 @@ impl ModelClient for Model {
                 "gate" => script.gate.acquire().await.unwrap().forget(),
                 "hang" => std::future::pending().await,
                 "drip" => loop {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(Duration::from_millis(10)).await; // allow-sleep: the pace of the model
                     deltas(ModelDelta { channel: Channel::Text, text: "drop ".to_owned() });
                 },
                 "fail" => {

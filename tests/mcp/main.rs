@@ -96,7 +96,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < end, "in {PATIENCE:?} it did not happen that {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await; // allow-sleep: polls a condition under a deadline
     }
 }
 

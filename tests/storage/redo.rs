@@ -75,12 +75,17 @@ struct Cut {
 }
 
 impl Cut {
-    /// Commits these behind the opening, which is synced; nothing is synced but the redo log then.
+    /// Commits these behind the opening.
     fn behind_the_opening(groups: &[Vec<Append>]) -> Self {
-        let mut disk = OnDisk::new(|_| {});
+        Self::behind(|_| {}, |store| commit(store, groups))
+    }
+
+    /// Works behind the opening, which is synced; nothing is synced but the redo log then.
+    fn behind(options: impl FnOnce(&mut SqliteOptions), work: impl FnOnce(&dyn Store)) -> Self {
+        let mut disk = OnDisk::new(options);
         let bytes = |disk: &OnDisk, name: &str| std::fs::read(disk.file(name)).expect("the file");
         let (database, wal) = (bytes(&disk, DATABASE), bytes(&disk, WAL));
-        commit(&*disk.store(), groups);
+        work(&*disk.store());
         let redo = bytes(&disk, REDO);
         disk.close();
         Self { database, wal, redo }
@@ -142,15 +147,14 @@ fn a_redo_log_that_does_not_follow_the_database_is_left_out() {
     assert_eq!(groups_in(&store, &groups), 0, "it is another database's");
 
     // The log begins anew when it is half full; an older database cannot be made to follow it.
-    let mut disk = OnDisk::new(|_| {});
-    let old = std::fs::read(disk.file(DATABASE)).expect("the database");
-    let wal = std::fs::read(disk.file(WAL)).expect("its log");
     let large = |n: u64| vec![make::with_bodies(make::first(&format!("large{n}"), 2), 200_000)];
-    commit(&*disk.store(), &(0..5).map(large).collect::<Vec<_>>());
-    assert_eq!(records_of(&*disk.store(), &make::id("large4")).len(), 2);
-    let redo = std::fs::read(disk.file(REDO)).expect("the redo log");
-    disk.close();
-    let older = Cut { database: old, wal, redo };
+    let older = Cut::behind(
+        |_| {},
+        |store| {
+            commit(store, &(0..5).map(large).collect::<Vec<_>>());
+            assert_eq!(records_of(store, &make::id("large4")).len(), 2);
+        },
+    );
     let (_dir, store) = older.store(&older.redo);
     let there = (0..5).filter(|n| !records_of(&store, &make::id(&format!("large{n}"))).is_empty()).count();
     assert_eq!(there, 0, "all of it or nothing");
@@ -163,18 +167,17 @@ fn too_large(append: Append) -> Append {
 
 #[test]
 fn what_is_acknowledged_behind_an_append_that_was_refused_survives_a_power_cut() {
-    let mut disk = OnDisk::new(|options| options.pages_max = Some(300));
-    let bytes = |disk: &OnDisk, name: &str| std::fs::read(disk.file(name)).expect("the file");
-    let (database, wal) = (bytes(&disk, DATABASE), bytes(&disk, WAL));
     let groups: Vec<_> = (0..4).map(|n| vec![make::first(&format!("w{n}"), 1)]).collect();
-    for group in &groups {
-        let large = vec![too_large(make::first("large", 1))];
-        assert_eq!(block_on(disk.store().commit(large)), Err(StoreError::Full));
-        commit(&*disk.store(), std::slice::from_ref(group));
-    }
-    let redo = bytes(&disk, REDO);
-    disk.close();
-    let cut = Cut { database, wal, redo };
+    let cut = Cut::behind(
+        |options| options.pages_max = Some(300),
+        |store| {
+            for group in &groups {
+                let large = vec![too_large(make::first("large", 1))];
+                assert_eq!(block_on(store.commit(large)), Err(StoreError::Full));
+                commit(store, std::slice::from_ref(group));
+            }
+        },
+    );
     let (_dir, store) = cut.store(&cut.redo);
     assert_eq!(groups_in(&store, &groups), groups.len());
     assert_eq!(records_of(&store, &make::id("large")), []);

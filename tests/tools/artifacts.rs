@@ -64,7 +64,7 @@ impl Served {
         let end = Instant::now() + Duration::from_secs(10);
         while self.get(path).await.status() != 404 {
             assert!(Instant::now() < end, "{path} is still there");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await; // allow-sleep: polls a condition under a deadline
         }
     }
 }

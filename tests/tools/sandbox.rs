@@ -57,7 +57,7 @@ impl World {
         let end = Instant::now() + Duration::from_secs(10);
         while self.scratch() > 0 || self.processes() > 0 {
             assert!(Instant::now() < end, "{} directories and {} processes are left", self.scratch(), self.processes());
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await; // allow-sleep: polls a condition under a deadline
         }
     }
 }

@@ -159,7 +159,7 @@ async fn serve(mut socket: TcpStream, handler: Handler, seen: Arc<Mutex<Vec<Stri
         Answer::Forever { first, again, pause_ms } => {
             let mut sent = socket.write_all(&first).await;
             while sent.is_ok() {
-                tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await; // allow-sleep: the pace of the server
                 sent = socket.write_all(&again).await;
             }
         }

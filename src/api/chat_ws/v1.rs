@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::socket::{End, Socket, Wake};
 use crate::api::Api;
 use crate::api::error::ApiError;
-use crate::api::rejoin::{How, Opened, Returning, stopped};
+use crate::api::open::{How, Opened, Returning, stopped};
 use crate::api::sse::{connected, woken};
 use crate::api::start::NewRun;
 use crate::api::wire::frames::{FirstFrame, LaterFrame, ResumeFrame, RunFrame};

@@ -15,7 +15,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::socket::{End, IDLE_OR_SLOW, Socket, Wake};
 use crate::api::Api;
 use crate::api::error::ApiError;
-use crate::api::rejoin::{How, Opened, Returning, stopped};
+use crate::api::open::{How, Opened, Returning, stopped};
 use crate::api::sse::connected;
 use crate::api::start::NewRun;
 use crate::api::wire::frames::{ResumeFrame, RunFrame, V2Frame};

@@ -69,7 +69,7 @@ impl Api {
             Err(refused) => refused,
         };
         match self.sessions.store().request(&request.key).await? {
-            Some(row) if row.digest == request.digest => self.follow(self.row(&row.workflow).await?, Seq(0)).await,
+            Some(row) if row.digest == request.digest => self.follow_all(&row.workflow).await,
             Some(row) => Err(self.refusal(StartError::KeyConflict(row.workflow))),
             None => Err(refused),
         }
@@ -88,9 +88,17 @@ impl Api {
         let permit = self.sessions.admit().map_err(|full| self.refusal(full.into()))?;
         let stream = self.sessions.start(turn, permit).await.map_err(|error| self.refusal(error))?;
         if *stream.workflow() != workflow {
-            return self.follow(self.row(stream.workflow()).await?, Seq(0)).await;
+            let known = stream.workflow().clone();
+            // Its place among the watchers is the one that is taken next.
+            drop(stream);
+            return self.follow_all(&known).await;
         }
         Ok(Opened { stream, conversation, how: How::Started, listed })
+    }
+
+    /// Follows a run from its first event.
+    async fn follow_all(&self, workflow: &WorkflowId) -> Result<Opened, ApiError> {
+        self.follow(self.row(workflow).await?, Seq(0)).await
     }
 
     /// Follows a run that is there.
