@@ -4,8 +4,9 @@
 //! measurement also says what CPU it took; where the direct calls alone take half of the machine or more, the ratio is
 //! shown and holds to no bar, and the same clients are measured at a longer model latency.
 //!
-//! The model takes exactly as long for every call, so clients that begin together would stay together for ever and wait
-//! for each other's turns at the processor. They begin spread over one latency.
+//! Clients begin spread over one latency. If the model took exactly as long for every call, those that meet would stay together
+//! for ever, and all of them wait for each other's turns at the processor, each millisecond a few more. So 50 clients are measured
+//! with a model that takes a tenth more or less, as models do, and once more in step.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,8 +29,22 @@ enum Door {
 
 const DOORS: [(Door, &str); 4] =
     [(Door::V1, "ws"), (Door::V2, "ws fleet.v2"), (Door::Sse, "sse"), (Door::Http, "http")];
-/// Clients and the model's latency in milliseconds.
-const CASES: [(usize, u64); 4] = [(1, 50), (50, 50), (500, 50), (500, 1_000)];
+/// What the model does, and for how many.
+#[derive(Clone, Copy)]
+struct Case {
+    clients: usize,
+    latency_ms: u64,
+    /// The share by which latencies vary.
+    jitter: f64,
+}
+
+const CASES: [Case; 5] = [
+    Case { clients: 1, latency_ms: 50, jitter: 0.0 },
+    Case { clients: 50, latency_ms: 50, jitter: 0.1 },
+    Case { clients: 50, latency_ms: 50, jitter: 0.0 },
+    Case { clients: 500, latency_ms: 50, jitter: 0.0 },
+    Case { clients: 500, latency_ms: 1_000, jitter: 0.0 },
+];
 /// What a transaction of the server writes with 50 clients, and about how long after the one before it.
 const TRANSACTION: (usize, Duration) = (22 * 4_096, Duration::from_millis(1));
 /// A `fleet.v2` socket may send 100 frames a second.
@@ -48,28 +63,30 @@ struct Round {
 
 pub fn run(table: &mut Table) {
     let only = setting("BENCH_CLIENTS", 0) as usize;
-    for (count, latency) in CASES {
-        if only == 0 || only == count {
-            case(table, count, latency);
+    for one in CASES {
+        if only == 0 || only == one.clients {
+            case(table, one);
         }
     }
 }
 
-fn case(table: &mut Table, count: usize, latency: u64) {
+fn case(table: &mut Table, case: Case) {
     let dir = tempfile::tempdir().expect("a directory");
-    table.about(&format!("chats: {count} clients, model latency {latency} ms"));
-    let model = Process::simulate(dir.path(), latency);
+    let Case { clients: count, latency_ms: latency, jitter } = case;
+    let varies = if jitter > 0.0 { format!("~{}%", jitter * 100.0) } else { String::new() };
+    table.about(&format!("chats: {count} clients, model latency {latency} ms{varies}"));
+    let model = Process::simulate_varied(dir.path(), latency, jitter);
     let server = Process::serve(dir.path(), model.address, 4_000);
     let (mut syncs, mut direct) = (Vec::new(), Vec::new());
     let mut through: Vec<Vec<Round>> = DOORS.iter().map(|_| Vec::new()).collect();
     for round in 0..setting("BENCH_ROUNDS", 3) {
         syncs.push(sync_p50_ms(dir.path(), TRANSACTION.0, TRANSACTION.1));
-        direct.push(measure(Door::Direct, (count, latency), round, &model, &server));
+        direct.push(measure(Door::Direct, case, round, &model, &server));
         for (rounds, (door, _)) in through.iter_mut().zip(DOORS) {
-            rounds.push(measure(door, (count, latency), round, &model, &server));
+            rounds.push(measure(door, case, round, &model, &server));
         }
     }
-    let name = |what: &str, who: &str| format!("chats {count}x{latency}ms {who} {what}");
+    let name = |what: &str, who: &str| format!("chats {count}x{latency}ms{varies} {who} {what}");
     let of = |rounds: &[Round], pick: fn(&Round) -> f64| median(rounds.iter().map(pick));
     let sync_ms = median(syncs);
     let saturated = of(&direct, |round| round.busy) >= 0.5;
@@ -96,7 +113,8 @@ fn case(table: &mut Table, count: usize, latency: u64) {
     }
 }
 
-fn measure(door: Door, (count, latency): (usize, u64), round: u64, model: &Process, server: &Process) -> Round {
+fn measure(door: Door, case: Case, round: u64, model: &Process, server: &Process) -> Round {
+    let Case { clients: count, latency_ms: latency, .. } = case;
     let address = if door == Door::Direct { model.address } else { server.address };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (spread, warm_up) = (Duration::from_millis(latency), Duration::from_millis(700 + latency));

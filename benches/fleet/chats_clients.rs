@@ -1,4 +1,4 @@
-//! Clients of each door, closed loops: who gets an answer asks again at once.
+//! Clients of each door, closed loops: who gets an answer asks again at once, with words that were not said before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -47,19 +47,25 @@ impl Load {
 
 /// The model itself.
 pub async fn direct(load: Rc<Load>) {
-    let body = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
-    requests(load, 200, &|_| post("/v1/chat/completions", body)).await;
+    let run = load.run;
+    requests(load, 200, &|n| {
+        let said = format!(r#"{{"role":"user","content":"hello {run} {n}"}}"#);
+        post("/v1/chat/completions", &format!(r#"{{"model":"m","stream":true,"messages":[{said}]}}"#))
+    })
+    .await;
 }
 
 pub async fn http(load: Rc<Load>) {
-    requests(load, 201, &|_| post("/api/v1/run", r#"{"task":"hello"}"#)).await;
+    let run = load.run;
+    requests(load, 201, &|n| post("/api/v1/run", &format!(r#"{{"task":"hello {run} {n}"}}"#))).await;
 }
 
 /// Server-sent events: a conversation for each message, because the same one again would join a run that was left.
 pub async fn sse(load: Rc<Load>) {
     let run = load.run;
     requests(load, 200, &|n| {
-        format!("GET /api/chat/b{run}-{n}/stream?message=hello HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
+        let message = format!("hello+{run}+{n}");
+        format!("GET /api/chat/b{run}-{n}/stream?message={message} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
     })
     .await;
 }
@@ -107,8 +113,9 @@ fn is(event: &str, kind: &str) -> bool {
 pub async fn v1(load: Rc<Load>) {
     while !load.over() {
         let mut socket = open(load.address, None).await;
+        let message = format!(r#"{{"message":"hello {} {}"}}"#, load.run, load.next());
         let began = Instant::now();
-        socket.send(Message::text(r#"{"message":"hello"}"#)).await.expect("sent");
+        socket.send(Message::text(message)).await.expect("sent");
         loop {
             let event = text(&mut socket).await.expect("an event before the close");
             assert!(!is(&event, "error"), "{event}");
@@ -127,8 +134,9 @@ pub async fn v2(load: Rc<Load>, chats: usize, spread: Duration) {
     let mut socket = open(load.address, Some("fleet.v2")).await;
     let (mut sent, mut runs) = (HashMap::new(), HashMap::new());
     let begin = async |socket: &mut Socket, sent: &mut HashMap<String, Instant>| {
-        let key = format!("b{}-{}", load.run, load.next());
-        let message = format!(r#"{{"type":"chat.send","client_message_id":"{key}","message":"hello"}}"#);
+        let (run, n) = (load.run, load.next());
+        let key = format!("b{run}-{n}");
+        let message = format!(r#"{{"type":"chat.send","client_message_id":"{key}","message":"hello {run} {n}"}}"#);
         sent.insert(key, Instant::now());
         socket.send(Message::text(message)).await.expect("sent");
     };

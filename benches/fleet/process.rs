@@ -45,8 +45,13 @@ impl Process {
 
     /// The simulated model: every answer has 20 tokens, all of them after `latency_ms`.
     pub fn simulate(dir: &Path, latency_ms: u64) -> Self {
-        let latency = latency_ms.to_string();
-        let pace = ["--tokens-per-second", "0", "--jitter", "0", "--tokens", "20"];
+        Self::simulate_varied(dir, latency_ms, 0.0)
+    }
+
+    /// The same, and latencies vary by this share, each call's by its words.
+    pub fn simulate_varied(dir: &Path, latency_ms: u64, jitter: f64) -> Self {
+        let (latency, jitter) = (latency_ms.to_string(), jitter.to_string());
+        let pace = ["--tokens-per-second", "0", "--jitter", &jitter, "--tokens", "20"];
         let mut arguments = vec!["simulate-llm", "--port", "0", "--latency-ms", &latency];
         arguments.extend(pace);
         Self::start(&arguments, &[], dir, "OPENAI_BASE_URL=http://")

@@ -201,9 +201,12 @@ async fn a_full_disk_refuses_new_work_reads_go_on_room_heals_it_without_a_restar
     assert!(server.ended(Duration::ZERO).await.is_none(), "it is the same process");
     let told = |word: &str| log(dir.path()).lines().filter(|line| line.contains(word)).count();
     let stuck = "the write-ahead log cannot be moved";
-    for word in ["the store is full", stuck, "no room for the reserve", "the history export is behind"] {
+    for word in ["the store is full", stuck, "no room for the reserve"] {
         assert!(told(word) <= 1, "{word}: {}", log(dir.path()));
     }
+    // A log that is cut gives room back, and the export may have it for a moment.
+    let (behind, over) = (told("the history export is behind"), told("the history export goes on"));
+    assert!(behind <= over + 1, "{behind} begun, {over} over: {}", log(dir.path()));
     let end = Instant::now() + Duration::from_secs(20);
     while told("the write-ahead log is moved into the database again") < told(stuck) {
         assert!(Instant::now() < end, "nothing says that it is over: {}", log(dir.path()));
