@@ -45,8 +45,8 @@ const CASES: [Case; 5] = [
     Case { clients: 500, latency_ms: 50, jitter: 0.0 },
     Case { clients: 500, latency_ms: 1_000, jitter: 0.0 },
 ];
-/// What a transaction of the server writes with 50 clients, and about how long after the one before it.
-const TRANSACTION: (usize, Duration) = (22 * 4_096, Duration::from_millis(1));
+/// What the server writes before a sync with 50 clients, two appends in pages of their own, and about how long after the one before it.
+const APPENDS: (usize, Duration) = (2 * 4_096, Duration::from_micros(600));
 /// A `fleet.v2` socket may send 100 frames a second.
 const CHATS_PER_SOCKET: usize = 4;
 
@@ -80,7 +80,7 @@ fn case(table: &mut Table, case: Case) {
     let (mut syncs, mut direct) = (Vec::new(), Vec::new());
     let mut through: Vec<Vec<Round>> = DOORS.iter().map(|_| Vec::new()).collect();
     for round in 0..setting("BENCH_ROUNDS", 3) {
-        syncs.push(sync_p50_ms(dir.path(), TRANSACTION.0, TRANSACTION.1));
+        syncs.push(sync_p50_ms(dir.path(), APPENDS.0, APPENDS.1));
         direct.push(measure(Door::Direct, case, round, &model, &server));
         for (rounds, (door, _)) in through.iter_mut().zip(DOORS) {
             rounds.push(measure(door, case, round, &model, &server));
