@@ -261,13 +261,12 @@ fn make(path: &Path) -> io::Result<File> {
     Ok(past_the_cache(path).unwrap_or(file))
 }
 
-/// The file, open for writes past the page cache; none where the file system has no such writes, or not of single pages.
+/// The file, open for writes past the page cache; none where the file system has no such writes, or not of single pages. The
+/// database has everything of it.
 fn past_the_cache(path: &Path) -> Option<File> {
     let flags = OFlags::DIRECT.bits().cast_signed();
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
-    let (mut memory, at) = (vec![0; 2 * PAGE], PAGE as u64);
-    let from = memory.as_ptr().align_offset(PAGE);
-    file.read_exact_at(&mut memory[from..from + PAGE], at).ok()?;
+    file.write_all_at(Pages::default().of(&[0; PAGE]), 0).ok()?;
     Some(file)
 }
 
@@ -397,6 +396,24 @@ mod tests {
         let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(&path);
         let flags = rustix::fs::fcntl_getfl(&redo.file).unwrap();
         assert_eq!(flags.contains(OFlags::DIRECT), direct.is_ok());
+    }
+
+    #[test]
+    fn entries_written_past_the_cache_and_through_it_are_read_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut redo = Redo::open(Done { path: path.clone(), id: 7, last: 0 }).unwrap().unwrap();
+        let at = Moment { opening: 1, now: Timestamp(0) };
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        let through = OpenOptions::new().write(true).open(&path).unwrap();
+        let past = std::mem::replace(&mut redo.file, through);
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        redo.file = past;
+        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        assert_eq!(numbers(&redo), [1, 2, 3]);
+        redo.noted();
+        redo.scrub().unwrap();
+        assert_eq!(read(&path).unwrap(), vec![0; CAPACITY]);
     }
 
     #[test]

@@ -263,12 +263,13 @@ async fn a_run_whose_conversation_cannot_be_read_ends_at_its_limits() {
     assert_eq!((status, body["code"].as_str()), (504, Some("idle_timeout")), "{body} {}", log(dir.path()));
 }
 
-/// The server dies when the last batch of its run is acknowledged and stands in the redo log alone.
+/// The server dies on the thread of its writer, when the second and last batch of its run is durable: nobody could write it into the
+/// database behind that, so it stands in the redo log alone.
 #[tokio::test(flavor = "current_thread")]
-async fn a_command_that_reads_behind_a_killed_server_shows_what_that_acknowledged_last() {
+async fn a_command_that_reads_behind_a_killed_server_shows_what_stands_in_its_redo_log_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (_model, model) = simulate(dir.path(), 0, 0);
-    let armed = [("AGENTIC_FLEET_FAIL_POINT", "after-final=kill@1")];
+    let armed = [("AGENTIC_FLEET_FAIL_POINT", "after-commit=kill@2")];
     let (mut server, url) = serve_with(dir.path(), &model, &armed);
     let run = client().post(format!("{}/api/v1/run", url.unwrap())).json(&json!({ "task": "the last words" }));
     assert!(run.send().await.is_err(), "it was killed before it answered");
