@@ -29,6 +29,7 @@ enum Door {
 
 const DOORS: [(Door, &str); 4] =
     [(Door::V1, "ws"), (Door::V2, "ws fleet.v2"), (Door::Sse, "sse"), (Door::Http, "http")];
+
 /// What the model does, and for how many.
 #[derive(Clone, Copy)]
 struct Case {

@@ -33,6 +33,8 @@ use super::{OpenError, sync_dir};
 const CAPACITY: usize = 2 << 20;
 /// Entries begin at multiples of this.
 const PAGE: usize = 4_096;
+/// What opens a file for writes past the page cache.
+const DIRECT: i32 = OFlags::DIRECT.bits().cast_signed();
 /// The file has a whole number of these.
 const SCRUBBED_AT_ONCE: usize = 256 << 10;
 /// Begins every entry; the digit is the version of its form.
@@ -258,14 +260,13 @@ fn make(path: &Path) -> io::Result<File> {
     }
     // Also of a file that was there: whoever made it may have been killed before this.
     sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-    Ok(past_the_cache(path).unwrap_or(file))
+    Ok(erase_past_the_cache(path).unwrap_or(file))
 }
 
-/// The file, open for writes past the page cache; none where the file system has no such writes, or not of single pages. The
-/// database has everything of it.
-fn past_the_cache(path: &Path) -> Option<File> {
-    let flags = OFlags::DIRECT.bits().cast_signed();
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
+/// Opens the file for writes past the page cache and erases its first page, so the database must have everything of it; none
+/// where the file system has no such writes, or not of single pages.
+fn erase_past_the_cache(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(DIRECT).open(path).ok()?;
     file.write_all_at(Pages::default().of(&[0; PAGE]), 0).ok()?;
     Some(file)
 }
@@ -371,6 +372,13 @@ mod tests {
 
     use super::*;
 
+    const AT: Moment = Moment { opening: 1, now: Timestamp(0) };
+
+    /// An empty log behind this number.
+    fn empty(dir: &Path, last: u64) -> Redo {
+        Redo::open(Done { path: dir.join("log"), id: 7, last }).unwrap().unwrap()
+    }
+
     fn numbers(redo: &Redo) -> Vec<u64> {
         let left = read(&redo.path).unwrap();
         Entries::new(&left, redo.id).map(|(number, _)| number).collect()
@@ -391,9 +399,8 @@ mod tests {
     #[test]
     fn the_log_is_written_past_the_page_cache_where_the_file_system_can() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let redo = Redo::open(Done { path: path.clone(), id: 7, last: 0 }).unwrap().unwrap();
-        let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(&path);
+        let redo = empty(dir.path(), 0);
+        let direct = OpenOptions::new().read(true).custom_flags(DIRECT).open(&redo.path);
         let flags = rustix::fs::fcntl_getfl(&redo.file).unwrap();
         assert_eq!(flags.contains(OFlags::DIRECT), direct.is_ok());
     }
@@ -401,37 +408,33 @@ mod tests {
     #[test]
     fn entries_written_past_the_cache_and_through_it_are_read_alike() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut redo = Redo::open(Done { path: path.clone(), id: 7, last: 0 }).unwrap().unwrap();
-        let at = Moment { opening: 1, now: Timestamp(0) };
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
-        let through = OpenOptions::new().write(true).open(&path).unwrap();
+        let mut redo = empty(dir.path(), 0);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
+        let through = OpenOptions::new().write(true).open(&redo.path).unwrap();
         let past = std::mem::replace(&mut redo.file, through);
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         redo.file = past;
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         assert_eq!(numbers(&redo), [1, 2, 3]);
         redo.noted();
         redo.scrub().unwrap();
-        assert_eq!(read(&path).unwrap(), vec![0; CAPACITY]);
+        assert_eq!(read(&redo.path).unwrap(), vec![0; CAPACITY]);
     }
 
     #[test]
     fn behind_a_write_that_failed_nothing_is_logged_until_the_database_has_seen_its_number() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut redo = Redo::open(Done { path: path.clone(), id: 7, last: 3 }).unwrap().unwrap();
-        let at = Moment { opening: 1, now: Timestamp(0) };
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
-        let writable = std::mem::replace(&mut redo.file, File::open(&path).unwrap());
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom);
+        let mut redo = empty(dir.path(), 3);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
+        let writable = std::mem::replace(&mut redo.file, File::open(&redo.path).unwrap());
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom);
         redo.file = writable;
         redo.begin_anew();
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::NoRoom, "the database has not noted it");
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom, "the database has not noted it");
         assert_eq!(numbers(&redo), [4]);
         redo.noted();
         redo.begin_anew();
-        assert_eq!(redo.log(&[], at).unwrap(), Logged::Durable);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         assert_eq!(numbers(&redo), [redo.last]);
         assert_eq!((redo.last, redo.noted), (6, 5));
     }
