@@ -412,6 +412,12 @@ impl Store for SqliteStore {
     }
 }
 
+/// Whether freeing space, a larger quota or a larger limit of files may help.
+fn is_without_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Makes what was created or renamed in `dir` durable.
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::File::open(dir)?.sync_all()

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use super::OpenError;
 use super::append::{self, Foreseen, Moment};
 use super::fault::Fault;
+use super::mover::checkpoint;
 use super::redo::{self, Logged, Redo};
 use crate::settings::Durability;
 
@@ -191,7 +192,7 @@ impl Commits {
             given_up: false,
             unsynced: true,
         };
-        commits.sync().map_err(|fault| super::schema::explain_fault(database, fault))?;
+        commits.move_log().map_err(|fault| super::schema::explain_fault(database, fault))?;
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
             Durability::Process => {
@@ -200,6 +201,20 @@ impl Commits {
             }
         }
         Ok(commits)
+    }
+
+    /// Moves the database's log into the database, which is synced, or syncs the log where readers or want of room keep it
+    /// from that.
+    ///
+    /// A sync of the log that failed in the last process may have left in memory alone what can be read, and no later sync of
+    /// the log would say so. What is moved is written anew.
+    fn move_log(&mut self) -> Result<(), Fault> {
+        match checkpoint(&self.db, "TRUNCATE") {
+            Ok(moved) if !moved.busy => self.unsynced = false,
+            Err(fault) if !fault.is_full() => return Err(fault),
+            Ok(_) | Err(_) => {}
+        }
+        self.sync()
     }
 
     /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
@@ -262,10 +277,11 @@ impl Commits {
             self.sync()?;
             Ok(done)
         });
-        if durable.is_err() {
+        if let Err(fault) = &durable {
             self.give_up();
-            // The others were acknowledged, and may fit without these.
-            let _ = self.settle();
+            let may_be_logged = self.redo.as_ref().is_some_and(Redo::may_hold_more);
+            // The others were acknowledged, and may fit without these; and these must not be done again.
+            let _ = if may_be_logged && !fault.is_failed() { self.transact(|_| Ok(())) } else { self.settle() };
         }
         durable
     }
@@ -476,8 +492,50 @@ impl WalFile {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 mod tests {
+    use fleet_actors::ids::{Epoch, Position, Seq, Timestamp};
+    use fleet_actors::ports::{Claim, RecordBody, RecordRow};
+    use fleet_actors::testing::plain;
+
     use super::*;
+
+    /// The first append of a run, with a body of so many bytes.
+    fn first(name: &str, bytes: usize) -> Append {
+        let record = RecordRow {
+            position: Position(1),
+            epoch: Epoch(0),
+            seq: Some(Seq(1)),
+            kind: "began".into(),
+            path: "".into(),
+            head: b"{}".to_vec(),
+            body: Some(RecordBody { bytes: vec![b'x'; bytes].into(), shared: false }),
+        };
+        let claim = Claim { workflow: WorkflowId::from_trusted(name), epoch: Epoch(0) };
+        let create = Some(Box::new(plain::made("chat", "a task", Timestamp(1))));
+        Append { create, ..plain::append(claim, Position(0), vec![record]) }
+    }
+
+    #[test]
+    fn a_group_that_was_refused_is_not_done_again_though_the_redo_log_may_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.db");
+        let db = super::super::schema::open_writer(&path, Some(300)).unwrap();
+        let mut commits = Commits::open(db, &path, Durability::Power, Arc::default()).unwrap();
+        let seen = |commits: &Commits| super::super::schema::meta(&commits.db, "redo_seen").unwrap();
+        let at = Moment { opening: 1, now: Timestamp(1) };
+        commits.group(vec![first("logged", 10)], at).unwrap();
+        commits.settle().unwrap();
+        assert_eq!(seen(&commits), Some(1));
+        // It is refused by the redo log, and too large for the database.
+        let writable = commits.redo.as_mut().unwrap().swap(File::open(redo::path_of(&path)).unwrap());
+        let refused = commits.group(vec![first("refused", 1_500_000)], at);
+        assert!(matches!(&refused, Err(fault) if fault.is_full()), "{refused:?}");
+        assert_eq!(seen(&commits), Some(2), "the number that it has in the log, if it stands there");
+        commits.redo.as_mut().unwrap().swap(writable);
+        commits.group(vec![first("behind", 10)], at).unwrap();
+        assert_eq!(commits.kept.len(), 1, "the log goes on");
+    }
 
     #[test]
     fn a_read_that_waits_goes_on_when_nobody_is_left_who_settles() {

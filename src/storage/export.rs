@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use fleet_actors::ports::{ExportEntry, HistoryRow, StoreError};
 
+use super::is_without_room;
 use crate::settings::{history_number, history_rewrite};
 
 pub use port::JsonlExport;
@@ -82,7 +83,7 @@ impl From<ExportError> for StoreError {
     fn from(error: ExportError) -> Self {
         match &error {
             ExportError::Sync { .. } => Self::Failed(error.to_string()),
-            ExportError::Io { error: io, .. } if io.kind() == ErrorKind::StorageFull => Self::Full,
+            ExportError::Io { error: io, .. } if is_without_room(io) => Self::Full,
             ExportError::Foreign { .. } | ExportError::Io { .. } => Self::Unavailable(error.to_string()),
         }
     }

@@ -18,6 +18,11 @@ impl Fault {
         Self(StoreError::Failed(what.into()))
     }
 
+    /// Whether a sync failed, so that nothing may be written any more.
+    pub fn is_failed(&self) -> bool {
+        matches!(self.0, StoreError::Failed(_))
+    }
+
     /// Whether freeing space may help.
     pub fn is_full(&self) -> bool {
         self.0 == StoreError::Full

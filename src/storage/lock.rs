@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::is_without_room;
 use crate::settings::StorageSettings;
 use crate::settings::data_dir::LOCK;
 
@@ -184,9 +185,7 @@ fn refusal(dir: &Path, file: &Path, error: &std::io::Error) -> String {
         (ErrorKind::ReadOnlyFilesystem, _) => {
             ("is on a file system that can only be read".to_owned(), "mount it for writing")
         }
-        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => {
-            (format!("has no room: {file}: {error}"), "free space there")
-        }
+        _ if is_without_room(error) => (format!("has no room: {file}: {error}"), "free space there"),
         _ => (format!("cannot be locked: {file}: {error}"), "mend that"),
     };
     format!("{what}; {cure}, or name another one with --data-dir or FLEET_DATA_DIR")

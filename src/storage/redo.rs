@@ -8,35 +8,25 @@
 //! synced, the file begins anew. An entry counts if all before it in the file do and its checksum is right, so neither a
 //! torn one nor what is left of an earlier round counts.
 //!
-//! It is written past the page cache where the file system can do that: a write that is synced at once has no use for it, and
-//! the way through it is a third of the time of a sync.
+//! An opening erases the file: the numbers of entries that were left out are given again.
 //! Absent on purpose: when the database commits, and what an append means.
 
 mod entry;
+mod file;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fleet_actors::ports::Append;
 use rusqlite::{Connection, OptionalExtension as _};
-use rustix::fs::OFlags;
 
 use self::entry::{Known, decode, encode};
+use self::file::{CAPACITY, LogFile, PAGE, read};
 use super::append::{self, Moment};
 use super::fault::Fault;
 use super::schema::{meta, set_meta};
-use super::{OpenError, sync_dir};
+use super::{OpenError, is_without_room};
 
-/// Bytes of the file, filled from the start so that no entry changes its length.
-const CAPACITY: usize = 2 << 20;
-/// Entries begin at multiples of this.
-const PAGE: usize = 4_096;
-/// What opens a file for writes past the page cache.
-const DIRECT: i32 = OFlags::DIRECT.bits().cast_signed();
-/// The file has a whole number of these.
-const SCRUBBED_AT_ONCE: usize = 256 << 10;
 /// Begins every entry; the digit is the version of its form.
 const MAGIC: [u8; 8] = *b"FLTREDO1";
 /// Magic, id of the database, number, length, checksum; then the entry.
@@ -66,7 +56,7 @@ pub(super) enum Logged {
 /// The log as its only writer knows it.
 pub(super) struct Redo {
     path: PathBuf,
-    file: File,
+    file: LogFile,
     id: u64,
     /// The number of the last entry.
     last: u64,
@@ -78,23 +68,22 @@ pub(super) struct Redo {
     used: usize,
     known: Known,
     buffer: Vec<u8>,
-    pages: Pages,
 }
 
 impl Redo {
-    /// Opens the log of a database that is synced; none if there is no room for it.
+    /// Opens the log of a database that is synced, and erases what stands in it; none if there is no room for it.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
-        let Done { path, id, last } = done;
-        match make(&path) {
+        let Done { path, id, last, used } = done;
+        match LogFile::open(&path, used) {
             Ok(file) => {
-                let (known, buffer, pages) = (Known::default(), Vec::new(), Pages::default());
-                Ok(Some(Self { path, file, id, last, noted: last, at: 0, used: CAPACITY, known, buffer, pages }))
+                let (known, buffer) = (Known::default(), Vec::new());
+                Ok(Some(Self { path, file, id, last, noted: last, at: 0, used: 0, known, buffer }))
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                tracing::warn!(path = %path.display(), "there is no room for the redo log: commits take longer");
+            Err(error) if is_without_room(&error) => {
+                tracing::warn!(%error, path = %path.display(), "there is no room for the redo log: commits take longer");
                 Ok(None)
             }
             Err(error) => Err(OpenError::Refused { path, why: format!("{error}; let this user read and write it") }),
@@ -115,19 +104,24 @@ impl Redo {
         if end > CAPACITY {
             return Ok(Logged::NoRoom);
         }
-        // Whatever becomes of it now, its number is used.
+        // Whatever becomes of it now, its number and its place are used.
         self.last += 1;
+        self.used = self.used.max(end);
         seal(&mut self.buffer, self.id, self.last);
-        if let Err(error) = self.file.write_all_at(self.pages.of(&self.buffer), self.at as u64) {
+        if let Err(error) = self.file.write(&self.buffer, self.at) {
             tracing::warn!(%error, "the redo log was not written: the database is synced instead");
             // What came behind the gap would not count.
             self.at = CAPACITY;
             return Ok(Logged::NoRoom);
         }
-        self.file.sync_data().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))?;
+        self.file.sync().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))?;
         self.at = end;
-        self.used = self.used.max(end);
         Ok(Logged::Durable)
+    }
+
+    /// Whether a write failed: a part of it, or all, may stand in the file until the database has noted its number.
+    pub fn may_hold_more(&self) -> bool {
+        self.at == CAPACITY
     }
 
     /// Whether it is time to sync the database and begin anew.
@@ -163,11 +157,7 @@ impl Redo {
     /// The system's.
     pub fn scrub(&mut self) -> io::Result<()> {
         self.begin_anew();
-        let zeros = vec![0; self.used.min(SCRUBBED_AT_ONCE)];
-        for at in (0..self.used).step_by(SCRUBBED_AT_ONCE) {
-            self.file.write_all_at(self.pages.of(&zeros), at as u64)?;
-        }
-        self.file.sync_data()?;
+        self.file.erase(self.used)?;
         self.used = 0;
         Ok(())
     }
@@ -178,30 +168,13 @@ impl Redo {
     }
 }
 
-/// Memory in which whole pages begin where a write past the page cache may begin.
-#[derive(Default)]
-struct Pages(Vec<u8>);
-
-impl Pages {
-    /// These bytes, and zeros up to the end of their last page.
-    fn of(&mut self, bytes: &[u8]) -> &[u8] {
-        let length = bytes.len().next_multiple_of(PAGE);
-        if self.0.len() < length + PAGE {
-            self.0.resize(length + PAGE, 0);
-        }
-        let from = self.0.as_ptr().align_offset(PAGE);
-        let pages = &mut self.0[from..from + length];
-        pages[..bytes.len()].copy_from_slice(bytes);
-        pages[bytes.len()..].fill(0);
-        pages
-    }
-}
-
 /// A database that has everything of its log.
 pub(super) struct Done {
     path: PathBuf,
     id: u64,
     last: u64,
+    /// Behind the last byte of the log that is not zero.
+    used: usize,
 }
 
 impl Done {
@@ -228,7 +201,8 @@ pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, Ope
     let path = path_of(database);
     let left = read(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
     let (id, last) = replay(db, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
-    Ok(Done { path, id, last })
+    let used = left.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    Ok(Done { path, id, last, used })
 }
 
 /// Whether a database has something in its log that it has not seen itself.
@@ -237,38 +211,6 @@ pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault>
         read(&path_of(database)).map_err(|error| Fault::damaged(format!("the redo log cannot be read: {error}")))?;
     let (id, seen) = (meta(db, ID)?.unwrap_or(0), meta(db, SEEN)?.unwrap_or(0));
     Ok(Entries::new(&left, id.cast_unsigned()).any(|(number, _)| number > seen.cast_unsigned()))
-}
-
-/// The log's bytes; none if there is no log.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read,
-    }
-}
-
-/// The file, filled and synced if it was not there.
-fn make(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.len() != CAPACITY as u64 {
-        let filled = file.set_len(0).and_then(|()| file.write_all(&vec![0; CAPACITY])).and_then(|()| file.sync_all());
-        if let Err(error) = filled {
-            let _ = std::fs::remove_file(path);
-            return Err(error);
-        }
-    }
-    // Also of a file that was there: whoever made it may have been killed before this.
-    sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-    Ok(erase_past_the_cache(path).unwrap_or(file))
-}
-
-/// Opens the file for writes past the page cache and erases its first page, so the database must have everything of it; none
-/// where the file system has no such writes, or not of single pages.
-fn erase_past_the_cache(path: &Path) -> Option<File> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(DIRECT).open(path).ok()?;
-    file.write_all_at(Pages::default().of(&[0; PAGE]), 0).ok()?;
-    Some(file)
 }
 
 /// Does again what the database has not seen; the database's id and the last number it has seen then.
@@ -366,8 +308,18 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 #[cfg(test)]
+impl Redo {
+    /// Writes to this from here on.
+    pub fn swap(&mut self, file: std::fs::File) -> std::fs::File {
+        self.file.swap(file)
+    }
+}
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 mod tests {
+    use std::fs::File;
+
     use fleet_actors::ids::Timestamp;
 
     use super::*;
@@ -376,7 +328,7 @@ mod tests {
 
     /// An empty log behind this number.
     fn empty(dir: &Path, last: u64) -> Redo {
-        Redo::open(Done { path: dir.join("log"), id: 7, last }).unwrap().unwrap()
+        Redo::open(Done { path: dir.join("log"), id: 7, last, used: 0 }).unwrap().unwrap()
     }
 
     fn numbers(redo: &Redo) -> Vec<u64> {
@@ -385,50 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_begin_where_a_write_past_the_cache_may_and_keep_nothing_of_the_entry_before() {
-        let mut pages = Pages::default();
-        for length in [3 * PAGE, 1, PAGE, 64 * PAGE + 1, PAGE - 1] {
-            let bytes = vec![7; length];
-            let written = pages.of(&bytes);
-            assert_eq!((written.as_ptr().align_offset(PAGE), written.len()), (0, length.next_multiple_of(PAGE)));
-            assert_eq!(written[..length], bytes);
-            assert!(written[length..].iter().all(|byte| *byte == 0), "behind {length}");
-        }
-    }
-
-    #[test]
-    fn the_log_is_written_past_the_page_cache_where_the_file_system_can() {
-        let dir = tempfile::tempdir().unwrap();
-        let redo = empty(dir.path(), 0);
-        let direct = OpenOptions::new().read(true).custom_flags(DIRECT).open(&redo.path);
-        let flags = rustix::fs::fcntl_getfl(&redo.file).unwrap();
-        assert_eq!(flags.contains(OFlags::DIRECT), direct.is_ok());
-    }
-
-    #[test]
-    fn entries_written_past_the_cache_and_through_it_are_read_alike() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut redo = empty(dir.path(), 0);
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        let through = OpenOptions::new().write(true).open(&redo.path).unwrap();
-        let past = std::mem::replace(&mut redo.file, through);
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        redo.file = past;
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        assert_eq!(numbers(&redo), [1, 2, 3]);
-        redo.noted();
-        redo.scrub().unwrap();
-        assert_eq!(read(&redo.path).unwrap(), vec![0; CAPACITY]);
-    }
-
-    #[test]
     fn behind_a_write_that_failed_nothing_is_logged_until_the_database_has_seen_its_number() {
         let dir = tempfile::tempdir().unwrap();
         let mut redo = empty(dir.path(), 3);
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        let writable = std::mem::replace(&mut redo.file, File::open(&redo.path).unwrap());
+        let writable = redo.swap(File::open(&redo.path).unwrap());
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom);
-        redo.file = writable;
+        redo.swap(writable);
         redo.begin_anew();
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom, "the database has not noted it");
         assert_eq!(numbers(&redo), [4]);
@@ -437,5 +352,18 @@ mod tests {
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         assert_eq!(numbers(&redo), [redo.last]);
         assert_eq!((redo.last, redo.noted), (6, 5));
+    }
+    #[test]
+    fn a_scrub_erases_also_what_a_write_that_failed_may_have_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut redo = empty(dir.path(), 0);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
+        let writable = redo.swap(File::open(&redo.path).unwrap());
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom);
+        redo.swap(writable);
+        redo.file.write(b"a part of it", PAGE).unwrap();
+        redo.noted();
+        redo.scrub().unwrap();
+        assert_eq!(read(&redo.path).unwrap(), vec![0; CAPACITY]);
     }
 }

@@ -12,8 +12,8 @@ use fleet_actors::ports::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::OpenError;
 use super::fault::Fault;
+use super::{OpenError, is_without_room};
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
 const MIGRATIONS: &[&str] = &[
@@ -41,7 +41,7 @@ const READER_CACHE_KIB: u32 = 1_024;
 pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connection, OpenError> {
     create(path).map_err(|error| {
         let path = path.into();
-        if error.kind() == io::ErrorKind::StorageFull {
+        if is_without_room(&error) {
             OpenError::Store { path, error: StoreError::Full }
         } else {
             OpenError::Refused { path, why: format!("{error}; let this user make it") }

@@ -83,12 +83,17 @@ impl Cut {
     /// Works behind the opening, which is synced; nothing is synced but the redo log then.
     fn behind(options: impl FnOnce(&mut SqliteOptions), work: impl FnOnce(&dyn Store)) -> Self {
         let mut disk = OnDisk::new(options);
-        let bytes = |disk: &OnDisk, name: &str| std::fs::read(disk.file(name)).expect("the file");
-        let (database, wal) = (bytes(&disk, DATABASE), bytes(&disk, WAL));
-        work(&*disk.store());
-        let redo = bytes(&disk, REDO);
+        let cut = Self::of(disk.dir.path(), &*disk.store(), work);
         disk.close();
-        Self { database, wal, redo }
+        cut
+    }
+
+    /// Works in a store that was just opened.
+    fn of(dir: &Path, store: &dyn Store, work: impl FnOnce(&dyn Store)) -> Self {
+        let bytes = |name: &str| std::fs::read(dir.join(name)).expect("the file");
+        let (database, wal) = (bytes(DATABASE), bytes(WAL));
+        work(store);
+        Self { database, wal, redo: bytes(REDO) }
     }
 
     fn store(&self, redo: &[u8]) -> (tempfile::TempDir, SqliteStore) {
@@ -158,6 +163,47 @@ fn a_redo_log_that_does_not_follow_the_database_is_left_out() {
     let (_dir, store) = older.store(&older.redo);
     let there = (0..5).filter(|n| !records_of(&store, &make::id(&format!("large{n}"))).is_empty()).count();
     assert_eq!(there, 0, "all of it or nothing");
+}
+
+/// Groups of one run each, with bodies of so many bytes.
+fn runs(name: &str, runs: u64, bytes: usize) -> Vec<Vec<Append>> {
+    (0..runs).map(|n| vec![make::with_bodies(make::first(&format!("{name}{n}"), 1), bytes)]).collect()
+}
+
+/// The numbers of entries are given again, and what stands behind a new one may follow it by its number.
+#[test]
+fn what_was_left_out_of_a_redo_log_is_never_done_again_behind_what_came_later() {
+    const PAGE: usize = 4_096;
+    let old = runs("old", 6, 5_000);
+    let cut = Cut::behind_the_opening(&old);
+    // Each of two pages. The first is not there, so none follows the database; or the second is damaged, so one does.
+    let mut shifted = cut.redo[2 * PAGE..].to_vec();
+    shifted.resize(cut.redo.len(), 0);
+    let mut flipped = cut.redo.clone();
+    flipped[2 * PAGE + 100] ^= 1;
+    for (left, follow) in [(shifted, 0), (flipped, 1)] {
+        for (bytes, count) in [(100, 1), (100, 2), (100, 3), (5_000, 1), (5_000, 2), (9_000, 1), (13_000, 1)] {
+            let new = runs("new", count, bytes);
+            let (dir, store) = cut.store(&left);
+            assert_eq!(groups_in(&store, &old), follow, "the control");
+            let second = Cut::of(dir.path(), &store, |store| commit(store, &new));
+            let (_dir, store) = second.store(&second.redo);
+            let case = format!("{count} of {bytes} bytes behind {follow}");
+            assert_eq!((groups_in(&store, &old), groups_in(&store, &new)), (follow, new.len()), "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_opening_leaves_everything_in_the_synced_database_and_nothing_in_the_redo_log() {
+    let groups = groups();
+    let cut = Cut::behind_the_opening(&groups);
+    let (dir, store) = cut.store(&cut.redo);
+    assert!(std::fs::read(dir.path().join(REDO)).expect("the redo log").iter().all(|byte| *byte == 0));
+    let alone = tempfile::tempdir().expect("a directory");
+    std::fs::copy(dir.path().join(DATABASE), alone.path().join(DATABASE)).expect("copied");
+    drop(store);
+    assert_eq!(groups_in(&open(alone.path()).expect("it opens"), &groups), groups.len());
 }
 
 /// More than the store below has room for, and than the redo log has.

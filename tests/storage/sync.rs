@@ -144,7 +144,7 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
     for (file, child, when) in [
         ("fleet.db-redo", "sync::child_with_power", "when=20"),
         ("fleet.db-wal", "sync::child_with_much_to_write", "when=20"),
-        ("fleet.db", "sync::child_with_much_to_write", "when=2"),
+        ("fleet.db", "sync::child_with_much_to_write", "when=3"),
     ] {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("data").join(file);
@@ -162,5 +162,49 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
         assert!(acknowledged >= 5 && refused >= 5, "{file}: {told:?}");
         assert_eq!(acknowledged + refused, told.len(), "{file}: acknowledged after the failure: {told:?}");
         println!("{file}: {acknowledged} batches acknowledged, one sync failed, {refused} refused");
+    }
+}
+
+/// Of what the last process left, the memory of the system may have what the disk has not.
+#[test]
+fn a_store_whose_database_cannot_be_synced_does_not_open_and_its_redo_log_stays() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let (database, redo) = (data.join("fleet.db"), data.join("fleet.db-redo"));
+    let run = |inject: &[&str]| traced("sync::child_with_power", dir.path(), inject);
+    if run(&["-e", "trace=none"]).is_none() {
+        return;
+    }
+    let left = std::fs::read(&redo).expect("a redo log");
+    assert!(left.iter().any(|byte| *byte != 0), "the control: the child ended without a word");
+    let path = database.to_str().expect("a path in UTF-8");
+    let inject = ["-P", path, "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO"];
+    let Some((output, trace)) = run(&inject) else { return };
+    assert!(trace.contains("INJECTED"), "no sync failed: {trace}");
+    assert!(!output.status.success() && told(&output).is_empty(), "{output:?}");
+    assert_eq!(std::fs::read(&redo).expect("the redo log"), left);
+}
+
+#[test]
+fn a_redo_log_that_finds_no_room_is_done_without() {
+    if child_dir().is_some() {
+        return;
+    }
+    for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let redo = dir.path().join("data").join("fleet.db-redo");
+        let inject = format!("inject=write:error={error}");
+        let path = redo.to_str().expect("a path in UTF-8");
+        let Some((output, trace)) =
+            traced("sync::child_with_power", dir.path(), &["-P", path, "-e", "trace=write", "-e", &inject])
+        else {
+            return;
+        };
+        assert!(trace.contains("INJECTED"), "{error}: no write failed: {trace}");
+        assert_eq!(told(&output), [true; 50], "{error}");
+        assert!(!redo.exists(), "{error}");
     }
 }
