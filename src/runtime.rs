@@ -13,7 +13,7 @@ use fleet_actors::checkpoint::{CheckpointActor, WriterLimits};
 use fleet_actors::history::HistoryActor;
 use fleet_actors::ids::Timestamp;
 use fleet_actors::limits::RunLimits;
-use fleet_actors::ports::{Clock, Pinned, Store};
+use fleet_actors::ports::{Clock, Pinned, Store, StoreError};
 use fleet_actors::sessions::Sessions;
 use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
@@ -81,10 +81,17 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// Whether it is there for another process: [`EXIT_IN_USE`].
+    /// What a process that needs it exits with: [`EXIT_IN_USE`] when it is there for another one, [`EXIT_STORAGE_FAILED`] when a
+    /// sync failed, else 1.
     #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Lock(LockError::Held { .. }))
+    pub fn exit_code(&self) -> i32 {
+        if let Self::Lock(LockError::Held { .. }) = self {
+            EXIT_IN_USE
+        } else if let Self::Store(OpenError::Store { error: StoreError::Failed(_), .. }) = self {
+            EXIT_STORAGE_FAILED
+        } else {
+            1
+        }
     }
 }
 

@@ -24,7 +24,9 @@ mod redo;
 mod remove;
 mod reserve;
 mod schema;
+mod settling;
 mod wal;
+mod wal_file;
 mod writer;
 
 use std::num::NonZeroUsize;
@@ -47,12 +49,13 @@ pub use export::{ExportError, HistoryFile, JsonlExport};
 pub use lock::{DataDirLock, LockError};
 pub use options::SqliteOptions;
 
-use self::commits::{Commits, Settling, Subject, Turn};
+use self::commits::Commits;
 use self::fault::Fault;
 use self::journal::Page;
 use self::mover::Mover;
 use self::readers::Readers;
 use self::reserve::Reserve;
+use self::settling::{Settling, Subject, Turn};
 use self::wal::{Gate, Wal};
 use self::writer::{Job, Reply, Writer};
 
@@ -162,7 +165,8 @@ impl SqliteStore {
     /// Opens a store, making or migrating it. The caller holds the data directory's [lock](DataDirLock).
     ///
     /// # Errors
-    /// [`OpenError`]; nothing of an existing file is changed then, but for migrations that succeeded.
+    /// [`OpenError`]; nothing is changed then but by migrations that succeeded, and nothing that the last process acknowledged
+    /// is lost.
     pub fn open(options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         Self::open_watched(options, clock, &Watch::default())
     }

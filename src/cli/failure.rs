@@ -5,7 +5,7 @@
 use fleet_actors::ports::StoreError;
 
 use crate::api::error::ApiError;
-use crate::runtime::{EXIT_IN_USE, RuntimeError};
+use crate::runtime::RuntimeError;
 use crate::storage::LockError;
 
 /// A command that failed.
@@ -17,9 +17,9 @@ pub(super) enum CommandError {
     /// It could not be done: 1.
     #[error("{0}")]
     Failed(String),
-    /// Another process writes the data directory: 75.
+    /// There is nothing to do it with: what [`RuntimeError::exit_code`] says.
     #[error("{0}")]
-    InUse(String),
+    Start(String, i32),
 }
 
 impl CommandError {
@@ -28,7 +28,7 @@ impl CommandError {
         match self {
             Self::Usage(_) => 2,
             Self::Failed(_) => 1,
-            Self::InUse(_) => EXIT_IN_USE,
+            Self::Start(_, code) => *code,
         }
     }
 
@@ -37,7 +37,7 @@ impl CommandError {
         match self {
             Self::Usage(text) => Self::Usage(format!("{id}: {text}")),
             Self::Failed(text) => Self::Failed(format!("{id}: {text}")),
-            in_use @ Self::InUse(_) => in_use,
+            start @ Self::Start(..) => start,
         }
     }
 }
@@ -65,12 +65,13 @@ impl From<StoreError> for CommandError {
 
 impl From<RuntimeError> for CommandError {
     fn from(error: RuntimeError) -> Self {
+        let mut text = error.to_string();
         if let RuntimeError::Lock(LockError::Held { address, .. }) = &error
             && address.starts_with("http")
         {
-            return Self::InUse(format!("{error}; to go through it: --server {address}"));
+            text.push_str("; to go through it: --server ");
+            text.push_str(address);
         }
-        let told = if error.is_in_use() { Self::InUse } else { Self::Failed };
-        told(error.to_string())
+        Self::Start(text, error.exit_code())
     }
 }

@@ -19,7 +19,7 @@ use super::terminal::{complain, say};
 use crate::api::Api;
 use crate::api::connections::Connections;
 use crate::api::metrics::Metrics;
-use crate::runtime::{EXIT_IN_USE, Purpose, Runtime, RuntimeError};
+use crate::runtime::{Purpose, Runtime, RuntimeError};
 use crate::settings::{Effective, Flags, Settings};
 use crate::startup::Application;
 use crate::telemetry::LogLevel;
@@ -31,13 +31,9 @@ pub(super) fn serve(effective: Effective, flags: &Flags) -> i32 {
     actix_web::rt::System::new().block_on(async move {
         match run(settings, flags, &level).await {
             Ok(()) => 0,
-            Err(Failure::Runtime(error)) if error.is_in_use() => {
-                complain(&error.to_string());
-                EXIT_IN_USE
-            }
             Err(error) => {
                 complain(&error.to_string());
-                1
+                if let Failure::Runtime(error) = error { error.exit_code() } else { 1 }
             }
         }
     })

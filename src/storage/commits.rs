@@ -8,25 +8,20 @@
 //! Without a redo log (durability `process`, or no room for one) a group is a transaction of its own.
 //! Invariant: nothing is acknowledged that is neither in a synced redo log nor in a synced database.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fleet_actors::ids::{ConversationId, WorkflowId};
-use fleet_actors::ports::{Append, Next, Outcome};
+use fleet_actors::ports::{Append, Outcome};
 use rusqlite::Connection;
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
-use tokio::sync::oneshot;
 
 use super::OpenError;
 use super::append::{self, Foreseen, Moment};
 use super::fault::Fault;
 use super::mover::checkpoint;
 use super::redo::{self, Logged, Redo};
+use super::settling::Settling;
+use super::wal_file::WalFile;
 use crate::settings::Durability;
 
 /// Appends that may be durable and not yet written; each next one is held against all of them.
@@ -35,118 +30,6 @@ const UNWRITTEN_MAX: usize = 128;
 const KEPT_MAX: usize = 1_024;
 /// A transaction that is older than this is settled when nobody waits, and one of twice that age in any case.
 const SETTLE_AFTER: Duration = Duration::from_millis(20);
-
-/// Readers that wait until what was acknowledged can be read.
-#[derive(Default)]
-pub(super) struct Settling {
-    state: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// Something is acknowledged and cannot be read.
-    behind: bool,
-    /// What it changes, where a read may be about that alone.
-    touched: HashSet<Subject>,
-    readers: Vec<oneshot::Sender<()>>,
-    /// Nobody settles anything any more.
-    ended: bool,
-}
-
-/// What a read is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
-    /// Whatever it is.
-    Anything,
-    /// The row of a workflow.
-    Workflow(WorkflowId),
-    /// The messages of a conversation, and which of its runs run.
-    Conversation(ConversationId),
-    /// The run of a request key.
-    Request(Arc<str>),
-}
-
-/// What an append changes, of the things that a read may be about alone.
-fn subjects(append: &Append) -> impl Iterator<Item = Subject> {
-    let own = Subject::Workflow(append.claim.workflow.clone());
-    let children = append.children.iter().map(|child| Subject::Workflow(child.workflow.clone()));
-    let made = append.create.as_ref().and_then(|made| made.conversation.clone());
-    let key = append.create.as_ref().and_then(|made| made.request.as_ref()).map(|asked| asked.key.clone());
-    let said = append.messages.iter().map(|message| message.conversation.clone());
-    // A run that rested or was parked goes on: its conversation is not said here.
-    let goes_on = append.create.is_none() && append.records.first().is_some_and(|record| &*record.kind == "began");
-    let (ended, any) = match &append.next {
-        Next::Running => (None, goes_on.then_some(Subject::Anything)),
-        Next::Ended(row) => (row.conversation_id.clone(), None),
-        Next::Parked { .. } | Next::Resting(_) => (None, Some(Subject::Anything)),
-    };
-    let conversations = made.into_iter().chain(said).chain(ended).map(Subject::Conversation);
-    std::iter::once(own).chain(children).chain(conversations).chain(key.map(Subject::Request)).chain(any)
-}
-
-/// What a reader has to do.
-pub(super) enum Turn {
-    /// Everything can be read.
-    Now,
-    /// Wait for this; and tell the writer, if nobody did.
-    Later(oneshot::Receiver<()>, bool),
-}
-
-impl Settling {
-    /// Whether what was acknowledged about this can be read, and what to wait for if not.
-    pub fn turn(&self, subject: &Subject) -> Turn {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let touched = |subject: &Subject| state.touched.contains(subject);
-        if state.ended
-            || !state.behind
-            || (*subject != Subject::Anything && !touched(subject) && !touched(&Subject::Anything))
-        {
-            return Turn::Now;
-        }
-        let (reader, settled) = oneshot::channel();
-        let first = state.readers.is_empty();
-        state.readers.push(reader);
-        Turn::Later(settled, first)
-    }
-
-    /// These are about to be acknowledged, and cannot be read.
-    fn touch(&self, appends: &[Append]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.behind = true;
-        state.touched.extend(appends.iter().flat_map(subjects));
-    }
-
-    /// Lets readers go on: everything can be read, or this will not change soon.
-    fn let_go(&self, behind: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.behind = behind;
-        if !behind {
-            state.touched.clear();
-        }
-        for reader in state.readers.drain(..) {
-            let _ = reader.send(());
-        }
-    }
-
-    /// Nobody settles anything any more when what this gives is dropped: readers see what is there.
-    pub fn until_dropped(self: Arc<Self>) -> Settles {
-        Settles(self)
-    }
-
-    fn is_wanted(&self) -> bool {
-        !self.state.lock().unwrap_or_else(PoisonError::into_inner).readers.is_empty()
-    }
-}
-
-/// Held by whoever settles, however that ends.
-pub(super) struct Settles(Arc<Settling>);
-
-impl Drop for Settles {
-    fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
-        self.0.let_go(true);
-    }
-}
 
 /// The connection that writes, and what is not settled.
 pub(super) struct Commits {
@@ -192,7 +75,7 @@ impl Commits {
             given_up: false,
             unsynced: true,
         };
-        commits.move_log().map_err(|fault| super::schema::explain_fault(database, fault))?;
+        commits.make_sure().map_err(|fault| super::schema::explain_fault(database, fault))?;
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
             Durability::Process => {
@@ -203,18 +86,21 @@ impl Commits {
         Ok(commits)
     }
 
-    /// Moves the database's log into the database, which is synced, or syncs the log where readers or want of room keep it
+    /// Makes everything that can be read durable, and moves it into the database if neither readers nor want of room keep it
     /// from that.
-    ///
-    /// A sync of the log that failed in the last process may have left in memory alone what can be read, and no later sync of
-    /// the log would say so. What is moved is written anew.
-    fn move_log(&mut self) -> Result<(), Fault> {
-        match checkpoint(&self.db, "TRUNCATE") {
-            Ok(moved) if !moved.busy => self.unsynced = false,
-            Err(fault) if !fault.is_full() => return Err(fault),
-            Ok(_) | Err(_) => {}
+    fn make_sure(&mut self) -> Result<(), Fault> {
+        if let Some(wal) = &self.wal {
+            // Nobody begins the log anew meanwhile.
+            self.db.execute_batch("BEGIN IMMEDIATE")?;
+            let again = wal.sync_again();
+            self.db.execute_batch("ROLLBACK")?;
+            again?;
         }
-        self.sync()
+        self.unsynced = false;
+        match checkpoint(&self.db, "TRUNCATE") {
+            Err(fault) if !fault.is_full() => Err(fault),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
@@ -253,9 +139,9 @@ impl Commits {
         let has_room = self.wal.as_ref().is_none_or(|wal| wal.has_room(self.kept_bytes + pages));
         let logged = match &mut self.redo {
             Some(redo) if has_room => redo.log(&written, at)?,
-            Some(_) | None => Logged::NoRoom,
+            Some(_) | None => Logged::NotLogged,
         };
-        if logged == Logged::NoRoom {
+        if logged == Logged::NotLogged {
             self.directly(&written, at)?;
             return Ok(outcomes);
         }
@@ -270,20 +156,22 @@ impl Commits {
 
     /// Makes appends durable by the database's own log, all or none.
     fn directly(&mut self, appends: &[Append], at: Moment) -> Result<Vec<Outcome>, Fault> {
-        self.catch_up()?;
-        let done: Result<_, _> = appends.iter().map(|one| append::append(&self.db, one, at)).collect();
+        let done = self.catch_up().and_then(|()| appends.iter().map(|one| append::append(&self.db, one, at)).collect());
         let durable = done.and_then(|done| {
             self.settle()?;
             self.sync()?;
             Ok(done)
         });
-        if let Err(fault) = &durable {
+        durable.map_err(|fault| {
             self.give_up();
-            let may_be_logged = self.redo.as_ref().is_some_and(Redo::may_hold_more);
+            if fault.is_failed() {
+                return fault;
+            }
+            let is_broken = self.redo.as_ref().is_some_and(Redo::is_broken);
             // The others were acknowledged, and may fit without these; and these must not be done again.
-            let _ = if may_be_logged && !fault.is_failed() { self.transact(|_| Ok(())) } else { self.settle() };
-        }
-        durable
+            let cleaned = if is_broken { self.transact(|_| Ok(())) } else { self.settle() };
+            cleaned.err().filter(Fault::is_failed).unwrap_or(fault)
+        })
     }
 
     /// Makes another change, durable when it answers.
@@ -314,7 +202,7 @@ impl Commits {
         self.is_older_than(2 * SETTLE_AFTER)
             || self.kept.len() >= KEPT_MAX
             || self.settling.is_wanted()
-            || self.redo.as_ref().is_some_and(Redo::is_half_full)
+            || self.redo.as_ref().is_some_and(Redo::is_spent)
     }
 
     /// Whether a moment in which nobody waits should be used to settle.
@@ -332,7 +220,7 @@ impl Commits {
         let settled = self.commit();
         self.settling.let_go(settled.is_err());
         settled?;
-        if self.redo.as_ref().is_some_and(Redo::is_half_full) { self.sync() } else { Ok(()) }
+        if self.redo.as_ref().is_some_and(Redo::is_spent) { self.sync() } else { Ok(()) }
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
@@ -356,8 +244,7 @@ impl Commits {
     /// Syncs the database's log, if anything needs it; the redo log begins anew.
     fn sync(&mut self) -> Result<(), Fault> {
         if let (true, Some(wal)) = (self.unsynced, &self.wal) {
-            let synced = wal.0.sync_data();
-            synced.map_err(|error| Fault::failed(format!("the log of the database was not synced: {error}")))?;
+            wal.sync()?;
         }
         self.unsynced = false;
         if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo) {
@@ -367,12 +254,11 @@ impl Commits {
     }
 
     /// Writes over what the redo log may hold of what was removed.
-    pub fn scrub(&mut self) {
-        if let (true, Some(redo)) = (self.kept.is_empty(), &mut self.redo)
-            && let Err(error) = redo.scrub()
-        {
-            tracing::warn!(%error, "what was removed may still stand in the redo log");
-        }
+    ///
+    /// # Errors
+    /// A sync that failed.
+    pub fn scrub(&mut self) -> Result<(), Fault> {
+        self.redo.as_mut().map_or(Ok(()), Redo::scrub)
     }
 
     /// Settles, syncs, and leaves no redo log behind.
@@ -458,43 +344,12 @@ fn pages_bytes(append: &Append) -> u64 {
     PAGES_OF_AN_APPEND + 2 * append.bytes() as u64
 }
 
-/// Room behind the end of the database's log that is taken from the disk before anything is acknowledged that has yet to be
-/// committed, bytes; half of it is there at any time, besides what was acknowledged.
-const ROOM: u64 = 16 << 20;
-
-/// The database's log, to sync it, whoever wrote it, and to keep room for it.
-struct WalFile(File);
-
-impl WalFile {
-    fn open(database: &Path) -> Result<Self, OpenError> {
-        let mut path = database.as_os_str().to_owned();
-        path.push("-wal");
-        match File::options().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Self(file)),
-            Err(error) => Err(OpenError::Io { path: path.into(), error }),
-        }
-    }
-
-    /// Whether this many bytes more can be committed, however full the disk gets. A file system that cannot promise room is
-    /// believed to have it.
-    fn has_room(&self, bytes: u64) -> bool {
-        let Ok(now) = self.0.metadata() else { return false };
-        let end = now.len() + bytes;
-        // As the file system has it: a log that is cut short loses its room.
-        if end + ROOM / 2 <= now.blocks() * 512 {
-            return true;
-        }
-        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, end + ROOM) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => true,
-            Err(_) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 mod tests {
-    use fleet_actors::ids::{Epoch, Position, Seq, Timestamp};
+    use std::fs::File;
+
+    use fleet_actors::ids::{Epoch, Position, Seq, Timestamp, WorkflowId};
     use fleet_actors::ports::{Claim, RecordBody, RecordRow};
     use fleet_actors::testing::plain;
 
@@ -516,36 +371,47 @@ mod tests {
         Append { create, ..plain::append(claim, Position(0), vec![record]) }
     }
 
+    fn open(dir: &Path, pages_max: u32) -> Commits {
+        let path = dir.join("fleet.db");
+        let db = super::super::schema::open_writer(&path, Some(pages_max)).unwrap();
+        Commits::open(db, &path, Durability::Power, Arc::default()).unwrap()
+    }
+
+    const AT: Moment = Moment { opening: 1, now: Timestamp(1) };
+
     #[test]
     fn a_group_that_was_refused_is_not_done_again_though_the_redo_log_may_hold_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("fleet.db");
-        let db = super::super::schema::open_writer(&path, Some(300)).unwrap();
-        let mut commits = Commits::open(db, &path, Durability::Power, Arc::default()).unwrap();
+        let mut commits = open(dir.path(), 400);
         let seen = |commits: &Commits| super::super::schema::meta(&commits.db, "redo_seen").unwrap();
-        let at = Moment { opening: 1, now: Timestamp(1) };
-        commits.group(vec![first("logged", 10)], at).unwrap();
+        commits.group(vec![first("logged", 10)], AT).unwrap();
         commits.settle().unwrap();
         assert_eq!(seen(&commits), Some(1));
         // It is refused by the redo log, and too large for the database.
-        let writable = commits.redo.as_mut().unwrap().swap(File::open(redo::path_of(&path)).unwrap());
-        let refused = commits.group(vec![first("refused", 1_500_000)], at);
+        let unwritable = File::open(dir.path().join("fleet.db-redo")).unwrap();
+        let writable = commits.redo.as_mut().unwrap().swap(unwritable);
+        let large = vec![first("refused", 1_500_000), first("too", 1_500_000)];
+        let refused = commits.group(large, AT);
+        assert!(matches!(&refused, Err(fault) if fault.is_full()), "{refused:?}");
+        assert_eq!(seen(&commits), Some(1), "the control: what has no room in the log has no number");
+        let refused = commits.group(vec![first("refused", 1_900_000)], AT);
         assert!(matches!(&refused, Err(fault) if fault.is_full()), "{refused:?}");
         assert_eq!(seen(&commits), Some(2), "the number that it has in the log, if it stands there");
         commits.redo.as_mut().unwrap().swap(writable);
-        commits.group(vec![first("behind", 10)], at).unwrap();
+        commits.group(vec![first("behind", 10)], AT).unwrap();
         assert_eq!(commits.kept.len(), 1, "the log goes on");
     }
 
     #[test]
-    fn a_read_that_waits_goes_on_when_nobody_is_left_who_settles() {
-        let settling = Arc::new(Settling::default());
-        let settles = settling.clone().until_dropped();
-        settling.touch(&[]);
-        let Turn::Later(mut settled, true) = settling.turn(&Subject::Anything) else { panic!("it is behind") };
-        assert!(settled.try_recv().is_err(), "and waits");
-        drop(settles);
-        assert_eq!(settled.try_recv(), Ok(()));
-        assert!(matches!(settling.turn(&Subject::Anything), Turn::Now));
+    fn a_sync_that_failed_behind_a_refusal_is_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commits = open(dir.path(), 600);
+        commits.group(vec![first("acknowledged", 1_100_000)], AT).unwrap();
+        assert_eq!(commits.kept.len(), 1);
+        // What cannot be synced.
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("null-wal")).unwrap();
+        commits.wal = Some(WalFile::open(&dir.path().join("null")).unwrap());
+        let refused = commits.group(vec![first("refused", 1_500_000)], AT);
+        assert!(matches!(&refused, Err(fault) if fault.is_failed()), "{refused:?}");
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use fleet_actors::ports::Append;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use self::entry::{Known, decode, encode};
+use self::entry::{Bodies, Known, decode, encode};
 use self::file::{CAPACITY, LogFile, PAGE, read};
 use super::append::{self, Moment};
 use super::fault::Fault;
@@ -49,8 +49,8 @@ pub(super) fn path_of(database: &Path) -> PathBuf {
 pub(super) enum Logged {
     /// It is durable.
     Durable,
-    /// It is not in the log: there is no room for it. The database must be committed and synced instead.
-    NoRoom,
+    /// There is no room for it, or it could not be written: the database must be committed and synced instead.
+    NotLogged,
 }
 
 /// The log as its only writer knows it.
@@ -64,6 +64,8 @@ pub(super) struct Redo {
     noted: u64,
     /// Where the next one begins.
     at: usize,
+    /// A write failed: a part of it, or all, may stand in the file. What came behind that would not count.
+    broken: bool,
     /// Behind the last byte that may not be zero.
     used: usize,
     known: Known,
@@ -76,17 +78,21 @@ impl Redo {
     /// # Errors
     /// [`OpenError`].
     pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
-        let Done { path, id, last, used } = done;
-        match LogFile::open(&path, used) {
+        let Done { path, id, last } = done;
+        match LogFile::open(&path) {
             Ok(file) => {
                 let (known, buffer) = (Known::default(), Vec::new());
-                Ok(Some(Self { path, file, id, last, noted: last, at: 0, used: 0, known, buffer }))
+                Ok(Some(Self { path, file, id, last, noted: last, at: 0, broken: false, used: 0, known, buffer }))
             }
             Err(error) if is_without_room(&error) => {
                 tracing::warn!(%error, path = %path.display(), "there is no room for the redo log: commits take longer");
+                remove(&path);
                 Ok(None)
             }
-            Err(error) => Err(OpenError::Refused { path, why: format!("{error}; let this user read and write it") }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(OpenError::Refused { path, why: format!("{error}; let this user read and write it") })
+            }
+            Err(error) => Err(OpenError::Io { path, error }),
         }
     }
 
@@ -97,12 +103,12 @@ impl Redo {
     pub fn log(&mut self, appends: &[Append], at: Moment) -> Result<Logged, Fault> {
         self.buffer.clear();
         self.buffer.resize(HEADER, 0);
-        if encode(&mut self.buffer, appends, at, &mut self.known).is_err() {
-            return Ok(Logged::NoRoom);
+        if self.broken || encode(&mut self.buffer, appends, at, &mut self.known).is_err() {
+            return Ok(Logged::NotLogged);
         }
         let end = self.at + self.buffer.len().next_multiple_of(PAGE);
         if end > CAPACITY {
-            return Ok(Logged::NoRoom);
+            return Ok(Logged::NotLogged);
         }
         // Whatever becomes of it now, its number and its place are used.
         self.last += 1;
@@ -110,23 +116,22 @@ impl Redo {
         seal(&mut self.buffer, self.id, self.last);
         if let Err(error) = self.file.write(&self.buffer, self.at) {
             tracing::warn!(%error, "the redo log was not written: the database is synced instead");
-            // What came behind the gap would not count.
-            self.at = CAPACITY;
-            return Ok(Logged::NoRoom);
+            self.broken = true;
+            return Ok(Logged::NotLogged);
         }
-        self.file.sync().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))?;
+        self.sync()?;
         self.at = end;
         Ok(Logged::Durable)
     }
 
-    /// Whether a write failed: a part of it, or all, may stand in the file until the database has noted its number.
-    pub fn may_hold_more(&self) -> bool {
-        self.at == CAPACITY
+    /// Whether the database must note the number of a write that failed, so that it is never done again.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Whether it is time to sync the database and begin anew.
-    pub fn is_half_full(&self) -> bool {
-        self.at > CAPACITY / 2
+    pub fn is_spent(&self) -> bool {
+        self.broken || self.at > CAPACITY / 2
     }
 
     /// Notes in the database what it has seen. Part of the transaction that brings it.
@@ -142,7 +147,7 @@ impl Redo {
     /// The database is synced and has everything. The first entry of a log must follow the number that the database has noted.
     pub fn begin_anew(&mut self) {
         if self.noted == self.last {
-            self.at = 0;
+            (self.at, self.broken) = (0, false);
         }
     }
 
@@ -151,15 +156,26 @@ impl Redo {
         self.known.clear();
     }
 
-    /// Writes zeros over everything, when the database has it: what was removed there must not be left here.
+    /// Writes zeros over everything that was used since the last time, when the database has it: what was removed there must
+    /// not be left here.
     ///
     /// # Errors
-    /// The system's.
-    pub fn scrub(&mut self) -> io::Result<()> {
-        self.begin_anew();
-        self.file.erase(self.used)?;
+    /// A sync that failed: nothing may be acknowledged any more.
+    pub fn scrub(&mut self) -> Result<(), Fault> {
+        if self.used == 0 || self.at > 0 {
+            return Ok(());
+        }
+        if let Err(error) = self.file.erase(self.used) {
+            tracing::warn!(%error, "what was removed may still stand in the redo log");
+            return Ok(());
+        }
+        self.sync()?;
         self.used = 0;
         Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Fault> {
+        self.file.sync().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))
     }
 
     /// Removes the file, when the database has everything and is synced.
@@ -168,13 +184,11 @@ impl Redo {
     }
 }
 
-/// A database that has everything of its log.
+/// A database that has everything of its log, and must be synced before that is used.
 pub(super) struct Done {
     path: PathBuf,
     id: u64,
     last: u64,
-    /// Behind the last byte of the log that is not zero.
-    used: usize,
 }
 
 impl Done {
@@ -201,8 +215,7 @@ pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, Ope
     let path = path_of(database);
     let left = read(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
     let (id, last) = replay(db, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
-    let used = left.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    Ok(Done { path, id, last, used })
+    Ok(Done { path, id, last })
 }
 
 /// Whether a database has something in its log that it has not seen itself.
@@ -225,6 +238,8 @@ fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
         }
     };
     let seen = meta(&tx, SEEN)?.unwrap_or(0).cast_unsigned();
+    let stored = |hash: &[u8]| shared_payload(&tx, hash);
+    let mut bodies = Bodies::new(&stored);
     let (mut last, mut again) = (seen, 0);
     for (number, bytes) in Entries::new(left, id.cast_unsigned()) {
         if number <= seen {
@@ -235,7 +250,7 @@ fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
             tracing::warn!(seen, number, "the redo log does not follow the database and is left out");
             break;
         }
-        let (at, appends) = decode(bytes, &|hash| shared_payload(&tx, hash))?;
+        let (at, appends) = decode(bytes, &mut bodies)?;
         for one in &appends {
             append::again(&tx, one, at)?;
         }
@@ -328,7 +343,7 @@ mod tests {
 
     /// An empty log behind this number.
     fn empty(dir: &Path, last: u64) -> Redo {
-        Redo::open(Done { path: dir.join("log"), id: 7, last, used: 0 }).unwrap().unwrap()
+        Redo::open(Done { path: dir.join("log"), id: 7, last }).unwrap().unwrap()
     }
 
     fn numbers(redo: &Redo) -> Vec<u64> {
@@ -342,10 +357,10 @@ mod tests {
         let mut redo = empty(dir.path(), 3);
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         let writable = redo.swap(File::open(&redo.path).unwrap());
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged);
         redo.swap(writable);
         redo.begin_anew();
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom, "the database has not noted it");
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged, "the database has not noted it");
         assert_eq!(numbers(&redo), [4]);
         redo.noted();
         redo.begin_anew();
@@ -359,10 +374,13 @@ mod tests {
         let mut redo = empty(dir.path(), 0);
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
         let writable = redo.swap(File::open(&redo.path).unwrap());
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NoRoom);
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged);
         redo.swap(writable);
         redo.file.write(b"a part of it", PAGE).unwrap();
+        redo.scrub().unwrap();
+        assert_ne!(read(&redo.path).unwrap(), vec![0; CAPACITY], "the database has not noted it");
         redo.noted();
+        redo.begin_anew();
         redo.scrub().unwrap();
         assert_eq!(read(&redo.path).unwrap(), vec![0; CAPACITY]);
     }

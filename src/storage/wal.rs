@@ -83,7 +83,8 @@ impl Wal {
             passive_pages: options.wal_pages_max,
             truncate_pages: u32::try_from(options.wal_bytes_max / PAGE_BYTES).unwrap_or(u32::MAX),
             behind: true,
-            truncate_by: None,
+            // What the last process removed may stand in it.
+            truncate_by: Some(Instant::now()),
             gate,
             mover,
             moves: 0,

@@ -291,7 +291,7 @@ impl Writer {
         }
         if done.is_ok() {
             self.wal.want_truncate();
-            self.commits.scrub();
+            self.attempt(Commits::scrub)?;
         }
         done
     }
@@ -442,6 +442,8 @@ mod tests {
         let mut writer = Writer::new(commits, wal, reserve, Arc::new(ManualClock::default()), 1, options.group);
         let full = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Full));
         let broken = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Unavailable("disk I/O error".into())));
+        // What the opening asks for.
+        writer.housekeep(Wal::when_idle);
         writer.commits.db.execute_batch("CREATE TABLE t (x)").unwrap();
         for _ in 0..50 {
             writer.housekeep(full);

@@ -61,6 +61,25 @@ async fn a_sync_that_fails_ends_the_process_with_74_within_a_second_and_nothing_
     }
 }
 
+#[test]
+fn a_sync_that_fails_at_the_start_ends_every_command_with_74() {
+    for command in [&["serve", "--port", "0"][..], &["run", "-m", "hello"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join(".var/fleet.db-wal");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(&wal).args(["-e", "trace=fdatasync"]);
+        // SQLite syncs the header of a new log; ours is the second.
+        strace.args(["-e", "inject=fdatasync:error=EIO:when=2"]).arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(command);
+        let Ok(output) = strace.current_dir(dir.path()).output() else {
+            println!("NOT RUN: strace is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{command:?}: {said}");
+        assert!(said.contains("was not synced"), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_disk_that_refuses_writes_refuses_new_work_at_once_reads_go_on_and_it_heals_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ fn pinned() -> RecordBody {
     RecordBody { bytes: vec![b'p'; 20_000].into(), shared: true }
 }
 
-/// Runs of three appends each, a group after the other; the middle ones meet in one group.
+/// Runs of three appends each, a group after the other; the first two and the middle ones meet in one group.
 fn groups() -> Vec<Vec<Append>> {
     let pinned = pinned();
     let first = |n: u64| {
@@ -30,7 +30,8 @@ fn groups() -> Vec<Vec<Append>> {
         first.records[0].body = Some(pinned.clone());
         first
     };
-    let mut groups: Vec<_> = (0..8).map(|n| vec![first(n)]).collect();
+    let mut groups = vec![vec![first(0), first(1)]];
+    groups.extend((2..8).map(|n| vec![first(n)]));
     groups.push((0..8).map(|n| make::more(&format!("w{n}"), 2, 3)).collect());
     groups.extend((0..8).map(|n| vec![make::ended(make::more(&format!("w{n}"), 5, 1))]));
     groups
@@ -160,6 +161,8 @@ fn a_redo_log_that_does_not_follow_the_database_is_left_out() {
             assert_eq!(records_of(store, &make::id("large4")).len(), 2);
         },
     );
+    let first_number = u64::from_le_bytes(older.redo[16..24].try_into().expect("eight bytes"));
+    assert!(older.redo.starts_with(b"FLTREDO1") && first_number > 1, "the control: it begins with {first_number}");
     let (_dir, store) = older.store(&older.redo);
     let there = (0..5).filter(|n| !records_of(&store, &make::id(&format!("large{n}"))).is_empty()).count();
     assert_eq!(there, 0, "all of it or nothing");
@@ -288,6 +291,37 @@ fn what_was_removed_is_not_left_in_the_redo_log() {
     assert!(holds(), "the control: it was there");
     block_on(disk.store().write(StoreWrite::DeleteHistory(make::id("w")))).expect("removed");
     assert!(!holds());
+}
+
+/// What was removed stands in the database's log until that is cut, which a reader may keep the next start from.
+#[test]
+fn what_was_removed_before_a_kill_leaves_the_log_of_the_database_when_nobody_reads_it() {
+    let secret = b"nobody may find this";
+    let mut append = make::with_bodies(make::first("w", 1), 500);
+    append.records[0].body = Some(RecordBody { bytes: secret.repeat(20).into(), shared: false });
+    let disk = OnDisk::new(|_| {});
+    commit(&*disk.store(), &[vec![append], vec![make::ended(make::more("w", 1, 1))]]);
+    block_on(disk.store().write(StoreWrite::DeleteHistory(make::id("w")))).expect("removed");
+    let killed = Cut::of(disk.dir.path(), &*disk.store(), |_| {});
+    let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
+    assert!(holds(&killed.wal), "the control: it was there");
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| dir.path().join(name);
+    for (name, bytes) in [(DATABASE, &killed.database), (WAL, &killed.wal), (REDO, &killed.redo)] {
+        std::fs::write(file(name), bytes).expect("written");
+    }
+    let reader = rusqlite::Connection::open(file(DATABASE)).expect("a reader");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM meta").expect("it reads");
+    let _store = open(dir.path()).expect("it opens");
+    let stands = || holds(&std::fs::read(file(WAL)).expect("the log"));
+    assert!(stands(), "the control: the reader needs it");
+    drop(reader);
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while stands() {
+        assert!(std::time::Instant::now() < late, "it is still there");
+        std::thread::yield_now();
+    }
 }
 
 /// Everything that an append may hold comes back as it was: a database that has seen the log and one that was written directly

@@ -85,6 +85,14 @@ fn child_with_much_to_write() {
     commit_and_tell(Durability::Power, 2_000, 40_000);
 }
 
+/// Opens and dies.
+#[test]
+fn child_that_opens() {
+    let Some(dir) = child_dir() else { return };
+    let _store = SqliteStore::open(&SqliteOptions::new(&dir), Arc::new(ManualClock::default())).expect("it opens");
+    std::process::exit(0);
+}
+
 const SYNCS: &[&str] = &["-e", "trace=fsync,fdatasync,write"];
 
 fn is_log_sync(line: &str) -> bool {
@@ -196,10 +204,10 @@ fn a_redo_log_that_finds_no_room_is_done_without() {
     for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
         let dir = tempfile::tempdir().expect("a directory");
         let redo = dir.path().join("data").join("fleet.db-redo");
-        let inject = format!("inject=write:error={error}");
+        let inject = format!("inject=pwrite64:error={error}");
         let path = redo.to_str().expect("a path in UTF-8");
         let Some((output, trace)) =
-            traced("sync::child_with_power", dir.path(), &["-P", path, "-e", "trace=write", "-e", &inject])
+            traced("sync::child_with_power", dir.path(), &["-P", path, "-e", "trace=pwrite64", "-e", &inject])
         else {
             return;
         };
@@ -207,4 +215,45 @@ fn a_redo_log_that_finds_no_room_is_done_without() {
         assert_eq!(told(&output), [true; 50], "{error}");
         assert!(!redo.exists(), "{error}");
     }
+}
+
+/// As a file system says that copies what is written over.
+#[test]
+fn a_redo_log_that_finds_no_room_to_be_erased_is_removed() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let redo = dir.path().join("data").join("fleet.db-redo");
+    let path = redo.to_str().expect("a path in UTF-8");
+    for inject in ["inject=pwrite64:error=ENOSPC:when=9999", "inject=pwrite64:error=ENOSPC"] {
+        let Some((output, _)) =
+            traced("sync::child_that_opens", dir.path(), &["-P", path, "-e", "trace=pwrite64", "-e", inject])
+        else {
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(redo.exists(), inject.ends_with("9999"), "{inject}");
+    }
+}
+
+#[test]
+fn what_the_last_process_left_is_written_and_synced_anew_before_the_redo_log_is_erased() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
+    let calls = ["-e", "trace=pwrite64,fsync,fdatasync"];
+    let Some((output, trace)) = traced("sync::child_that_opens", dir.path(), &calls) else { return };
+    assert!(output.status.success(), "{output:?}");
+    let (before, _) = trace.split_once("fleet.db-redo").expect("it is erased");
+    // SQLite writes a page at a time, at most.
+    let is_again = |line: &str| {
+        let written = line.rsplit(" = ").next().and_then(|bytes| bytes.trim().parse::<u64>().ok());
+        line.contains("fleet.db-wal") && line.contains("pwrite64") && written.is_some_and(|bytes| bytes > 4_096)
+    };
+    let mut behind = before.lines().skip_while(|line| !is_again(line)).filter(|line| line.contains("sync("));
+    assert!(behind.any(|line| line.contains("fleet.db-wal>")), "written again, and synced: {before}");
+    assert!(behind.any(|line| line.contains("fleet.db>")), "moved into the database: {before}");
 }

@@ -1,9 +1,12 @@
 //! The bytes of an entry: one group of appends as it was written, and when.
 //!
 //! Lengths stand before whatever has any, so that a body is copied and not quoted. What the store keeps as JSON is JSON here,
-//! too. A large shared body that the database has already is named by its hash: nearly every run is pinned to the same one.
+//! too. A large shared body that was said before, or that the database has, is named by its hash: nearly every run is pinned
+//! to the same one.
 //! Absent on purpose: a checksum. The file has one for all of an entry.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_actors::ids::{Epoch, Position, RequestId, Seq, Timestamp, WorkflowId};
@@ -18,14 +21,14 @@ use super::super::record::{INLINE_BYTES, hash_of};
 /// Large shared bodies that are remembered.
 const KNOWN_MAX: usize = 8;
 
-/// Large shared bodies that the database has, as its writer last saw it. Cleared by whatever removes.
+/// Large shared bodies that the database has, as its writer last saw it, or an entry in front of it. Cleared by whatever removes.
 #[derive(Default)]
 pub(super) struct Known(Vec<(RecordBody, [u8; 32])>);
 
 impl Known {
-    /// The hash of a body that the database has; one that it will have with this entry is remembered.
+    /// The hash of a body that is known; one that is said now is from here on.
     fn find(&mut self, body: &RecordBody) -> Option<[u8; 32]> {
-        let same = |known: &&(RecordBody, [u8; 32])| std::sync::Arc::ptr_eq(&known.0.bytes, &body.bytes);
+        let same = |known: &&(RecordBody, [u8; 32])| Arc::ptr_eq(&known.0.bytes, &body.bytes);
         if let Some((_, hash)) = self.0.iter().find(same) {
             return Some(*hash);
         }
@@ -56,12 +59,35 @@ pub(super) fn encode(out: &mut Vec<u8>, appends: &[Append], at: Moment, known: &
 /// Finds the bytes of a stored body by its hash.
 type Find<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<u8>, Fault>;
 
-/// Reads an entry. `shared` finds a large shared body by its hash.
+/// Large shared bodies by their hashes: those of the entries that were read, which need not be written yet, and those that are
+/// stored.
+pub(super) struct Bodies<'a> {
+    said: HashMap<[u8; 32], Arc<[u8]>>,
+    stored: Find<'a>,
+}
+
+impl<'a> Bodies<'a> {
+    pub fn new(stored: Find<'a>) -> Self {
+        Self { said: HashMap::new(), stored }
+    }
+
+    fn keep(&mut self, body: &RecordBody) {
+        if body.bytes.len() > INLINE_BYTES {
+            self.said.insert(hash_of(body), body.bytes.clone());
+        }
+    }
+
+    fn find(&self, hash: &[u8]) -> Result<Arc<[u8]>, Fault> {
+        self.said.get(hash).map_or_else(|| Ok((self.stored)(hash)?.into()), |bytes| Ok(bytes.clone()))
+    }
+}
+
+/// Reads an entry.
 ///
 /// # Errors
-/// [`StoreError::Damaged`](fleet_actors::ports::StoreError::Damaged) when it is none, else those of `shared`.
-pub(super) fn decode(bytes: &[u8], shared: Find<'_>) -> Result<(Moment, Vec<Append>), Fault> {
-    let mut from = Decoder { bytes, shared };
+/// [`StoreError::Damaged`](fleet_actors::ports::StoreError::Damaged) when it is none or names a body that is nowhere.
+pub(super) fn decode(bytes: &[u8], bodies: &mut Bodies<'_>) -> Result<(Moment, Vec<Append>), Fault> {
+    let mut from = Decoder { bytes, bodies };
     let at = Moment { opening: from.number()?.cast_signed(), now: Timestamp(from.number()?.cast_signed()) };
     let appends = from.list(Decoder::append)?;
     if from.bytes.is_empty() { Ok((at, appends)) } else { Err(broken()) }
@@ -156,16 +182,16 @@ enum Body {
     None = 0,
     Own = 1,
     Shared = 2,
-    /// Shared, and the database has it: its hash.
+    /// Shared, and said before or in the database: its hash.
     Stored = 3,
 }
 
-struct Decoder<'a> {
+struct Decoder<'a, 'b, 'c> {
     bytes: &'a [u8],
-    shared: Find<'a>,
+    bodies: &'b mut Bodies<'c>,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_, '_> {
     fn number(&mut self) -> Result<u64, Fault> {
         let (number, rest) = self.bytes.split_first_chunk().ok_or_else(broken)?;
         self.bytes = rest;
@@ -241,11 +267,16 @@ impl<'a> Decoder<'a> {
             return Ok(None);
         }
         let bytes = self.bytes()?;
-        let bytes = if is(Body::Stored) { (self.shared)(bytes)?.into() } else { bytes.into() };
-        if is(Body::Own) || is(Body::Shared) || is(Body::Stored) {
-            Ok(Some(RecordBody { bytes, shared: !is(Body::Own) }))
-        } else {
-            Err(broken())
+        if is(Body::Stored) {
+            return Ok(Some(RecordBody { bytes: self.bodies.find(bytes)?, shared: true }));
         }
+        if !is(Body::Own) && !is(Body::Shared) {
+            return Err(broken());
+        }
+        let body = RecordBody { bytes: bytes.into(), shared: is(Body::Shared) };
+        if body.shared {
+            self.bodies.keep(&body);
+        }
+        Ok(Some(body))
     }
 }

@@ -5,7 +5,7 @@
 //! Absent on purpose: what stands in the pages.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -28,27 +28,24 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Makes the file if it is not there, and erases its first `used` bytes.
+    /// Makes the file, or erases what is in it.
     ///
     /// # Errors
-    /// The system's.
-    pub fn open(path: &Path, used: usize) -> io::Result<Self> {
+    /// The system's. The file may be there then, with a part of what it held.
+    pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         if file.metadata()?.len() != CAPACITY as u64 {
-            let filled =
-                file.set_len(0).and_then(|()| file.write_all(&vec![0; CAPACITY])).and_then(|()| file.sync_all());
-            if let Err(error) = filled {
-                let _ = std::fs::remove_file(path);
-                return Err(error);
-            }
+            file.set_len(0)?;
+            file.set_len(CAPACITY as u64)?;
         }
         // Also of a file that was there: whoever made it may have been killed before this.
         sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-        // Refused where the file system has no such writes; where it has none of single pages, the first write says so.
+        // Refused where the file system has no such writes; where it has none of single pages, the first of them says so.
         let _ = fcntl_setfl(&file, OFlags::DIRECT);
         let mut made = Self { file, pages: Pages::default() };
-        made.erase(used.max(PAGE))?;
+        made.erase(CAPACITY)?;
+        made.sync()?;
         Ok(made)
     }
 
@@ -74,14 +71,13 @@ impl LogFile {
         self.file.sync_data()
     }
 
-    /// Writes zeros over the first `used` bytes, and syncs them.
+    /// Writes zeros over the first `used` bytes. Not synced.
     ///
     /// # Errors
     /// The system's.
     pub fn erase(&mut self, used: usize) -> io::Result<()> {
         let zeros = vec![0; used.min(ERASED_AT_ONCE)];
-        (0..used).step_by(ERASED_AT_ONCE).try_for_each(|at| self.write(&zeros, at))?;
-        self.sync()
+        (0..used).step_by(ERASED_AT_ONCE).try_for_each(|at| self.write(&zeros, at))
     }
 }
 
@@ -91,8 +87,10 @@ impl LogFile {
 /// The system's.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut left = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(CAPACITY as u64).read_to_end(&mut left).map(|_| left),
+    match path.metadata() {
+        // A pipe would wait for its other end.
+        Ok(there) if !there.is_file() => Err(io::Error::other("it is not a file; move it away")),
+        Ok(_) => File::open(path)?.take(CAPACITY as u64).read_to_end(&mut left).map(|_| left),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(left),
         Err(error) => Err(error),
     }
@@ -164,7 +162,7 @@ mod tests {
     fn the_file_is_written_past_the_page_cache_where_the_file_system_can() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = LogFile::open(&path, 0).unwrap();
+        let log = LogFile::open(&path).unwrap();
         let flag = OFlags::DIRECT.bits().cast_signed();
         let can = OpenOptions::new().write(true).custom_flags(flag).open(&path).is_ok();
         assert_eq!(is_past_the_cache(&log), can);
@@ -174,7 +172,7 @@ mod tests {
     fn a_file_system_that_comes_to_refuse_writes_past_the_page_cache_is_written_through_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = LogFile::open(&path, 0).unwrap();
+        let mut log = LogFile::open(&path).unwrap();
         let could = is_past_the_cache(&log);
         log.write(&[1; 10], 0).unwrap();
         assert_eq!(is_past_the_cache(&log), could, "the control");
@@ -186,19 +184,25 @@ mod tests {
         let left = read(&path).unwrap();
         assert_eq!((left[0], left[PAGE + 1], left[3 * PAGE], left.len()), (1, 2, 3, CAPACITY));
         log.erase(4 * PAGE).unwrap();
+        log.sync().unwrap();
         assert!(read(&path).unwrap().iter().all(|byte| *byte == 0));
     }
 
     #[test]
-    fn an_opening_erases_what_was_used() {
+    fn an_opening_erases_a_file_of_any_length() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        for used in [0, 1, PAGE + 1, 300 << 10, CAPACITY] {
-            let mut bytes = vec![7; used];
-            bytes.resize(CAPACITY, 0);
-            std::fs::write(&path, bytes).unwrap();
-            LogFile::open(&path, used).unwrap();
-            assert_eq!(read(&path).unwrap(), vec![0; CAPACITY], "{used}");
+        for length in [0, 1, PAGE + 1, CAPACITY, CAPACITY + 1] {
+            std::fs::write(&path, vec![7; length]).unwrap();
+            LogFile::open(&path).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), vec![0; CAPACITY], "{length}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("move it away"));
+        assert!(read(&dir.path().join("nothing")).unwrap().is_empty());
     }
 }
