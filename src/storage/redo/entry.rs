@@ -280,3 +280,144 @@ impl<'a> Decoder<'a, '_, '_> {
         Ok(Some(body))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use fleet_actors::event::{Question, RunOutcome};
+    use fleet_actors::ids::ConversationId;
+    use fleet_actors::ports::{
+        FinishReason, MessageRow, NewWorkflow, Next, OnDisconnect, OpenedQuestion, Quality, ReasoningEffort,
+        RequestKey, Rest, Role,
+    };
+    use fleet_actors::testing::plain;
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Moment = Moment { opening: 3, now: Timestamp(-1) };
+
+    fn id(name: &str) -> WorkflowId {
+        WorkflowId::from_trusted(name)
+    }
+
+    fn made() -> NewWorkflow {
+        NewWorkflow {
+            conversation: Some(ConversationId::from_trusted("c")),
+            effort: Some(ReasoningEffort::Maximal),
+            request: Some(RequestKey { key: "a key".into(), digest: "a digest".into() }),
+            on_disconnect: OnDisconnect::Continue,
+            child_of: Some(id("parent")),
+            ..plain::made("chat", "a task \u{1f30a}", Timestamp(7))
+        }
+    }
+
+    fn records(bodies: Vec<Option<RecordBody>>) -> Vec<RecordRow> {
+        let record = |(at, body): (u64, Option<RecordBody>)| RecordRow {
+            position: Position(at),
+            epoch: Epoch(2),
+            seq: at.checked_sub(2).map(Seq),
+            kind: "kind".into(),
+            path: "a/b#1".into(),
+            head: vec![0, 255, 10],
+            body,
+        };
+        (1..).zip(bodies).map(record).collect()
+    }
+
+    fn body(byte: u8, bytes: usize, shared: bool) -> Option<RecordBody> {
+        Some(RecordBody { bytes: vec![byte; bytes].into(), shared })
+    }
+
+    /// An append that has something of everything.
+    fn full(name: &str, shared: Option<&RecordBody>) -> Append {
+        let own = vec![None, body(1, 10, false), body(2, 40_000, false), body(3, 10, true), shared.cloned()];
+        let request = RequestId::from_trusted("r");
+        let question = Question {
+            request_id: request.clone(),
+            request_type: "tool_approval".into(),
+            request: json!({ "a": [1, null, "x"] }),
+            answer_schema: Some(json!({ "type": "object" })),
+            expires_at: Timestamp(9),
+        };
+        let message = MessageRow {
+            id: "m".into(),
+            conversation: ConversationId::from_trusted("c"),
+            role: Role::Assistant,
+            content: "text".into(),
+            created_at: Timestamp(5),
+            author: Some("Writer".into()),
+            agent_id: Some("writer".into()),
+            workflow: Some(id(name)),
+            finish_reason: Some(FinishReason::Stop),
+            quality: Some(Quality::not_scored()),
+        };
+        Append {
+            claim: Claim { workflow: id(name), epoch: Epoch(2) },
+            after: Position(11),
+            create: Some(Box::new(made())),
+            records: records(own),
+            messages: vec![message.clone(), MessageRow { author: None, quality: None, ..message }],
+            opened: vec![OpenedQuestion { question, asked_at: Timestamp(8) }],
+            closed: vec![request],
+            runtime: Duration::from_millis(1_234),
+            children: vec![NewChild {
+                workflow: id("child"),
+                made: Box::new(made()),
+                records: records(vec![shared.cloned()]),
+            }],
+            next: Next::Ended(Box::new(plain::entry(id(name), &made(), Timestamp(6)))),
+        }
+    }
+
+    fn appends() -> Vec<Append> {
+        let shared = body(4, 40_000, true).unwrap();
+        let (a, b) = (full("a", Some(&shared)), full("b", Some(&shared)));
+        let plain = plain::append(a.claim.clone(), Position(0), Vec::new());
+        let parked = Append { next: Next::Parked { wake_at: Some(Timestamp(4)) }, ..plain.clone() };
+        vec![a, b, Append { next: Next::Resting(Rest::Quarantined), ..plain.clone() }, parked, plain]
+    }
+
+    #[test]
+    fn whatever_an_append_holds_is_read_as_it_was_written() {
+        let (mut bytes, mut known) = (Vec::new(), Known::default());
+        encode(&mut bytes, &appends(), NOW, &mut known).unwrap();
+        let nothing = |_: &[u8]| Err(broken());
+        let (at, read) = decode(&bytes, &mut Bodies::new(&nothing)).unwrap();
+        assert_eq!((at.opening, at.now), (NOW.opening, NOW.now));
+        assert_eq!(read, appends());
+        assert!(read.iter().any(|one| matches!(&one.next, Next::Ended(row) if row.status == RunOutcome::Completed)));
+    }
+
+    #[test]
+    fn a_large_shared_body_is_said_once_and_found_in_an_entry_before_or_in_the_database() {
+        let shared = body(4, 40_000, true).unwrap();
+        let (mut known, mut entries) = (Known::default(), Vec::new());
+        for name in ["a", "b"] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &[full(name, Some(&shared))], NOW, &mut known).unwrap();
+            entries.push(bytes);
+        }
+        assert!(entries[1].len() + 39_900 < entries[0].len());
+        let nothing = |_: &[u8]| Err(broken());
+        let mut bodies = Bodies::new(&nothing);
+        for (name, bytes) in ["a", "b"].iter().zip(&entries) {
+            assert_eq!(decode(bytes, &mut bodies).unwrap().1, [full(name, Some(&shared))]);
+        }
+        let stored = |hash: &[u8]| if *hash == hash_of(&shared) { Ok(shared.bytes.to_vec()) } else { Err(broken()) };
+        assert_eq!(decode(&entries[1], &mut Bodies::new(&stored)).unwrap().1, [full("b", Some(&shared))]);
+        assert!(decode(&entries[1], &mut Bodies::new(&nothing)).is_err(), "and nowhere else");
+    }
+
+    #[test]
+    fn an_entry_that_is_cut_short_or_has_something_behind_it_is_none() {
+        let (mut bytes, mut known) = (Vec::new(), Known::default());
+        encode(&mut bytes, &appends(), NOW, &mut known).unwrap();
+        let nothing = |_: &[u8]| Err(broken());
+        let reads = |bytes: &[u8]| decode(bytes, &mut Bodies::new(&nothing)).is_ok();
+        assert!(reads(&bytes));
+        assert!((0..bytes.len()).step_by(97).all(|length| !reads(&bytes[..length])));
+        bytes.push(0);
+        assert!(!reads(&bytes));
+    }
+}
