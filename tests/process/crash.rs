@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{client, get, serve, serve_fleet, simulate, until};
+use crate::process::{client, get, log, serve, serve_fleet, simulate, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_again() {
@@ -43,6 +43,51 @@ async fn background_runs_survive_kill_9_and_finished_model_calls_are_never_made_
     let most = accepted.len() as u64 + kills * 4;
     assert!(completed >= accepted.len() as u64 && completed <= most, "{completed} calls for {} runs", accepted.len());
     println!("{kills} kills, {} accepted runs, all completed, {completed} answered model calls", accepted.len());
+}
+
+/// In an empty directory even what all runs share is new, and many first appends are one group.
+#[tokio::test(flavor = "current_thread")]
+async fn a_crowd_that_comes_first_of_all_survives_kill_9_at_its_first_acknowledgements() {
+    const CROWD: usize = 24;
+    let model_dir = tempfile::tempdir().unwrap();
+    let (_model, model) = simulate(model_dir.path(), 20, 0);
+    let mut accepted = 0;
+    for round in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, url) = serve(dir.path(), &model);
+        let http = client();
+        let mut asked = tokio::task::JoinSet::new();
+        for n in 0..CROWD {
+            let request = http.post(format!("{url}/api/v1/runs")).header("idempotency-key", format!("key {n}"));
+            let request = request.json(&json!({ "task": format!("task {n}") }));
+            asked.spawn(async move {
+                let answer: Value = request.send().await.ok()?.json().await.ok()?;
+                Some((n, answer["workflow_id"].as_str()?.to_owned()))
+            });
+        }
+        let mut known = Vec::new();
+        while let Some(answer) = asked.join_next().await {
+            known.extend(answer.unwrap());
+            if known.len() > round {
+                break;
+            }
+        }
+        drop(server);
+        while let Some(answer) = asked.join_next().await {
+            known.extend(answer.unwrap());
+        }
+        assert!(known.len() > round, "{}", log(dir.path()));
+        let (_server, url) = serve(dir.path(), &model);
+        for (n, workflow) in &known {
+            let done = |answer: &Value| answer["status"] == "completed";
+            until(&http, format!("{url}/api/v1/history/{workflow}"), done).await;
+            let again = http.post(format!("{url}/api/v1/runs")).header("idempotency-key", format!("key {n}"));
+            let again = again.json(&json!({ "task": format!("task {n}") })).send().await.unwrap();
+            assert_eq!(again.json::<Value>().await.unwrap()["workflow_id"], **workflow, "its key");
+        }
+        accepted += known.len();
+    }
+    println!("10 kills, {accepted} runs were acknowledged, all completed under their keys");
 }
 
 #[tokio::test(flavor = "current_thread")]
