@@ -6,7 +6,7 @@
 use fleet_actors::ids::{Epoch, Position, Timestamp, WorkflowId};
 use fleet_actors::ports::{
     Append, Claim, ConversationRow, HistoryRow, MessageRow, NewChild, NewWorkflow, Next, OpenedQuestion, Outcome,
-    Quality, RecordRow, Rest,
+    Quality, RecordRow, Rest, StoreError,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -289,11 +289,22 @@ fn parent_of(db: &Connection, num: i64) -> Result<Option<String>, Fault> {
     Ok(find.query_row([num], |row| row.get(0)).optional()?.flatten())
 }
 
-/// Changes the message and the entry of a child's parent; one that was deleted meanwhile has none.
+/// The entry of a child's parent; none if it was deleted meanwhile, or cannot be read: the child's own end is to be kept.
+fn entry_of_parent(db: &Connection, parent: &str) -> Result<Option<HistoryRow>, Fault> {
+    match history::entry(db, &WorkflowId::from_trusted(parent)) {
+        Err(Fault(StoreError::Damaged(what))) => {
+            tracing::error!(%parent, what, "the entry of a parent is left as it is");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+/// Changes the message and the entry of a child's parent.
 fn end_child(db: &Connection, parent: &str, child: &HistoryRow) -> Result<(), Fault> {
     db.prepare_cached("UPDATE messages SET quality = ?2 WHERE workflow = ?1 AND quality IS NOT NULL")?
         .execute(params![parent, child.quality.as_ref().map(quality_json)])?;
-    let Some(mut entry) = history::entry(db, &WorkflowId::from_trusted(parent))? else { return Ok(()) };
+    let Some(mut entry) = entry_of_parent(db, parent)? else { return Ok(()) };
     entry.take_child(child);
     history::insert(db, &entry)
 }
@@ -308,7 +319,7 @@ pub(super) fn leave_parent(db: &Connection, num: i64, rest: Rest) -> Result<(), 
     let not_scored = Quality::not_scored();
     db.prepare_cached("UPDATE messages SET quality = ?2 WHERE workflow = ?1 AND quality IS NOT NULL")?
         .execute(params![parent, quality_json(&not_scored)])?;
-    let Some(mut entry) = history::entry(db, &WorkflowId::from_trusted(parent))? else { return Ok(()) };
+    let Some(mut entry) = entry_of_parent(db, &parent)? else { return Ok(()) };
     entry.quality = Some(not_scored);
     history::insert(db, &entry)
 }

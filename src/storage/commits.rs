@@ -124,7 +124,9 @@ impl Commits {
         }
         let (mut outcomes, mut written) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
         for one in appends {
-            match append::foresee(&self.db, &one, at)? {
+            // SQLite ends the open transaction when a read fails for want of memory or with the disk.
+            let foreseen = append::foresee(&self.db, &one, at).inspect_err(|_| self.give_up())?;
+            match foreseen {
                 Foreseen::Refused(outcome) => outcomes.push(outcome),
                 Foreseen::Written(outcome) => {
                     outcomes.push(outcome);
@@ -307,6 +309,7 @@ impl Commits {
 
     fn try_write(&mut self, appends: usize) -> Result<(), Fault> {
         if self.db.is_autocommit() {
+            self.written = 0;
             self.db.execute_batch("BEGIN IMMEDIATE")?;
         }
         for (one, at) in self.kept[self.written..].iter().take(appends) {
@@ -329,11 +332,15 @@ impl Commits {
     }
 }
 
-/// Whether neither changes what the other stands on: they are of two workflows, and not two first ones under one key.
+/// Whether neither changes what the other stands on: they are of two workflows, neither of which the other leaves behind, and
+/// not two first ones under one key.
 fn is_apart(one: &Append, other: &Append) -> bool {
-    let key =
-        |append: &Append| append.create.as_ref().and_then(|made| made.request.as_ref().map(|asked| asked.key.clone()));
-    one.claim.workflow != other.claim.workflow && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
+    let key = |append: &Append| append.create.as_ref().and_then(|made| Some(made.request.as_ref()?.key.clone()));
+    let bears = |one: &Append, other: &Append| one.children.iter().any(|child| child.workflow == other.claim.workflow);
+    one.claim.workflow != other.claim.workflow
+        && !bears(one, other)
+        && !bears(other, one)
+        && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
 }
 
 /// Pages of its own that a small append fills, at most: its journal, its rows and what stands in indexes.
@@ -400,6 +407,20 @@ mod tests {
         commits.redo.as_mut().unwrap().swap(writable);
         commits.group(vec![first("behind", 10)], AT).unwrap();
         assert_eq!(commits.kept.len(), 1, "the log goes on");
+    }
+
+    #[test]
+    fn a_transaction_that_sqlite_ended_is_written_again_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commits = open(dir.path(), 400);
+        commits.group(vec![first("first", 10)], AT).unwrap();
+        commits.write_one().unwrap();
+        commits.group(vec![first("second", 10)], AT).unwrap();
+        // As it does when a statement finds no memory, or an error of the disk.
+        commits.db.execute_batch("ROLLBACK").unwrap();
+        commits.settle().unwrap();
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM workflows", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count(&commits.db), Ok(2));
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod file;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fleet_actors::ports::Append;
+use fleet_actors::ports::{Append, StoreError};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use self::entry::{Bodies, Known, decode, encode};
@@ -25,7 +25,7 @@ use self::file::{CAPACITY, LogFile, PAGE, read};
 use super::append::{self, Moment};
 use super::fault::Fault;
 use super::schema::{meta, set_meta};
-use super::{OpenError, is_without_room};
+use super::{OpenError, dir_of, is_without_room, sync_dir};
 
 /// Begins every entry; the digit is the version of its form.
 const MAGIC: [u8; 8] = *b"FLTREDO1";
@@ -81,6 +81,10 @@ impl Redo {
         let Done { path, id, last } = done;
         match LogFile::open(&path) {
             Ok(file) => {
+                if let Err(error) = file.sync().and_then(|()| sync_dir(dir_of(&path))) {
+                    let error = StoreError::Failed(format!("the redo log was not synced: {error}"));
+                    return Err(OpenError::Store { path, error });
+                }
                 let (known, buffer) = (Known::default(), Vec::new());
                 Ok(Some(Self { path, file, id, last, noted: last, at: 0, broken: false, used: 0, known, buffer }))
             }
@@ -108,6 +112,8 @@ impl Redo {
         }
         let end = self.at + self.buffer.len().next_multiple_of(PAGE);
         if end > CAPACITY {
+            // It is as large as the group was.
+            self.buffer = Vec::new();
             return Ok(Logged::NotLogged);
         }
         // Whatever becomes of it now, its number and its place are used.
@@ -228,7 +234,8 @@ pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault>
 
 /// Does again what the database has not seen; the database's id and the last number it has seen then.
 fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
-    let tx = db.transaction()?;
+    // At once: whoever reads first is not let wait for another writer.
+    let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let id = match meta(&tx, ID)? {
         Some(id) => id,
         None => {

@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::fault::Fault;
-use super::{OpenError, is_without_room};
+use super::{OpenError, dir_of, is_without_room};
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
 const MIGRATIONS: &[&str] = &[
@@ -101,7 +101,7 @@ fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir_of(path);
     std::fs::create_dir_all(dir)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

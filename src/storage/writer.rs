@@ -317,8 +317,8 @@ impl Writer {
     }
 
     fn housekeep(&mut self, chore: impl Fn(&mut Wal, &Connection) -> Result<(), Fault>) {
-        // A checkpoint of ours cannot be made within a transaction.
-        if self.failed.is_some() || self.commits.is_open() {
+        // A checkpoint of ours cannot be made within a transaction; one that was given up may need the room that this gives.
+        if self.failed.is_some() || (self.commits.is_open() && !self.commits.is_given_up()) {
             return;
         }
         let done = chore(&mut self.wal, &self.commits.db);

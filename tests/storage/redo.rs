@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
+use fleet_actors::event::RunOutcome;
 use fleet_actors::ids::{Epoch, Position, WorkflowId};
 use fleet_actors::ports::{
-    Append, Next, Outcome, PageFrom, RecordBody, RunOutput, Store, StoreError, StoreWrite, WorkflowFilter,
-    WorkflowState,
+    Append, NewChild, Next, Outcome, PageFrom, Quality, RecordBody, RunOutput, Store, StoreError, StoreWrite,
+    WorkflowFilter, WorkflowState,
 };
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
@@ -258,6 +259,66 @@ fn values_of_any_depth_come_back_from_the_redo_log() {
     let cut = Cut::behind_the_opening(&groups);
     let (_dir, store) = cut.store(&cut.redo);
     assert_eq!(groups_in(&store, &groups), groups.len());
+    let entry = block_on(store.history_entry(&make::id("deep"))).expect("it can be read").expect("an entry");
+    assert_eq!(entry.result.expect("a result").metadata.to_string(), deep);
+}
+
+/// The end of a run that leaves another behind.
+fn bears(parent: &str, child: &str) -> Append {
+    let mut append = make::ended(make::first(parent, 2));
+    let Append { create, mut records, .. } = make::first(child, 2);
+    records.iter_mut().for_each(|record| record.seq = None);
+    let mut made = create.expect("a first append makes a workflow");
+    made.child_of = Some(make::id(parent));
+    append.children.push(NewChild { workflow: make::id(child), made, records });
+    let Next::Ended(row) = &mut append.next else { unreachable!("it is over") };
+    row.quality = Some(Quality::pending());
+    append
+}
+
+fn end_of_child(child: &str) -> Append {
+    let mut append = make::ended(make::more(child, 2, 1));
+    append.claim.epoch = Epoch(1);
+    for record in &mut append.records {
+        (record.epoch, record.kind) = (Epoch(1), "began".into());
+    }
+    append
+}
+
+#[test]
+fn a_child_is_known_to_whoever_comes_behind_the_append_that_bears_it() {
+    let disk = OnDisk::new(|_| {});
+    let store = disk.store();
+    for n in 0..50 {
+        let (parent, child) = (format!("p{n}"), format!("k{n}"));
+        let (born, ended) = block_on(async {
+            tokio::join!(store.commit(vec![bears(&parent, &child)]), store.commit(vec![end_of_child(&child)]))
+        });
+        assert_eq!((born, ended), (Ok(vec![done(2)]), Ok(vec![done(3)])), "{n}");
+    }
+}
+
+fn done(head: u64) -> Outcome {
+    Outcome::Done { head: Position(head) }
+}
+
+#[test]
+fn an_entry_of_history_that_cannot_be_read_keeps_nothing_else_from_being_written() {
+    let mut disk = OnDisk::new(|_| {});
+    commit(&*disk.store(), &[vec![bears("parent", "child")], vec![make::first("other", 1)]]);
+    disk.close();
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    let damaged = db.execute("UPDATE history SET entry = substr(entry, 2) WHERE workflow = 'parent'", []);
+    assert_eq!(damaged, Ok(1));
+    drop(db);
+    disk.open();
+    commit(&*disk.store(), &[vec![end_of_child("child")], vec![make::more("other", 1, 1)]]);
+    for _ in 0..2 {
+        let child = block_on(disk.store().workflow(&make::id("child"))).expect("it can be read").expect("a row");
+        assert_eq!(child.state, WorkflowState::Ended(RunOutcome::Completed));
+        assert_eq!(records_of(&*disk.store(), &make::id("other")).len(), 2);
+        disk.open();
+    }
 }
 
 #[test]
@@ -300,6 +361,13 @@ fn what_was_removed_before_a_kill_leaves_the_log_of_the_database_when_nobody_rea
     let mut append = make::with_bodies(make::first("w", 1), 500);
     append.records[0].body = Some(RecordBody { bytes: secret.repeat(20).into(), shared: false });
     let disk = OnDisk::new(|_| {});
+    // Somebody reads, so the log is not cut before the kill either.
+    let read = |database: &Path| {
+        let reader = rusqlite::Connection::open(database).expect("a reader");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM meta").expect("it reads");
+        reader
+    };
+    let reader = read(&disk.file(DATABASE));
     commit(&*disk.store(), &[vec![append], vec![make::ended(make::more("w", 1, 1))]]);
     block_on(disk.store().write(StoreWrite::DeleteHistory(make::id("w")))).expect("removed");
     let killed = Cut::of(disk.dir.path(), &*disk.store(), |_| {});
@@ -311,8 +379,8 @@ fn what_was_removed_before_a_kill_leaves_the_log_of_the_database_when_nobody_rea
     for (name, bytes) in [(DATABASE, &killed.database), (WAL, &killed.wal), (REDO, &killed.redo)] {
         std::fs::write(file(name), bytes).expect("written");
     }
-    let reader = rusqlite::Connection::open(file(DATABASE)).expect("a reader");
-    reader.execute_batch("BEGIN; SELECT count(*) FROM meta").expect("it reads");
+    drop(reader);
+    let reader = read(&file(DATABASE));
     let _store = open(dir.path()).expect("it opens");
     let stands = || holds(&std::fs::read(file(WAL)).expect("the log"));
     assert!(stands(), "the control: the reader needs it");

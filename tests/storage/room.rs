@@ -184,3 +184,34 @@ fn a_full_disk_gives_up_its_reserve_for_a_deletion_and_takes_it_back() {
     until("the reserve never comes back", &|| len() == 16 << 20);
     println!("{acknowledged} workflows until full; half of them deleted from a disk without a free byte");
 }
+
+/// SQLite's index of the log must grow with that, too.
+#[test]
+fn what_was_acknowledged_while_the_disk_became_full_can_be_read() {
+    let Some(disk) = Tmpfs::mount("96m") else {
+        println!("NOT RUN: a file system with a size needs root");
+        return;
+    };
+    let options = SqliteOptions { reserve_bytes: 0, ..SqliteOptions::new(disk.path()) };
+    let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("it opens");
+    let log = disk.path().join("fleet.db-wal");
+    let run = |n: usize| make::with_bodies(make::first(&format!("w{n}"), 4), 10_000);
+    let mut acknowledged = 0;
+    while log.metadata().expect("a log").len() < 12 << 20 {
+        block_on(store.commit(vec![run(acknowledged)])).expect("written");
+        acknowledged += 1;
+    }
+    // Somebody else takes the rest of the disk.
+    let rest = std::fs::File::create(disk.path().join("rest")).expect("a file");
+    for piece in [64 << 10, 4 << 10] {
+        while std::io::Write::write(&mut &rest, &vec![1; piece]).is_ok_and(|written| written > 0) {}
+    }
+    let refused = loop {
+        match block_on(store.commit(vec![run(acknowledged)])) {
+            Ok(_) => acknowledged += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused, StoreError::Full);
+    assert_whole(&store, 0..acknowledged);
+}

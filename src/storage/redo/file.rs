@@ -12,8 +12,6 @@ use std::path::Path;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-use super::super::sync_dir;
-
 /// Bytes of the file, filled from the start so that no entry changes its length.
 pub(super) const CAPACITY: usize = 2 << 20;
 /// Whatever is written begins at a multiple of this, and fills whole ones.
@@ -28,7 +26,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Makes the file, or erases what is in it.
+    /// Makes the file, or erases what is in it. Not synced, and neither is its directory.
     ///
     /// # Errors
     /// The system's. The file may be there then, with a part of what it held.
@@ -39,13 +37,10 @@ impl LogFile {
             file.set_len(0)?;
             file.set_len(CAPACITY as u64)?;
         }
-        // Also of a file that was there: whoever made it may have been killed before this.
-        sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         // Refused where the file system has no such writes; where it has none of single pages, the first of them says so.
         let _ = fcntl_setfl(&file, OFlags::DIRECT);
         let mut made = Self { file, pages: Pages::default() };
         made.erase(CAPACITY)?;
-        made.sync()?;
         Ok(made)
     }
 
