@@ -3,6 +3,7 @@
 //! The order of refusals: origin (403), places for sockets (503), then for version 1 alone a full house: 429 for tools,
 //! and for browsers, which cannot read the status of a refused handshake, an accepted socket that is told so.
 
+mod frames;
 mod reader;
 mod socket;
 mod v1;
@@ -10,8 +11,9 @@ mod v2;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload, ServiceConfig, get};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 
+use self::frames::Frames;
 use self::socket::Socket;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
@@ -39,10 +41,14 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         (Some(error), Visitor::Tool) => return Err(error),
         (full, Visitor::Tool | Visitor::Browser) => full,
     };
-    let upgraded = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2]);
-    let (response, session, frames) =
-        upgraded.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_handshake", error.to_string()))?;
     let server = &api.settings.server;
+    let frames = Frames::new(body.into_inner(), server.frame_bytes_max.get());
+    let invalid =
+        |error: actix_web::Error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_handshake", error.to_string());
+    let mut body: actix_web::dev::Payload = actix_web::dev::Payload::Stream { payload: Box::pin(frames) };
+    let body = Payload::from_request(&request, &mut body).await.map_err(invalid)?;
+    let upgraded = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2]);
+    let (response, session, frames) = upgraded.map_err(invalid)?;
     let frames = frames
         .max_frame_size(server.frame_bytes_max.as_usize())
         .aggregate_continuations()

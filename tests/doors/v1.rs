@@ -5,6 +5,8 @@ use std::time::Duration;
 use agentic_fleet::settings::units::{Count, Millis};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -260,6 +262,20 @@ async fn malformed_frames_are_closed_with_the_code_that_fits() {
         let mut ws = app.ws().await;
         ws.0.send(frame).await.expect("sent");
         assert_eq!(ws.rest().await, (vec![], expected));
+    }
+}
+
+/// All of it need not come first: whoever waits for that holds what a client likes to send.
+#[actix_web::test]
+async fn a_frame_that_is_too_big_is_closed_with_1009_when_its_header_has_come() {
+    let app = app().await;
+    for length in [524_289_u64, 1 << 40, 1 << 62] {
+        let mut ws = app.ws().await;
+        let mut header = vec![0x81, 0xff];
+        header.extend(length.to_be_bytes());
+        let MaybeTlsStream::Plain(stream) = ws.0.get_mut() else { panic!("a socket without TLS") };
+        stream.write_all(&header).await.expect("sent");
+        assert_eq!(ws.rest().await, (vec![], 1009), "{length}");
     }
 }
 

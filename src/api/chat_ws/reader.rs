@@ -121,8 +121,12 @@ fn broken(error: &ProtocolError) -> Incoming {
         ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             Incoming::Refused(CloseCode::Invalid, "the text is not UTF-8")
         }
-        ProtocolError::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<PayloadError>()) => Incoming::Gone,
-        ProtocolError::Io(_) => Incoming::Refused(CloseCode::Size, "the message is too big"),
+        ProtocolError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<PayloadError>()) {
+            None => Incoming::Refused(CloseCode::Size, "the message is too big"),
+            // Of a frame whose header alone has come.
+            Some(PayloadError::Overflow) => Incoming::Refused(CloseCode::Size, "the frame is too big"),
+            Some(_) => Incoming::Gone,
+        },
         ProtocolError::UnmaskedFrame
         | ProtocolError::MaskedFrame
         | ProtocolError::InvalidOpcode(_)
