@@ -157,8 +157,15 @@ impl Handler<TellTurn> for SupervisorActor {
     type Result = ();
 
     fn handle(&mut self, TellTurn(signal): TellTurn, _: &mut Self::Context) {
-        // Full means that as many signals wait already: a cancel among them is enough, an inbox is read whole.
-        let _ = self.signals.try_send(signal);
+        tell(&self.signals, signal);
+    }
+}
+
+/// Tells a turn something, unless it will hear as much anyway. An inbox is read whole, so half of the places are enough for
+/// those; what fills the others are cancels.
+fn tell(signals: &mpsc::Sender<Signal>, signal: Signal) {
+    if !matches!(signal, Signal::Inbox) || signals.capacity() > SIGNALS / 2 {
+        let _ = signals.try_send(signal);
     }
 }
 
@@ -421,5 +428,20 @@ fn show_end(log: &Log, end: &LifeEnd) {
             log.rest(TailState::Resting(Rest::Interrupted, "another owner has the workflow".to_owned()));
         }
         LifeEnd::Duplicate => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_answers_wait_a_turn_hears_of_a_cancel_and_of_an_answer() {
+        let (signals, mut heard) = mpsc::channel(SIGNALS);
+        (0..100).for_each(|_| tell(&signals, Signal::Inbox));
+        tell(&signals, Signal::Cancel("client".into()));
+        let mut all: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        assert!(matches!(all.pop(), Some(Signal::Cancel(_))));
+        assert!(!all.is_empty() && all.iter().all(|signal| matches!(signal, Signal::Inbox)));
     }
 }
