@@ -4,14 +4,14 @@
 //! rests as `interrupted`, resumable. Parked runs that are due wait as rows in the store, oldest first, ahead of new
 //! work, and are taken one permit at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
-use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
+use crate::ports::{Command, OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
 use crate::sessions::{Sessions, StartError};
 use crate::supervisor::Place;
 
@@ -46,8 +46,17 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
     Ok(waiting)
 }
 
-/// Puts runs whose client did not come back within the grace to rest.
-pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
+/// Puts runs whose client did not come back within the grace to rest; those that were cancelled while the last process
+/// stopped wait for nobody.
+pub async fn rest_unclaimed(sessions: &Sessions, mut waiting: Vec<WorkflowId>) {
+    let cancelled = cancelled(sessions, &waiting).await;
+    waiting.retain(|workflow| !cancelled.contains(workflow));
+    for workflow in cancelled {
+        // Without a permit it does nothing but end.
+        if let Err(error) = sessions.resume_with(&workflow, None, None, true).await {
+            tracing::warn!(%workflow, %error, "a cancelled workflow was not ended");
+        }
+    }
     tokio::time::sleep(sessions.services().limits.disconnect_grace).await;
     for workflow in waiting {
         if sessions.is_live(&workflow).await.unwrap_or(true) {
@@ -68,6 +77,17 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
             Err(error) => tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest"),
         }
     }
+}
+
+async fn cancelled(sessions: &Sessions, waiting: &[WorkflowId]) -> BTreeSet<WorkflowId> {
+    let mut cancelled = BTreeSet::new();
+    for workflow in waiting {
+        let inbox = sessions.store().inbox(workflow).await.unwrap_or_default();
+        if inbox.iter().any(|command| matches!(command, Command::Cancel { .. })) {
+            cancelled.insert(workflow.clone());
+        }
+    }
+    cancelled
 }
 
 /// Serves parked runs that are due, for ever.

@@ -3,7 +3,10 @@
 //! A start takes a permit before any work, claims the run in the registry, and says "started" when the run's first batch
 //! is durable. Whoever watches reads one [`EventStream`], whether the run is live, parked, resting or long over.
 
+mod cancel;
 mod events;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::admission::{Admission, AdmitError, Claimant, SessionPermit};
-use crate::event::{Answer, RunOutcome};
+use crate::event::Answer;
 use crate::ids::{CheckpointId, Position, RequestId, Seq, WorkflowId};
 use crate::journal::{Positioned, Record};
 use crate::mailbox::AskError;
@@ -23,7 +26,7 @@ use crate::ports::{
 use crate::session_manager::{
     DrainAll, FindSession, ListSessions, Manager, Registered, SessionInfo, SessionManager, TellOwner, Wake, preview,
 };
-use crate::stream::{Seen, TooManyWatchers, Watcher};
+use crate::stream::{Log, TailState, TooManyWatchers, Watcher};
 use crate::supervisor::{Job, JobKind, New, Place, Services, Signal, StartFailure, SupervisorActor};
 use crate::watch::Watch;
 
@@ -183,49 +186,91 @@ impl Sessions {
     }
 
     /// Goes on with a run that is not over, on this thread's arbiter, and waits for a permit as a woken run does; a run
-    /// that is live here is left as it is.
+    /// that is live here is left as it is, and one that somebody else takes up or that ends meanwhile is waited for no
+    /// longer.
     ///
     /// # Errors
     /// [`StartError`].
+    ///
+    /// # Cancel safety
+    /// Whoever stops waiting gives up his turn: until the run is claimed nothing of it has begun, and the permit goes back
+    /// if there was one. The claim and the start are one step without a wait; behind it the run goes on without a watcher,
+    /// and its grace begins.
     pub async fn resume(&self, workflow: &WorkflowId, effort: Option<ReasoningEffort>) -> Result<(), StartError> {
-        if self.is_live(workflow).await? {
-            return Ok(());
-        }
-        let permit = self.wait_for_permit().await;
-        self.resume_with(workflow, effort, Some(Place::House(permit)), false).await
+        self.resume_as(workflow, effort, false).await
     }
 
     /// The same for a run that goes on whether or not anybody watches.
     ///
     /// # Errors
     /// [`StartError`].
+    ///
+    /// # Cancel safety
+    /// As that of [`resume`](Self::resume).
     pub async fn resume_detached(
         &self,
         workflow: &WorkflowId,
         effort: Option<ReasoningEffort>,
     ) -> Result<(), StartError> {
+        self.resume_as(workflow, effort, true).await
+    }
+
+    async fn resume_as(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+        detached: bool,
+    ) -> Result<(), StartError> {
+        // Held over the wait: an end is seen in it.
+        let log = self.services.logs.open(workflow);
         let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
         // What is over needs no permit, and must not wait for one.
         if matches!(row.state, WorkflowState::Ended(_)) || self.is_live(workflow).await? {
             return Ok(());
         }
-        let permit = self.wait_for_permit().await;
-        self.resume_with(workflow, effort, Some(Place::House(permit)), true).await
-    }
-
-    async fn wait_for_permit(&self) -> SessionPermit {
-        let (mut kept, patience) = (None, self.services.limits.new_work_patience);
-        loop {
-            if let Ok(permit) = self.admission.take_woken(&mut kept, patience) {
-                return permit;
-            }
-            // The wake queue is the one that is told of releases; a client that waits here looks again shortly.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        match self.wait_for_permit(&log).await? {
+            Some(permit) => self.resume_with(workflow, effort, Some(Place::House(permit)), detached).await,
+            None => Ok(()),
         }
     }
 
-    /// Goes on with a run under `permit`; without one it can only be cancelled.
+    /// A permit; nothing when the run needs none any more.
+    async fn wait_for_permit(&self, log: &Log) -> Result<Option<SessionPermit>, AskError> {
+        let (mut kept, patience) = (None, self.services.limits.new_work_patience);
+        loop {
+            if let Ok(permit) = self.admission.take_woken(&mut kept, patience) {
+                return Ok(Some(permit));
+            }
+            // The wake queue is the one that is told of releases; a client that waits here looks again shortly.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            match log.state() {
+                TailState::Ended => return Ok(None),
+                TailState::Live if self.is_live(log.workflow()).await? => return Ok(None),
+                TailState::Live | TailState::Parked | TailState::Resting(..) => {}
+            }
+        }
+    }
+
+    /// Goes on with a run under `permit`; without one it can only be cancelled. A run that has an owner by then is live, which
+    /// is what was asked.
     pub(crate) async fn resume_with(
+        &self,
+        workflow: &WorkflowId,
+        effort: Option<ReasoningEffort>,
+        permit: Option<Place>,
+        detached: bool,
+    ) -> Result<(), StartError> {
+        match self.take_up(workflow, effort, permit, detached).await {
+            Err(StartError::Owned) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Becomes the owner of a run and goes on with it.
+    ///
+    /// # Errors
+    /// [`StartError::Owned`] when another caller was faster.
+    async fn take_up(
         &self,
         workflow: &WorkflowId,
         effort: Option<ReasoningEffort>,
@@ -242,11 +287,7 @@ impl Sessions {
         let kind = JobKind::Resume { effort };
         let (started, answer) = oneshot::channel();
         let job = Job { workflow: workflow.clone(), kind, permit, detached, started: Some(started) };
-        match self.spawn(job, info) {
-            // Another caller was faster; the run is live, which is what was asked.
-            Err(StartError::Owned) => return Ok(()),
-            other => other?,
-        }
+        self.spawn(job, info)?;
         match answer.await {
             Ok(Err(failure)) => Err(failure.into()),
             // A run that was over by the time it was read says nothing.
@@ -311,17 +352,35 @@ impl Sessions {
     pub async fn watch(&self, workflow: &WorkflowId, after: Seq) -> Result<EventStream, StartError> {
         // Before the look at the store, so that nothing can happen between the two unseen.
         let watcher = Watcher::new(self.services.logs.open(workflow), after)?;
-        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
-        let mut state = row.state;
-        if state == WorkflowState::Running && !watcher.is_live() {
-            // A store that took no more does not know that the run rests.
-            let known = self.manager.door.ask(FindSession(workflow.clone())).await?;
-            state = known
-                .map(|session| session.state)
-                .filter(|state| matches!(state, WorkflowState::Resting(_)))
-                .unwrap_or(state);
-        }
+        let state = self.standing(&watcher).await?;
         Ok(EventStream::of(watcher, self.services.store.clone(), state))
+    }
+
+    /// Follows the workflow of `stream` anew from the event after `after`, in the place that the stream has among the
+    /// watchers: what it said of a run at rest is no longer so when the run goes on.
+    ///
+    /// # Errors
+    /// [`StartError::Unknown`], [`StartError::Store`], [`StartError::Busy`]; the stream is as it was.
+    ///
+    /// # Cancel safety
+    /// The stream is as it was when the caller stops waiting.
+    pub async fn watch_anew(&self, stream: &mut EventStream, after: Seq) -> Result<(), StartError> {
+        let state = self.standing(stream.watcher()).await?;
+        stream.begin_anew(after, state);
+        Ok(())
+    }
+
+    /// How a run stands, for somebody who watches it already.
+    async fn standing(&self, watcher: &Watcher) -> Result<WorkflowState, StartError> {
+        let workflow = watcher.workflow();
+        let row = self.services.store.workflow(workflow).await?.ok_or(StartError::Unknown)?;
+        if row.state != WorkflowState::Running || watcher.is_live() {
+            return Ok(row.state);
+        }
+        // A store that took no more does not know that the run rests.
+        let known = self.manager.door.ask(FindSession(workflow.clone())).await?;
+        let rests = known.map(|session| session.state).filter(|state| matches!(state, WorkflowState::Resting(_)));
+        Ok(rests.unwrap_or(row.state))
     }
 
     /// The run that a checkpoint id stands for: the workflow itself, or a new fork of it when results stand behind the
@@ -362,39 +421,6 @@ impl Sessions {
                 Err(StartError::Unknown)
             }
         }
-    }
-
-    /// Stops a workflow, live or not, and answers when its end is durable; [`Posted::Closed`] when it had ended otherwise.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub async fn cancel(&self, workflow: &WorkflowId, reason: &str) -> Result<Posted, StartError> {
-        let mut watcher = Watcher::new(self.services.logs.open(workflow), Seq(u64::MAX))?;
-        let reason: Arc<str> = reason.into();
-        let signal = Signal::Cancel(reason.clone());
-        if self.manager.door.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
-            // The owner commits the end; a store that is slow is not a reason to say less than the truth.
-            let ended = async { while !matches!(watcher.next().await, Seen::Ended | Seen::Rests(..)) {} };
-            if tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok() {
-                let row = self.services.store.workflow(workflow).await?;
-                // It may have come to another end while it was being told.
-                return Ok(match row.map(|row| row.state) {
-                    Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Posted::Closed,
-                    Some(
-                        WorkflowState::Ended(RunOutcome::Cancelled)
-                        | WorkflowState::Running
-                        | WorkflowState::Parked
-                        | WorkflowState::Resting(_),
-                    )
-                    | None => Posted::Accepted,
-                });
-            }
-        }
-        let posted = self.post(workflow, Command::Cancel { reason }).await?;
-        if posted == Posted::Accepted {
-            self.resume_with(workflow, None, None, true).await?;
-        }
-        Ok(posted)
     }
 
     /// Answers a question; the first committed answer wins. A parked run goes on by itself afterwards.

@@ -195,6 +195,24 @@ impl Log {
     pub fn floor(&self) -> Seq {
         self.tail().floor
     }
+
+    /// How the run stands.
+    pub(crate) fn state(&self) -> TailState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until a life that owns the run, or is about to, has left it. Counts as no watcher.
+    pub(crate) fn left(&self) -> impl Future<Output = ()> + use<> {
+        let mut state = self.state.subscribe();
+        // How the last life left is no news of the next one.
+        let before = *state.borrow_and_update() != TailState::Live;
+        async move {
+            if before {
+                drop(state.changed().await);
+            }
+            drop(state.wait_for(|state| *state != TailState::Live).await);
+        }
+    }
 }
 
 /// What a watcher sees next.
@@ -291,6 +309,11 @@ impl Watcher {
     /// Goes on after `seq`: what was before it was read from the store.
     pub fn skip_to(&mut self, seq: Seq) {
         self.after = self.after.max(seq);
+    }
+
+    /// Goes on after `seq` once more, and says again if the run rests.
+    pub(crate) fn go_back_to(&mut self, seq: Seq) {
+        (self.after, self.told_rest) = (seq, false);
     }
 
     /// What is next; waits while there is nothing to say.

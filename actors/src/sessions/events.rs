@@ -51,14 +51,32 @@ impl EventStream {
     }
 
     pub(super) fn of(watcher: Watcher, store: Arc<dyn Store>, state: WorkflowState) -> Self {
-        let live = watcher.is_live();
-        let at_rest = match state {
+        let mut stream = Self::live(watcher, store);
+        stream.stand(state);
+        stream
+    }
+
+    /// What the stream begins with when its run stands so.
+    fn stand(&mut self, state: WorkflowState) {
+        let live = self.watcher.is_live();
+        self.catch_up = !live;
+        self.at_rest = match state {
             WorkflowState::Ended(_) | WorkflowState::Resting(_) if !live => Some(state),
             WorkflowState::Running | WorkflowState::Parked | WorkflowState::Ended(_) | WorkflowState::Resting(_) => {
                 None
             }
         };
-        Self { watcher, store: StoreHandle(store), queue: VecDeque::new(), catch_up: !live, at_rest }
+    }
+
+    pub(super) fn watcher(&self) -> &Watcher {
+        &self.watcher
+    }
+
+    /// Begins behind `after` again, in the same place among the watchers.
+    pub(super) fn begin_anew(&mut self, after: Seq, state: WorkflowState) {
+        self.queue.clear();
+        self.watcher.go_back_to(after);
+        self.stand(state);
     }
 
     /// The workflow.
