@@ -21,8 +21,10 @@ const PAGE: u32 = 1_024;
 const CHILDREN_PAGE: usize = 64;
 /// The queue looks again after this long when nothing wakes it: another process may have committed a command.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// At most this many children that did not go on are left alone while others are tried.
+/// At most this many runs that did not go on are left alone while others are tried.
 const FAILED_MAX: usize = 64;
+/// The queue looks for others that often while some are left alone and nothing wakes it.
+const LOOK_PAST_FAILED: Duration = Duration::from_millis(250);
 
 /// Takes up what ran when the last process died. Call it once, before new work is admitted; then run [`wake_queue`].
 ///
@@ -38,7 +40,7 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
         match row.made.on_disconnect {
             OnDisconnect::Continue => {
                 let (sessions, workflow) = (sessions.clone(), row.workflow);
-                tokio::task::spawn_local(async move { go_on(&sessions, &workflow).await });
+                tokio::task::spawn_local(async move { drop(go_on(&sessions, &workflow).await) });
             }
             OnDisconnect::Cancel => waiting.push(row.workflow),
         }
@@ -90,27 +92,42 @@ async fn cancelled(sessions: &Sessions, waiting: &[WorkflowId]) -> BTreeSet<Work
     cancelled
 }
 
-/// Serves parked runs that are due, for ever.
+/// Serves parked runs that are due, until the process stops.
+///
+/// One that does not go on waits before it is tried again, and keeps none of the others waiting.
 pub async fn wake_queue(sessions: &Sessions) {
+    let mut failed = Failed::default();
     loop {
         reach(FailPoint::WakeQueue);
+        failed.forget_past();
         let now = sessions.services().clock.now();
         let due = sessions.store().adopt(now, PAGE).await.unwrap_or_default();
-        let mut started = 0;
+        let mut went_on = false;
         // Those that ran when the last process died are served by `adopt_at_start`.
         for row in due.into_iter().filter(|row| row.state == WorkflowState::Parked) {
-            if sessions.is_live(&row.workflow).await.unwrap_or(true) {
+            if failed.are_many() {
+                break;
+            }
+            if failed.0.contains_key(&row.workflow) || sessions.is_live(&row.workflow).await.unwrap_or(true) {
                 continue;
             }
-            go_on(sessions, &row.workflow).await;
-            started += 1;
+            match go_on(sessions, &row.workflow).await {
+                Ok(()) => went_on = true,
+                Err(StartError::Draining) => {
+                    sessions.admission().set_waiting(false);
+                    return;
+                }
+                Err(_) => failed.insert(row.workflow),
+            }
         }
         sessions.admission().set_waiting(false);
-        if started > 0 {
+        if went_on {
             continue;
         }
         let next = sessions.store().next_wake().await.ok().flatten().map(|at| at.since(now));
-        let wait = next.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(5), LOOK_AGAIN);
+        // The next one that is due may be one that has just failed.
+        let least = if failed.0.is_empty() { Duration::from_millis(5) } else { LOOK_PAST_FAILED };
+        let wait = next.unwrap_or(LOOK_AGAIN).clamp(least, LOOK_AGAIN);
         tokio::select! {
             () = sessions.wake.runs.notified() => {}
             () = tokio::time::sleep(wait) => {}
@@ -134,7 +151,7 @@ pub async fn child_queue(sessions: &Sessions) {
                 Err(StartError::Draining) => return,
                 Err(error) => {
                     tracing::warn!(%workflow, %error, "a child did not go on");
-                    failed.0.insert(workflow, Instant::now() + LOOK_AGAIN);
+                    failed.insert(workflow);
                 }
             },
             None => {
@@ -149,11 +166,20 @@ pub async fn child_queue(sessions: &Sessions) {
     }
 }
 
-/// Children that did not go on, and until when each of them is left alone.
+/// Runs that did not go on, and until when each of them is left alone.
 #[derive(Default)]
 struct Failed(BTreeMap<WorkflowId, Instant>);
 
 impl Failed {
+    fn insert(&mut self, workflow: WorkflowId) {
+        self.0.insert(workflow, Instant::now() + LOOK_AGAIN);
+    }
+
+    /// So many do not fail by themselves: the store does, and none is tried before the first of them is due again.
+    fn are_many(&self) -> bool {
+        self.0.len() >= FAILED_MAX
+    }
+
     fn forget_past(&mut self) {
         let now = Instant::now();
         self.0.retain(|_, until| *until > now);
@@ -162,8 +188,7 @@ impl Failed {
 
 /// The next of those that were found; looks for more when there are none.
 async fn next_child(sessions: &Sessions, found: &mut VecDeque<WorkflowId>, failed: &Failed) -> Option<WorkflowId> {
-    // So many do not fail by themselves: the store does, and none is tried before the first of them is due again.
-    if failed.0.len() >= FAILED_MAX {
+    if failed.are_many() {
         return None;
     }
     if found.is_empty() {
@@ -180,8 +205,8 @@ async fn next_child(sessions: &Sessions, found: &mut VecDeque<WorkflowId>, faile
     None
 }
 
-/// Waits for a permit and goes on with a run that nobody needs to watch.
-async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
+/// Waits for a permit and goes on with a run that nobody needs to watch; says in the log if it did not.
+async fn go_on(sessions: &Sessions, workflow: &WorkflowId) -> Result<(), StartError> {
     let (mut kept, patience) = (None, sessions.services().limits.new_work_patience);
     let permit = loop {
         if let Ok(permit) = sessions.admission().take_woken(&mut kept, patience) {
@@ -197,8 +222,14 @@ async fn go_on(sessions: &Sessions, workflow: &WorkflowId) {
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     };
-    match sessions.resume_with(workflow, None, Some(Place::House(permit)), true).await {
-        Ok(()) | Err(StartError::Draining) => {}
-        Err(error) => tracing::warn!(%workflow, %error, "a workflow did not go on"),
+    let went_on = sessions.resume_with(workflow, None, Some(Place::House(permit)), true).await;
+    if let Err(error) = went_on.as_ref()
+        && *error != StartError::Draining
+    {
+        tracing::warn!(%workflow, %error, "a workflow did not go on");
     }
+    went_on
 }
+
+#[cfg(test)]
+mod tests;

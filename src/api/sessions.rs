@@ -64,7 +64,8 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
     Ok(HttpResponse::Ok().json(shown(&of_row(&row))))
 }
 
-/// `DELETE /sessions/{id}`: answers when the end is durable, or the cancel for the next owner; one that is over has nothing left to stop.
+/// `DELETE /sessions/{id}`: answers when the end is durable, or the cancel is that the next owner does; one that is over
+/// has nothing left to stop.
 ///
 /// # Errors
 /// [`ApiError`].
