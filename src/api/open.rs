@@ -136,18 +136,27 @@ impl Api {
         self.follow(self.row(&workflow).await?, frame.after).await
     }
 
-    /// Goes on with a run that has no owner, when a permit is free, and follows it from the event after `after`.
+    /// Goes on with a run that has no owner, when a permit is free. Whoever watches it [follows it
+    /// anew](Self::follow_anew) then.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn wake(
-        &self,
-        workflow: &WorkflowId,
-        effort: Option<ReasoningEffort>,
-        after: Seq,
-    ) -> Result<EventStream, ApiError> {
-        self.sessions.resume(workflow, effort).await.map_err(|error| self.refusal(error))?;
-        self.sessions.watch(workflow, after).await.map_err(|error| self.refusal(error))
+    ///
+    /// # Cancel safety
+    /// A run that did not start yet stays at rest; one that did goes on.
+    pub async fn wake(&self, workflow: &WorkflowId, effort: Option<ReasoningEffort>) -> Result<(), ApiError> {
+        self.sessions.resume(workflow, effort).await.map_err(|error| self.refusal(error))
+    }
+
+    /// Follows a run that was at rest and goes on, from the event after `after`, in the place that its stream has.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    ///
+    /// # Cancel safety
+    /// The stream is as it was.
+    pub async fn follow_anew(&self, stream: &mut EventStream, after: Seq) -> Result<(), ApiError> {
+        self.sessions.watch_anew(stream, after).await.map_err(|error| self.refusal(error))
     }
 
     /// The newest run of a conversation that was asked with this key, else with these words.

@@ -8,12 +8,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::rt::task::JoinHandle;
 use actix_web::web::Bytes;
-use fleet_actors::ids::{ConversationId, Seq};
-use fleet_actors::ports::StoreError;
+use fleet_actors::ids::{ConversationId, Seq, WorkflowId};
+use fleet_actors::ports::{ReasoningEffort, StoreError};
 use fleet_actors::sessions::{EventStream, StreamItem};
 use futures_util::stream;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::Api;
@@ -41,8 +41,7 @@ struct Feed {
     after: Seq,
     heartbeat: Duration,
     next_heartbeat: Instant,
-    /// The run is waking; it gives a fresh stream.
-    waking: Option<JoinHandle<Result<EventStream, ApiError>>>,
+    waking: Waking,
     first: Option<WireEvent>,
     over: bool,
     place: Connection,
@@ -67,10 +66,7 @@ impl Feed {
     fn new(api: &Api, opened: Opened, wish: Wish, place: Connection) -> Self {
         let Opened { stream, conversation, how, listed } = opened;
         let workflow = stream.workflow().clone();
-        let waking = (how == How::Resting).then(|| {
-            let (api, workflow) = (api.clone(), workflow.clone());
-            actix_web::rt::spawn(async move { api.wake(&workflow, None, wish.after).await })
-        });
+        let waking = waking(api, &workflow, how, None);
         let heartbeat = api.settings.server.heartbeat_interval_ms.duration();
         let first = connected(api, &workflow, conversation, how, listed);
         Self {
@@ -97,11 +93,9 @@ impl Feed {
                 // What the run said is shown before the stream is left.
                 biased;
                 item = self.stream.next() => item,
-                woken = woken(&mut self.waking) => {
-                    self.waking = None;
-                    match woken {
-                        Ok(stream) => self.stream = stream,
-                        Err(error) => return Some(self.last(&error)),
+                Some(woken) = self.waking.join_next() => {
+                    if let Err(error) = woken_anew(&self.api, woken, &mut self.stream, self.after).await {
+                        return Some(self.last(&error));
                     }
                     continue;
                 }
@@ -132,7 +126,7 @@ impl Feed {
                 Some(self.encode(Some(event.seq), wire))
             }
             // It has just been told to go on.
-            Ok(StreamItem::Rests(..)) if self.waking.is_some() => None,
+            Ok(StreamItem::Rests(..)) if !self.waking.is_empty() => None,
             Ok(StreamItem::Rests(rest, text)) => Some(self.last(&ApiError::rests(rest, text))),
             Ok(StreamItem::End) => {
                 self.over = true;
@@ -169,7 +163,7 @@ impl Feed {
 /// The first frame of a stream.
 pub(super) fn connected(
     api: &Api,
-    workflow: &fleet_actors::ids::WorkflowId,
+    workflow: &WorkflowId,
     conversation: Option<ConversationId>,
     how: How,
     checkpointing_enabled: bool,
@@ -179,12 +173,30 @@ pub(super) fn connected(
     WireEvent::connected(api.sessions.services().clock.now(), &connected)
 }
 
-/// Waits for a run that wakes; for ever when none does.
-pub(super) async fn woken(
-    waking: &mut Option<JoinHandle<Result<EventStream, ApiError>>>,
-) -> Result<EventStream, ApiError> {
-    match waking {
-        Some(task) => task.await.unwrap_or_else(|_| Err(ApiError::draining())),
-        None => std::future::pending().await,
+/// A run that waits for a permit to go on, if it has no owner: at most one task, which ends with whoever holds this. A
+/// client that left waits for nothing.
+pub(super) type Waking = JoinSet<Result<(), ApiError>>;
+
+/// Begins to wake a run that a client came to, if it needs that.
+pub(super) fn waking(api: &Api, workflow: &WorkflowId, how: How, effort: Option<ReasoningEffort>) -> Waking {
+    let mut waking = Waking::new();
+    if how == How::Resting {
+        let (api, workflow) = (api.clone(), workflow.clone());
+        waking.spawn_local(async move { api.wake(&workflow, effort).await });
     }
+    waking
+}
+
+/// Follows a run that went on; or why it did not.
+///
+/// # Errors
+/// [`ApiError`].
+pub(super) async fn woken_anew(
+    api: &Api,
+    woken: Result<Result<(), ApiError>, JoinError>,
+    stream: &mut EventStream,
+    after: Seq,
+) -> Result<(), ApiError> {
+    woken.unwrap_or_else(|_| Err(ApiError::draining()))?;
+    api.follow_anew(stream, after).await
 }

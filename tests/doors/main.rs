@@ -7,3 +7,4 @@ mod slow;
 mod sse;
 mod v1;
 mod v2;
+mod waking;

@@ -9,13 +9,14 @@ use fleet_actors::ports::{ReasoningEffort, StoreError};
 use fleet_actors::sessions::{EventStream, StreamItem};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 
 use super::socket::{End, Socket, Wake};
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::api::open::{How, Opened, Returning, stopped};
-use crate::api::sse::{connected, woken};
+use crate::api::sse::{Waking, connected, waking, woken_anew};
 use crate::api::start::NewRun;
 use crate::api::wire::frames::{FirstFrame, LaterFrame, ResumeFrame, RunFrame};
 use crate::api::wire::{Deltas, Renderer, Version, WireEvent};
@@ -88,8 +89,7 @@ struct Chat {
     renderer: Renderer,
     started_here: bool,
     after: Seq,
-    /// The run is waking; it gives a fresh stream.
-    waking: Option<JoinHandle<Result<EventStream, ApiError>>>,
+    waking: Waking,
     /// Cancels and answers on their way. They go on when the socket ends.
     asks: FuturesUnordered<JoinHandle<Result<(), ApiError>>>,
 }
@@ -99,10 +99,7 @@ impl Chat {
         let Opened { stream, conversation, how, listed } = opened;
         let workflow = stream.workflow().clone();
         let hello = connected(api, &workflow, conversation, how, listed);
-        let waking = (how == How::Resting).then(|| {
-            let (api, workflow) = (api.clone(), workflow.clone());
-            actix_web::rt::spawn(async move { api.wake(&workflow, effort, Seq(0)).await })
-        });
+        let waking = waking(api, &workflow, how, effort);
         let renderer = Renderer::new(Version::V1, &workflow, deltas);
         let (started_here, asks) = (how == How::Started, FuturesUnordered::new());
         (Self { workflow, stream, renderer, started_here, after: Seq(0), waking, asks }, hello)
@@ -113,7 +110,7 @@ impl Chat {
             socket.in_use();
             let stepped = tokio::select! {
                 item = self.stream.next() => self.show(socket, item).await,
-                woken = woken(&mut self.waking) => self.woken(socket, woken).await,
+                Some(woken) = self.waking.join_next() => self.woken(socket, woken).await,
                 Some(told) = self.asks.next() => match told {
                     Ok(Err(error)) => socket.send_error(&error).await,
                     Ok(Ok(())) | Err(_) => Ok(()),
@@ -146,7 +143,7 @@ impl Chat {
                 return if done { Err(End::close(CloseCode::Normal, "done")) } else { Ok(()) };
             }
             // It has just been told to go on.
-            Ok(StreamItem::Rests(..)) if self.waking.is_some() => return Ok(()),
+            Ok(StreamItem::Rests(..)) if !self.waking.is_empty() => return Ok(()),
             Ok(StreamItem::Rests(rest, text)) => ApiError::rests(rest, text),
             Ok(StreamItem::End) => return Err(End::close(CloseCode::Normal, "done")),
             Err(error) => error.into(),
@@ -162,13 +159,9 @@ impl Chat {
         Err(socket.refuse(&ApiError::draining()).await)
     }
 
-    async fn woken(&mut self, socket: &mut Socket, woken: Result<EventStream, ApiError>) -> Result<(), End> {
-        self.waking = None;
-        match woken {
-            Ok(stream) => {
-                self.stream = stream;
-                Ok(())
-            }
+    async fn woken(&mut self, socket: &mut Socket, woken: Result<Result<(), ApiError>, JoinError>) -> Result<(), End> {
+        match woken_anew(&socket.api, woken, &mut self.stream, self.after).await {
+            Ok(()) => Ok(()),
             Err(error) => Err(socket.refuse(&error).await),
         }
     }

@@ -11,6 +11,7 @@ use fleet_actors::sessions::{EventStream, StreamItem};
 use fleet_actors::trace::TraceParent;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::JoinSet;
 
 use super::socket::{End, IDLE_OR_SLOW, Socket, Wake};
 use crate::api::Api;
@@ -29,9 +30,7 @@ const RUNS: usize = 64;
 /// Serves a socket to its end.
 pub(super) async fn serve(socket: &mut Socket) -> End {
     socket.begin_heartbeats();
-    Turns { runs: FuturesUnordered::new(), asks: FuturesUnordered::new(), waking: FuturesUnordered::new() }
-        .run(socket)
-        .await
+    Turns { runs: FuturesUnordered::new(), asks: FuturesUnordered::new(), waking: JoinSet::new() }.run(socket).await
 }
 
 /// A run that the socket watches.
@@ -77,8 +76,9 @@ struct Turns {
     runs: FuturesUnordered<Next>,
     /// Frames that are being done. They go on when the socket ends.
     asks: FuturesUnordered<JoinHandle<Told>>,
-    /// Runs that wait for a permit to go on. Apart from the frames: a cancel must not wait behind them.
-    waking: FuturesUnordered<JoinHandle<Told>>,
+    /// Runs that wait for a permit to go on, each in the place of its stream. Apart from the frames: a cancel must not wait
+    /// behind them. They end when the socket does: who left waits for nothing.
+    waking: JoinSet<Told>,
 }
 
 impl Turns {
@@ -88,7 +88,7 @@ impl Turns {
             let event = tokio::select! {
                 Some((watched, item)) = self.runs.next() => self.show(socket, watched, item),
                 Some(told) = self.asks.next() => self.told(socket, told.unwrap_or(Told::Nothing)),
-                Some(told) = self.waking.next() => self.told(socket, told.unwrap_or(Told::Nothing)),
+                Some(told) = self.waking.join_next() => self.told(socket, told.unwrap_or(Told::Nothing)),
                 event = socket.next_event(), if self.asks.len() < ASKS => match socket.handle(event).await {
                     Ok(Wake::Frame(text)) => self.frame(socket, &text),
                     Ok(Wake::Quiet) => None,
@@ -204,7 +204,7 @@ impl Turns {
                 let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
                 if how == How::Resting && wish.wakes {
                     let waking = wake(Api::clone(&socket.api), watched, wish.effort);
-                    self.waking.push(actix_web::rt::spawn(waking));
+                    self.waking.spawn_local(waking);
                 } else {
                     self.watch(watched);
                 }
@@ -258,10 +258,14 @@ async fn watch(api: Api, workflow: WorkflowId, after: Seq, deltas: Deltas) -> To
     opened(found.await, wish)
 }
 
-async fn wake(api: Api, watched: Watched, effort: Option<ReasoningEffort>) -> Told {
+async fn wake(api: Api, mut watched: Watched, effort: Option<ReasoningEffort>) -> Told {
     let workflow = watched.stream.workflow().clone();
-    match api.wake(&workflow, effort, watched.after).await {
-        Ok(stream) => Told::Woken(Box::new(Watched { stream, ..watched })),
+    let woken = async {
+        api.wake(&workflow, effort).await?;
+        api.follow_anew(&mut watched.stream, watched.after).await
+    };
+    match woken.await {
+        Ok(()) => Told::Woken(Box::new(watched)),
         Err(error) => Told::Failed(error, watched.key),
     }
 }
