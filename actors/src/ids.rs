@@ -137,6 +137,8 @@ impl FromStr for CheckpointId {
 
     fn from_str(text: &str) -> Result<Self, MalformedId> {
         let (workflow, position) = match text.split_once(':') {
+            // A number's own reader takes a plus sign too.
+            Some((_, at)) if at.starts_with('+') => return Err(MalformedId),
             Some((workflow, at)) => (workflow, Some(Position(at.parse().map_err(|_| MalformedId)?))),
             None => (text, None),
         };
@@ -205,7 +207,7 @@ mod tests {
         for text in ["abc:17", "abc"] {
             assert_eq!(text.parse::<CheckpointId>().map(|id| id.to_string()), Ok(text.to_owned()));
         }
-        for text in ["", ":1", "abc:", "abc:x", "a b", "abc:1:2"] {
+        for text in ["", ":1", "abc:", "abc:x", "abc:+1", "a b", "abc:1:2"] {
             assert!(text.parse::<CheckpointId>().is_err(), "{text}");
         }
     }

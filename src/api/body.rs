@@ -76,7 +76,10 @@ fn too_large(max: usize) -> ApiError {
 }
 
 fn is_json(request: &HttpRequest) -> bool {
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let mut kinds = request.headers().get_all(CONTENT_TYPE);
+    // Of two, whoever stands before the server may have looked at the other one.
+    let (Some(kind), None) = (kinds.next(), kinds.next()) else { return false };
+    let kind = kind.to_str().unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 

@@ -17,6 +17,7 @@ use super::body::read_object;
 use super::connections::Connection;
 use super::error::ApiError;
 use super::open::{Returning, stopped};
+use super::query::whole_number;
 use super::sse::{self, Wish};
 use super::start::{NewRun, traceparent};
 use super::wire::frames::effort;
@@ -126,7 +127,7 @@ pub(super) fn last_event_id(request: &HttpRequest) -> Result<Option<Seq>, ApiErr
     let Some(value) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let number = value.to_str().ok().and_then(whole_number);
     number.map(|number| Some(Seq(number))).ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be a whole number"))
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::body::read_optional_object;
 use super::error::ApiError;
-use super::query::Params;
+use super::query::{Params, whole_number};
 use super::run::accepted;
 use super::wire::frames::effort;
 
@@ -31,8 +31,8 @@ pub async fn list(api: Data<Api>, request: HttpRequest) -> Result<HttpResponse, 
         .map_err(|error: fleet_actors::ids::MalformedId| ApiError::invalid("workflow_id", error.to_string()))?;
     // Existing clients give no limit and expect all of them.
     let limit = params.get("limit").map(|_| params.limit(&api.settings.server)).transpose()?;
-    let before = params.get("before").map(|text| text.parse().map(Position)).transpose();
-    let before = before.map_err(|_| ApiError::invalid("before", "expected a position of the workflow"))?;
+    let misfit = || ApiError::invalid("before", "expected a position of the workflow");
+    let before = params.get("before").map(|text| whole_number(text).map(Position).ok_or_else(misfit)).transpose()?;
     let (shown, next) = page(api.sessions.store().as_ref(), &id, before, limit).await?;
     let mut response = HttpResponse::Ok();
     if let Some(next) = next {

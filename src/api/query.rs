@@ -1,6 +1,7 @@
 //! Query strings: small numbers and ids, each refused by name. Unknown parameters are let through, as proxies add some.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use actix_web::{HttpRequest, web};
 
@@ -45,7 +46,7 @@ impl Params {
     pub fn limit(&self, settings: &ServerSettings) -> Result<u32, ApiError> {
         let max = settings.page_max.as_u32();
         let Some(text) = self.get("limit") else { return Ok(settings.page_default.as_u32()) };
-        let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
+        let limit = whole_number(text).filter(|limit| (1..=max).contains(limit));
         limit.ok_or_else(|| ApiError::invalid("limit", format!("expected a whole number from 1 to {max}")))
     }
 
@@ -55,9 +56,15 @@ impl Params {
     /// 422 when it is no whole number.
     pub fn offset(&self) -> Result<u64, ApiError> {
         let Some(text) = self.get("offset") else { return Ok(0) };
-        let offset = text.parse::<u32>().map(u64::from);
-        offset.map_err(|_| ApiError::invalid("offset", "expected a whole number from 0 to 4294967295"))
+        let offset = whole_number::<u32>(text).map(u64::from);
+        offset.ok_or_else(|| ApiError::invalid("offset", "expected a whole number from 0 to 4294967295"))
     }
+}
+
+/// A number as every door takes one: digits and nothing else.
+pub(super) fn whole_number<N: FromStr>(text: &str) -> Option<N> {
+    // A number's own reader takes a plus sign too.
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

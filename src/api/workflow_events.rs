@@ -15,6 +15,7 @@ use serde_json::json;
 use super::chat_sse::{Fields, answer, last_event_id, wish};
 use super::error::ApiError;
 use super::open::How;
+use super::query::whole_number;
 use super::sse::{self, Wish};
 use super::wire::{Renderer, Version};
 use super::{Api, at};
@@ -110,6 +111,6 @@ async fn page(api: &Api, row: &WorkflowRow, wish: Wish, query: &Fields) -> Resul
 }
 
 fn number(query: &Fields, name: &'static str) -> Result<Option<u64>, ApiError> {
-    let number = query.get(name).map(|text| text.parse());
-    number.transpose().map_err(|_| ApiError::invalid(name, "must be a whole number"))
+    let Some(text) = query.get(name) else { return Ok(None) };
+    whole_number(text).map(Some).ok_or_else(|| ApiError::invalid(name, "must be a whole number"))
 }

@@ -91,6 +91,25 @@ async fn bad_queries_are_422_and_name_their_field() {
 }
 
 #[actix_web::test]
+async fn the_number_to_read_a_log_from_is_digits_and_nothing_else() {
+    let app = app().await;
+    let (_, connected) =
+        Sse::new(app.get("/api/chat/c/stream?message=hello", &[]).await).next().await.expect("an event");
+    let path = format!("/api/v1/workflows/{}/events", connected["workflow_id"].as_str().expect("an id"));
+    let json = ("accept", "application/json");
+    for (number, status) in [("5", 200), ("%2B5", 422), ("-1", 422), ("5.0", 422), ("%205", 422), ("", 422)] {
+        for name in ["after", "limit"] {
+            let response = app.get(&format!("{path}?{name}={number}"), &[json]).await;
+            assert_eq!(response.status().as_u16(), status, "{name}={number}");
+        }
+    }
+    for number in ["+5", "-1", "5.0"] {
+        let response = app.get(&path, &[("last-event-id", number)]).await;
+        assert_eq!(response.status().as_u16(), 422, "{number}");
+    }
+}
+
+#[actix_web::test]
 async fn version_2_may_force_a_mode_and_version_1_has_none() {
     let app = app().await;
     for (query, agents) in [

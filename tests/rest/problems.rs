@@ -68,6 +68,12 @@ async fn every_route_that_takes_a_body_refuses_bad_ones_alike() {
             let (got, answer) = problem(request.send().await.unwrap()).await;
             assert_eq!((got, &answer["code"]), (415, &json!("unsupported_media_type")), "{path} `{kind}`");
         }
+        for kinds in [["application/json", "text/plain"], ["text/plain", "application/json"]] {
+            let request = app.http.post(format!("{}{path}", app.url)).body("{}");
+            let request = kinds.iter().fold(request, |request, kind| request.header("content-type", *kind));
+            let (got, answer) = problem(request.send().await.unwrap()).await;
+            assert_eq!((got, &answer["code"]), (415, &json!("unsupported_media_type")), "{path} {kinds:?}");
+        }
         // A chunked body has no length to be refused by.
         let chunks = (0..20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 << 10]));
         let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
@@ -122,12 +128,16 @@ async fn wrong_paths_queries_and_headers_are_problems_that_name_what_is_wrong() 
         ("/api/v1/history/%00", 404, &[]),
         ("/api/v1/conversations/..", 404, &[]),
         ("/api/v1/checkpoints/x:y", 404, &[]),
+        ("/api/v1/checkpoints/x:%2B1", 404, &[]),
+        ("/api/v1/checkpoints?workflow_id=w&before=%2B5", 422, &["before"]),
         ("/api/v1/checkpoints?workflow_id=%ff", 422, &["workflow_id"]),
         ("/api/v1/checkpoints", 422, &["workflow_id"]),
         ("/api/v1/workflows/a%20b/events", 404, &[]),
         ("/api/v1/history?limit=0", 422, &["limit"]),
         ("/api/v1/history?limit=101", 422, &["limit"]),
+        ("/api/v1/history?limit=%2B5", 422, &["limit"]),
         ("/api/v1/history?offset=-1", 422, &["offset"]),
+        ("/api/v1/history?offset=%2B5", 422, &["offset"]),
         ("/api/v1/history?before=%20", 422, &["before"]),
         ("/api/v1/history?before=a&offset=1", 422, &["before"]),
         ("/api/v1/history?before=zzz", 422, &["before"]),
@@ -148,9 +158,10 @@ async fn wrong_paths_queries_and_headers_are_problems_that_name_what_is_wrong() 
         let (got, answer) = problem(app.get(path).await).await;
         assert_eq!((got, fields(&answer)), (status, wrong.to_vec()), "{path}: {answer}");
     }
-    let table: [(&str, &str, &str); 2] = [
+    let table: [(&str, &str, &str); 3] = [
         ("/api/chat/talk/stream?message=m", "last-event-id", "minus one"),
         ("/api/chat/talk/stream?message=m", "last-event-id", "-1"),
+        ("/api/chat/talk/stream?message=m", "last-event-id", "+1"),
     ];
     for (path, name, value) in table {
         let request = app.http.get(format!("{}{path}", app.url)).header(name, value);
