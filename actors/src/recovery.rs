@@ -40,12 +40,22 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
         match row.made.on_disconnect {
             OnDisconnect::Continue => {
                 let (sessions, workflow) = (sessions.clone(), row.workflow);
-                tokio::task::spawn_local(async move { drop(go_on(&sessions, &workflow).await) });
+                tokio::task::spawn_local(async move { take_up(&sessions, &workflow).await });
             }
             OnDisconnect::Cancel => waiting.push(row.workflow),
         }
     }
     Ok(waiting)
+}
+
+/// Goes on with a run that nobody needs to watch, as soon as the store takes it.
+async fn take_up(sessions: &Sessions, workflow: &WorkflowId) {
+    use crate::ports::StoreError::{Full, Unavailable, Unwritable};
+    while let Err(StartError::Store(Full | Unavailable(_) | Unwritable(_)) | StartError::Busy(_)) =
+        go_on(sessions, workflow).await
+    {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Puts runs whose client did not come back within the grace to rest; those that were cancelled while the last process

@@ -1,4 +1,4 @@
-//! The wake queue while a run that is due cannot go on.
+//! The wake queue, and the start, while a run that is due cannot go on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::wake_queue;
+use super::{adopt_at_start, wake_queue};
 use crate::event::RunOutcome;
 use crate::ids::WorkflowId;
-use crate::ports::{Command, StoreError, StoreWrite, WorkflowState};
+use crate::ports::{Command, OnDisconnect, StoreError, StoreWrite, WorkflowState};
 use crate::sessions::tests::House;
 use crate::testing::CommitFault;
 
@@ -77,4 +77,19 @@ async fn a_due_run_that_cannot_go_on_is_tried_every_few_seconds_and_keeps_no_oth
         () = tokio::time::sleep(Duration::from_secs(10)) => {} // allow-sleep: on paused time
     }
     assert_eq!(house.state(&stuck).await, CANCELLED);
+}
+
+#[actix::test]
+async fn a_run_that_the_store_does_not_take_after_a_restart_goes_on_when_it_does() {
+    tokio::time::pause();
+    let house = House::new();
+    let workflow = house.asking(OnDisconnect::Continue).await.workflow().clone();
+    let next = house.restarted();
+    next.store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full));
+    assert_eq!(adopt_at_start(&next.sessions).await, Ok(Vec::new()));
+    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
+    assert!(!next.sessions.is_live(&workflow).await.expect("an answer"), "the control");
+    next.store.heal();
+    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
+    assert!(next.sessions.is_live(&workflow).await.expect("an answer"));
 }
