@@ -70,7 +70,7 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
     cancel_runs(&api, &id).await?;
     match api.write(StoreWrite::DeleteConversation(id.clone())).await? {
         Written::NotFound => Err(ApiError::not_found("conversation")),
-        Written::Conflict => Err(ApiError::in_use("a run of the conversation was just started")),
+        Written::Conflict => Err(ApiError::in_use("a run of the conversation is not over, or was just started")),
         Written::Done | Written::Posted(_) | Written::Removed(_) => {
             api.sessions.forget(|session| session.conversation.as_ref() == Some(&id));
             super::artifacts::sweep_soon(&api);
@@ -80,9 +80,16 @@ pub async fn delete(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, Ap
 }
 
 async fn cancel_runs(api: &Api, id: &ConversationId) -> Result<(), ApiError> {
+    let mut newest = None;
     loop {
         let filter = WorkflowFilter { conversation: Some(id.clone()), unfinished: true, limit: RUNS_PAGE };
         let rows = api.sessions.store().workflows(filter).await?;
+        // A process that stops leaves the end of what it cancelled to the next one: the same page would come for ever.
+        let first = rows.first().map(|row| row.workflow.clone());
+        if first.is_some() && first == newest {
+            return Err(ApiError::in_use("runs of the conversation are being stopped").retry_after(5));
+        }
+        newest = first;
         for row in &rows {
             let cancelled = api.sessions.cancel(&row.workflow, "client").await;
             cancelled.map_err(|error| api.refusal(error))?;

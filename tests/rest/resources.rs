@@ -1,5 +1,7 @@
 //! Each resource: what it shows and what it does.
 
+use std::time::Duration;
+
 use fleet_actors::ports::StoreError;
 use fleet_actors::testing::CommitFault;
 use serde_json::{Value, json};
@@ -345,4 +347,21 @@ async fn a_full_house_refuses_an_intent_as_it_refuses_a_run() {
     let response = app.post("/api/v1/classify_intent", r#"{"text":"hello"}"#).await;
     assert_eq!(response.status(), 429);
     assert!(response.headers().contains_key("retry-after"));
+}
+
+#[actix_web::test]
+async fn a_conversation_whose_runs_a_stopping_process_left_to_the_next_one_is_not_deleted() {
+    // More than one page of runs.
+    const RUNS: u32 = 101;
+    let app = TestApp::spawn(Script::Hangs, RUNS);
+    for n in 0..RUNS {
+        let run = json!({"task": "wait", "conversation_id": "c"}).to_string();
+        assert_eq!(app.post("/api/v1/runs", run).await.status(), 202, "run {n}");
+    }
+    app.sessions.drain(true).await.unwrap();
+    let deletion = app.delete("/api/v1/conversations/c");
+    let refused = tokio::time::timeout(Duration::from_secs(20), deletion).await.expect("in time");
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!((&refused["status"], &refused["code"]), (&json!(409), &json!("in_use")), "{refused}");
+    assert_eq!(app.get("/api/v1/conversations/c").await.status(), 200);
 }
