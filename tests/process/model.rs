@@ -12,7 +12,8 @@ use crate::process::{ONE_AGENT, client, get, serve, simulate, start, until};
 async fn two_sessions_whose_turns_interleave_a_thousand_times_each_keep_their_own_effort() {
     const TURNS: usize = 1_000;
     let dir = tempfile::tempdir().unwrap();
-    let (_model, model) = simulate(dir.path(), 1, 0);
+    // A socket may send 100 frames a second for as long as it likes, and no machine is to make more turns than that.
+    let (_model, model) = simulate(dir.path(), 15, 0);
     // What is shown here does not depend on syncs, and two thousand of them take long.
     let mut environment = vec![("OPENAI_BASE_URL", model.as_str()), ("FLEET_STORAGE__DURABILITY", "process")];
     environment.extend(ONE_AGENT);
