@@ -139,3 +139,11 @@ pub(super) fn conversation(row: &Row<'_>) -> Result<ConversationRow> {
         last: if row.get::<_, Option<String>>(4)?.is_some() { Some(message(row, 4)?) } else { None },
     })
 }
+
+/// Reads JSON of ours: as deep as somebody's that was parsed within the limit, and what we put around it.
+pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    json.disable_recursion_limit();
+    let value = T::deserialize(&mut json)?;
+    json.end().map(|()| value)
+}

@@ -62,6 +62,7 @@ impl Commits {
         // What a process with `durability: power` left is done again in any case.
         let done = redo::do_again(&mut db, database)?;
         let wal = WalFile::open(database)?;
+        make_durable(&db, &wal).map_err(|fault| super::schema::explain_fault(database, fault))?;
         let (kept, since) = (Vec::new(), Instant::now());
         let mut commits = Self {
             db,
@@ -73,9 +74,8 @@ impl Commits {
             kept_bytes: 0,
             written: 0,
             given_up: false,
-            unsynced: true,
+            unsynced: false,
         };
-        commits.make_sure().map_err(|fault| super::schema::explain_fault(database, fault))?;
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
             Durability::Process => {
@@ -84,23 +84,6 @@ impl Commits {
             }
         }
         Ok(commits)
-    }
-
-    /// Makes everything that can be read durable, and moves it into the database if neither readers nor want of room keep it
-    /// from that.
-    fn make_sure(&mut self) -> Result<(), Fault> {
-        if let Some(wal) = &self.wal {
-            // Nobody begins the log anew meanwhile.
-            self.db.execute_batch("BEGIN IMMEDIATE")?;
-            let again = wal.sync_again();
-            self.db.execute_batch("ROLLBACK")?;
-            again?;
-        }
-        self.unsynced = false;
-        match checkpoint(&self.db, "TRUNCATE") {
-            Err(fault) if !fault.is_full() => Err(fault),
-            Ok(_) | Err(_) => Ok(()),
-        }
     }
 
     /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
@@ -329,6 +312,20 @@ impl Commits {
         if let Some(redo) = &mut self.redo {
             redo.forget_known();
         }
+    }
+}
+
+/// Makes everything that can be read durable, and moves it into the database if neither readers nor want of room keep it
+/// from that.
+fn make_durable(db: &Connection, wal: &WalFile) -> Result<(), Fault> {
+    // Nobody begins the log anew meanwhile.
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let again = wal.sync_again();
+    db.execute_batch("ROLLBACK")?;
+    again?;
+    match checkpoint(db, "TRUNCATE") {
+        Err(fault) if !fault.is_full() => Err(fault),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -7,8 +7,8 @@
 use fleet_actors::ids::WorkflowId;
 use fleet_actors::ports::{ExportEntry, HistoryRow, PageFrom};
 use rusqlite::{Connection, OptionalExtension, Params, params};
-use serde::Deserialize as _;
 
+use super::columns::from_json;
 use super::fault::Fault;
 
 /// Entries of a block that is followed by another.
@@ -185,11 +185,7 @@ fn rows(db: &Connection, sql: &str, params: impl Params) -> Result<Vec<HistoryRo
 }
 
 fn parse(entry: &str) -> Result<HistoryRow, Fault> {
-    let mut json = serde_json::Deserializer::from_str(entry);
-    // It is our own, and as deep as somebody's that was parsed within the limit, and what we put around it.
-    json.disable_recursion_limit();
-    let entry = HistoryRow::deserialize(&mut json).and_then(|entry| json.end().map(|()| entry));
-    entry.map_err(|e| Fault::damaged(format!("an entry of history is unreadable: {e}")))
+    from_json(entry.as_bytes()).map_err(|e| Fault::damaged(format!("an entry of history is unreadable: {e}")))
 }
 
 const EXPORTED: &str = "history_exported";

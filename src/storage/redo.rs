@@ -17,7 +17,7 @@ mod file;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fleet_actors::ports::{Append, StoreError};
+use fleet_actors::ports::Append;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use self::entry::{Bodies, Known, decode, encode};
@@ -25,7 +25,7 @@ use self::file::{CAPACITY, LogFile, PAGE, read};
 use super::append::{self, Moment};
 use super::fault::Fault;
 use super::schema::{meta, set_meta};
-use super::{OpenError, dir_of, is_without_room, sync_dir};
+use super::{OpenError, beside, dir_of, is_without_room, sync_dir};
 
 /// Begins every entry; the digit is the version of its form.
 const MAGIC: [u8; 8] = *b"FLTREDO1";
@@ -39,9 +39,7 @@ const ID: &str = "redo_id";
 
 /// Where the log of a database lies.
 pub(super) fn path_of(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push("-redo");
-    path.into()
+    beside(database, "-redo")
 }
 
 /// What became of an entry.
@@ -80,14 +78,13 @@ impl Redo {
     pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
         let Done { path, id, last } = done;
         match LogFile::open(&path) {
-            Ok(file) => {
-                if let Err(error) = file.sync().and_then(|()| sync_dir(dir_of(&path))) {
-                    let error = StoreError::Failed(format!("the redo log was not synced: {error}"));
-                    return Err(OpenError::Store { path, error });
+            Ok(file) => match synced(file.sync().and_then(|()| sync_dir(dir_of(&path)))) {
+                Ok(()) => {
+                    let (known, buffer) = (Known::default(), Vec::new());
+                    Ok(Some(Self { path, file, id, last, noted: last, at: 0, broken: false, used: 0, known, buffer }))
                 }
-                let (known, buffer) = (Known::default(), Vec::new());
-                Ok(Some(Self { path, file, id, last, noted: last, at: 0, broken: false, used: 0, known, buffer }))
-            }
+                Err(Fault(error)) => Err(OpenError::Store { path, error }),
+            },
             Err(error) if is_without_room(&error) => {
                 tracing::warn!(%error, path = %path.display(), "there is no room for the redo log: commits take longer");
                 remove(&path);
@@ -125,7 +122,7 @@ impl Redo {
             self.broken = true;
             return Ok(Logged::NotLogged);
         }
-        self.sync()?;
+        synced(self.file.sync())?;
         self.at = end;
         Ok(Logged::Durable)
     }
@@ -175,19 +172,19 @@ impl Redo {
             tracing::warn!(%error, "what was removed may still stand in the redo log");
             return Ok(());
         }
-        self.sync()?;
+        synced(self.file.sync())?;
         self.used = 0;
         Ok(())
-    }
-
-    fn sync(&self) -> Result<(), Fault> {
-        self.file.sync().map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))
     }
 
     /// Removes the file, when the database has everything and is synced.
     pub fn remove(self) {
         remove(&self.path);
     }
+}
+
+fn synced(done: io::Result<()>) -> Result<(), Fault> {
+    done.map_err(|error| Fault::failed(format!("the redo log was not synced: {error}")))
 }
 
 /// A database that has everything of its log, and must be synced before that is used.
@@ -358,14 +355,18 @@ mod tests {
         Entries::new(&left, redo.id).map(|(number, _)| number).collect()
     }
 
+    fn fail_to_log(redo: &mut Redo) {
+        let writable = redo.swap(File::open(&redo.path).unwrap());
+        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged);
+        redo.swap(writable);
+    }
+
     #[test]
     fn behind_a_write_that_failed_nothing_is_logged_until_the_database_has_seen_its_number() {
         let dir = tempfile::tempdir().unwrap();
         let mut redo = empty(dir.path(), 3);
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        let writable = redo.swap(File::open(&redo.path).unwrap());
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged);
-        redo.swap(writable);
+        fail_to_log(&mut redo);
         redo.begin_anew();
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged, "the database has not noted it");
         assert_eq!(numbers(&redo), [4]);
@@ -375,14 +376,13 @@ mod tests {
         assert_eq!(numbers(&redo), [redo.last]);
         assert_eq!((redo.last, redo.noted), (6, 5));
     }
+
     #[test]
     fn a_scrub_erases_also_what_a_write_that_failed_may_have_left() {
         let dir = tempfile::tempdir().unwrap();
         let mut redo = empty(dir.path(), 0);
         assert_eq!(redo.log(&[], AT).unwrap(), Logged::Durable);
-        let writable = redo.swap(File::open(&redo.path).unwrap());
-        assert_eq!(redo.log(&[], AT).unwrap(), Logged::NotLogged);
-        redo.swap(writable);
+        fail_to_log(&mut redo);
         redo.file.write(b"a part of it", PAGE).unwrap();
         redo.scrub().unwrap();
         assert_ne!(read(&redo.path).unwrap(), vec![0; CAPACITY], "the database has not noted it");

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use fleet_actors::ports::StoreError;
@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::fault::Fault;
-use super::{OpenError, dir_of, is_without_room};
+use super::{OpenError, beside, dir_of, is_without_room};
 
 /// What turns a file that has seen `i` migrations into one that has seen `i + 1`.
 const MIGRATIONS: &[&str] = &[
@@ -169,9 +169,7 @@ fn refusal(path: &Path, fault: &Fault) -> Option<OpenError> {
 
 /// Whether the system refuses a file that is there.
 fn refused(database: &Path, suffix: &str) -> Option<OpenError> {
-    let mut path = database.as_os_str().to_owned();
-    path.push(suffix);
-    let path = PathBuf::from(path);
+    let path = beside(database, suffix);
     // Never opened otherwise: a pipe would wait for its other end.
     let why = match path.metadata() {
         Ok(there) if !there.is_file() => Some("it is not a file; move it away".to_owned()),

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use fleet_actors::ports::StoreError;
 
 use super::fault::Fault;
-use super::{OpenError, is_without_room};
+use super::{OpenError, beside, is_without_room};
 
 /// Room behind the end of the database's log that is taken from the disk before anything is acknowledged that has yet to be
 /// committed, bytes; half of it is there at any time, besides what was acknowledged.
@@ -31,12 +31,7 @@ pub(super) struct WalFile {
 
 impl WalFile {
     pub fn open(database: &Path) -> Result<Self, OpenError> {
-        let beside = |suffix: &str| {
-            let mut path = database.as_os_str().to_owned();
-            path.push(suffix);
-            PathBuf::from(path)
-        };
-        let (path, index) = (beside("-wal"), beside("-shm"));
+        let (path, index) = (beside(database, "-wal"), beside(database, "-shm"));
         match File::options().read(true).write(true).open(&path) {
             Ok(file) => Ok(Self { file, index }),
             Err(error) => Err(OpenError::Io { path, error }),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::append::Moment;
+use super::super::columns::from_json;
 use super::super::fault::Fault;
 use super::super::record::{INLINE_BYTES, hash_of};
 
@@ -214,10 +215,7 @@ impl<'a> Decoder<'a, '_, '_> {
     }
 
     fn json<T: DeserializeOwned>(&mut self) -> Result<T, Fault> {
-        let mut json = serde_json::Deserializer::from_slice(self.bytes()?);
-        // It is our own, and as deep as somebody's that was parsed within the limit, and what we put around it.
-        json.disable_recursion_limit();
-        T::deserialize(&mut json).map_err(|_| broken())
+        from_json(self.bytes()?).map_err(|_| broken())
     }
 
     fn list<T>(&mut self, one: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
