@@ -294,7 +294,7 @@ impl Drop for SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn commit(&self, appends: Vec<Append>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>> {
+    fn commit(&self, appends: Vec<Arc<Append>>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(self.ask(|reply| Job::Commit(appends, reply)))
     }
 

@@ -46,7 +46,7 @@ pub struct Log {
     /// The state of the tip alone: who waits for an end is not woken by each event.
     state: watch::Sender<TailState>,
     /// The entry that the run ended with, once a life of this process ended it.
-    entry: OnceLock<Box<HistoryRow>>,
+    entry: OnceLock<Arc<HistoryRow>>,
     watchers: watch::Sender<usize>,
     watchers_max: usize,
     /// Runs of this process that are in their grace, shared with [`Logs`].
@@ -151,7 +151,7 @@ impl Log {
     }
 
     /// The run ended, durably, with this entry; said before its last events show.
-    pub(crate) fn ended_with(&self, entry: Box<HistoryRow>) {
+    pub(crate) fn ended_with(&self, entry: Arc<HistoryRow>) {
         // A run ends once.
         drop(self.entry.set(entry));
     }

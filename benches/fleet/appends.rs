@@ -36,8 +36,8 @@ fn rate(took: Duration) -> f64 {
 }
 
 /// One record for each of 64 workflows, as the batch at this position.
-fn batch(at: u64) -> Vec<Append> {
-    (0..APPENDS).map(|n| append(n, at)).collect()
+fn batch(at: u64) -> Vec<Arc<Append>> {
+    (0..APPENDS).map(|n| append(n, at).into()).collect()
 }
 
 fn append(n: u64, after: u64) -> Append {
@@ -92,7 +92,7 @@ fn door() -> Duration {
                 let checkpoints = checkpoints.clone();
                 actix::spawn(async move {
                     for append in appends {
-                        checkpoints.append(append).await.expect("written");
+                        checkpoints.append(append.into()).await.expect("written");
                     }
                 })
             })

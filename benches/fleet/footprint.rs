@@ -98,7 +98,7 @@ fn fill(data: &Path, entries: u64) {
     let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("the store opens");
     block_on(async {
         for from in (0..entries).step_by(500) {
-            let batch = (from..entries.min(from + 500)).map(finished).collect();
+            let batch = (from..entries.min(from + 500)).map(|n| finished(n).into()).collect();
             store.commit(batch).await.expect("written");
         }
     });
@@ -124,7 +124,7 @@ fn finished(n: u64) -> Append {
     Append {
         create: Some(Box::new(made)),
         runtime: Duration::from_secs(1),
-        next: Next::Ended(Box::new(row)),
+        next: Next::Ended(Arc::new(row)),
         ..plain::append(claim, Position(0), records)
     }
 }

@@ -338,14 +338,20 @@ fn event_too_large(caps: Caps) -> Fault {
 
 /// Lets the connection of a whole answer go back to the pool: it can once its last bytes are read, which the caller
 /// need not wait for. A provider that keeps the stream open loses the connection.
-fn release(mut response: Response) {
-    tokio::spawn(tokio::time::timeout(TAIL, async move {
-        let mut budget = REFUSAL_BYTES;
-        while let Ok(Some(chunk)) = response.chunk().await {
-            match budget.checked_sub(chunk.len()) {
-                Some(left) => budget = left,
-                None => break,
-            }
+fn release(response: Response) {
+    let mut tail = Box::pin(read_tail(response));
+    // Nearly always it came with the terminator.
+    if (&mut tail).now_or_never().is_none() {
+        tokio::spawn(tokio::time::timeout(TAIL, tail));
+    }
+}
+
+async fn read_tail(mut response: Response) {
+    let mut budget = REFUSAL_BYTES;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        match budget.checked_sub(chunk.len()) {
+            Some(left) => budget = left,
+            None => break,
         }
-    }));
+    }
 }

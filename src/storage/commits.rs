@@ -39,7 +39,7 @@ pub(super) struct Commits {
     wal: Option<WalFile>,
     settling: Arc<Settling>,
     /// Acknowledged appends of the open transaction, and when it began.
-    kept: Vec<(Append, Moment)>,
+    kept: Vec<(Arc<Append>, Moment)>,
     since: Instant,
     /// Bytes of pages that they may fill.
     kept_bytes: u64,
@@ -88,7 +88,7 @@ impl Commits {
 
     /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
     /// read, or append that stands on it.
-    pub fn group(&mut self, appends: Vec<Append>, at: Moment) -> Result<Vec<Outcome>, Fault> {
+    pub fn group(&mut self, appends: Vec<Arc<Append>>, at: Moment) -> Result<Vec<Outcome>, Fault> {
         if self.redo.is_none() {
             return self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect());
         }
@@ -120,7 +120,7 @@ impl Commits {
         if written.is_empty() {
             return Ok(outcomes);
         }
-        let pages: u64 = written.iter().map(pages_bytes).sum();
+        let pages: u64 = written.iter().map(|one| pages_bytes(one)).sum();
         let has_room = self.wal.as_ref().is_none_or(|wal| wal.has_room(self.kept_bytes + pages));
         let logged = match &mut self.redo {
             Some(redo) if has_room => redo.log(&written, at)?,
@@ -140,7 +140,7 @@ impl Commits {
     }
 
     /// Makes appends durable by the database's own log, all or none.
-    fn directly(&mut self, appends: &[Append], at: Moment) -> Result<Vec<Outcome>, Fault> {
+    fn directly(&mut self, appends: &[Arc<Append>], at: Moment) -> Result<Vec<Outcome>, Fault> {
         let done = self.catch_up().and_then(|()| appends.iter().map(|one| append::append(&self.db, one, at)).collect());
         let durable = done.and_then(|done| {
             self.settle()?;
@@ -360,7 +360,7 @@ mod tests {
     use super::*;
 
     /// The first append of a run, with a body of so many bytes.
-    fn first(name: &str, bytes: usize) -> Append {
+    fn first(name: &str, bytes: usize) -> Arc<Append> {
         let record = RecordRow {
             position: Position(1),
             epoch: Epoch(0),
@@ -372,7 +372,7 @@ mod tests {
         };
         let claim = Claim { workflow: WorkflowId::from_trusted(name), epoch: Epoch(0) };
         let create = Some(Box::new(plain::made("chat", "a task", Timestamp(1))));
-        Append { create, ..plain::append(claim, Position(0), vec![record]) }
+        Arc::new(Append { create, ..plain::append(claim, Position(0), vec![record]) })
     }
 
     fn open(dir: &Path, pages_max: u32) -> Commits {

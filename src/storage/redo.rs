@@ -16,6 +16,7 @@ mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fleet_actors::ports::Append;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -101,7 +102,7 @@ impl Redo {
     ///
     /// # Errors
     /// A sync that failed: nothing may be acknowledged any more.
-    pub fn log(&mut self, appends: &[Append], at: Moment) -> Result<Logged, Fault> {
+    pub fn log(&mut self, appends: &[Arc<Append>], at: Moment) -> Result<Logged, Fault> {
         self.buffer.clear();
         self.buffer.resize(HEADER, 0);
         if self.broken || encode(&mut self.buffer, appends, at, &mut self.known).is_err() {

@@ -84,10 +84,10 @@ impl Settling {
     }
 
     /// These are about to be acknowledged, and cannot be read.
-    pub fn touch(&self, appends: &[Append]) {
+    pub fn touch(&self, appends: &[Arc<Append>]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.behind = true;
-        state.touched.extend(appends.iter().flat_map(subjects));
+        state.touched.extend(appends.iter().flat_map(|append| subjects(append)));
     }
 
     /// Lets readers go on: everything can be read, or this will not change soon.

@@ -38,7 +38,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// Something to write, and who waits for it.
 pub(super) enum Job {
-    Commit(Vec<Append>, Reply<Vec<Outcome>>),
+    Commit(Vec<Arc<Append>>, Reply<Vec<Outcome>>),
     Write(StoreWrite, Reply<Written>),
     /// A reader waits.
     Settle,
@@ -153,14 +153,14 @@ impl Writer {
     }
 
     /// Commits these appends together with those that wait directly behind them, as many as make one transaction.
-    fn commit_group(&mut self, mut appends: Vec<Append>, reply: Reply<Vec<Outcome>>, jobs: &Receiver<Job>) {
+    fn commit_group(&mut self, mut appends: Vec<Arc<Append>>, reply: Reply<Vec<Outcome>>, jobs: &Receiver<Job>) {
         let mut replies = vec![(reply, appends.len())];
-        let mut bytes: usize = appends.iter().map(Append::bytes).sum();
+        let mut bytes = bytes_of(&appends);
         let (group_max, group_bytes_max) = self.group;
         while self.next.is_none() && appends.len() < group_max && bytes < group_bytes_max {
             match jobs.try_recv() {
                 Ok(Job::Commit(more, reply)) => {
-                    let size: usize = more.iter().map(Append::bytes).sum();
+                    let size = bytes_of(&more);
                     if appends.len() + more.len() > group_max || bytes + size > group_bytes_max {
                         self.next = Some(Job::Commit(more, reply));
                     } else {
@@ -187,7 +187,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, appends: Vec<Append>) -> Result<Vec<Outcome>, StoreError> {
+    fn commit(&mut self, appends: Vec<Arc<Append>>) -> Result<Vec<Outcome>, StoreError> {
         let at = self.moment();
         self.attempt(|commits| commits.group(appends, at))
     }
@@ -388,6 +388,10 @@ fn now(jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
         TryRecvError::Empty => RecvTimeoutError::Timeout,
         TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
     })
+}
+
+fn bytes_of(appends: &[Arc<Append>]) -> usize {
+    appends.iter().map(|append| append.bytes()).sum()
 }
 
 #[cfg(test)]

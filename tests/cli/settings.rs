@@ -154,7 +154,7 @@ fn completed(id: &str, at: Timestamp) -> Append {
     let entry = plain::entry(workflow.clone(), &made, at);
     Append {
         create: Some(Box::new(made)),
-        next: Next::Ended(Box::new(entry)),
+        next: Next::Ended(Arc::new(entry)),
         ..plain::append(Claim { workflow, epoch: Epoch(0) }, Position(0), vec![record])
     }
 }
@@ -172,7 +172,7 @@ async fn history_past_its_retention_goes_with_its_journal_and_its_line_and_young
         let store = SqliteStore::open(&options, Arc::new(ManualClock::at(now))).unwrap();
         let old = old.iter().map(|id| completed(id, Timestamp(now.0 - 3 * DAY)));
         let young = young.iter().map(|id| completed(id, Timestamp(now.0 - DAY)));
-        let outcomes = store.commit(old.chain(young).collect()).await.unwrap();
+        let outcomes = store.commit(old.chain(young).map(Arc::new).collect()).await.unwrap();
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done { .. })), "{outcomes:?}");
     }
     let file = data.join("logs/execution_history.jsonl");

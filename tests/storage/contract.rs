@@ -72,7 +72,7 @@ fn faults_of_the_store_in_memory_are_drawn_for_each_commit() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let mut faults = vec![CommitFault::LoseAck, CommitFault::RefuseBefore(StoreError::Full)];
     harness.store.on_commit(move |_| faults.pop().unwrap_or(CommitFault::Proceed));
-    let commit = |id: &str| runtime.block_on(harness.store.commit(vec![make::first(id, 1)]));
+    let commit = |id: &str| runtime.block_on(harness.store.commit(vec![make::first(id, 1).into()]));
     let done = Ok(vec![Outcome::Done { head: Position(1) }]);
     assert_eq!(commit("w"), Err(StoreError::Full));
     assert!(matches!(commit("w"), Err(StoreError::Unavailable(_))), "written, but nobody was told");

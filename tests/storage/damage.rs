@@ -21,7 +21,7 @@ fn written(disk: &OnDisk) -> Vec<(&'static str, Vec<RecordRow>)> {
     appends[1].records[0].body = Some(RecordBody { bytes: vec![b'q'; 2_000].into(), shared: true });
     let records = appends.iter().map(|append| append.records.clone());
     let written = ["bad", "good"].into_iter().zip(records).collect();
-    block_on(disk.store().commit(appends)).expect("written");
+    block_on(disk.store().commit(make::all(appends))).expect("written");
     written
 }
 
@@ -78,7 +78,7 @@ fn a_damaged_record_is_named_never_served_and_harms_no_other_workflow() {
             assert!(what.contains("workflow bad") && what.contains(&format!("position {position}:")), "{sql}: {what}");
         }
         assert!(read("good", 0).as_ref() == Ok(&written[1].1), "{sql}");
-        let next = block_on(store.commit(vec![make::more("good", 6, 1)]));
+        let next = block_on(store.commit(vec![make::more("good", 6, 1).into()]));
         assert!(next.is_ok(), "{sql}: {next:?}");
     }
     println!("{} damages, each found, named and isolated", damages.len());

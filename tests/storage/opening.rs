@@ -88,7 +88,7 @@ fn what_is_not_ours_is_refused_and_left_alone() {
 #[test]
 fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
     let disk = OnDisk::new(|_| {});
-    block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
+    block_on(disk.store().commit(vec![make::first("w", 3).into()])).expect("written");
     let reader = SqliteStore::open_read_only(&disk.options).expect("it opens beside the server");
     let read = |store: &SqliteStore| block_on(store.read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len());
     // Another process sees what was acknowledged when the writer has a moment; the store itself sees it at once.
@@ -100,7 +100,7 @@ fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
         }
     };
     soon(3);
-    block_on(disk.store().commit(vec![make::more("w", 3, 1)])).expect("written");
+    block_on(disk.store().commit(vec![make::more("w", 3, 1).into()])).expect("written");
     assert_eq!(block_on(disk.store().read(&make::id("w"), Position(0), 1 << 20)).map(|rows| rows.len()), Ok(4));
     soon(4);
     assert!(matches!(block_on(reader.write(StoreWrite::Probe)), Err(StoreError::Unavailable(_))));
@@ -116,7 +116,7 @@ fn a_reading_command_sees_what_is_committed_and_writes_nothing() {
 #[test]
 fn a_closed_store_is_one_file() {
     let mut disk = OnDisk::new(|_| {});
-    block_on(disk.store().commit(vec![make::first("w", 3)])).expect("written");
+    block_on(disk.store().commit(vec![make::first("w", 3).into()])).expect("written");
     disk.close();
     assert!(!disk.file("fleet.db-wal").exists() && !disk.file("fleet.db-shm").exists());
 }

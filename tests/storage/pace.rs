@@ -33,10 +33,10 @@ fn ours() -> Duration {
     let store = disk.store();
     let mut batches = batches().into_iter();
     block_on(async {
-        store.commit(batches.next().expect("the workflows")).await.expect("written");
+        store.commit(make::all(batches.next().expect("the workflows"))).await.expect("written");
         let began = Instant::now();
         for batch in batches {
-            store.commit(batch).await.expect("written");
+            store.commit(make::all(batch)).await.expect("written");
         }
         began.elapsed()
     })

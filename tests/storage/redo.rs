@@ -40,7 +40,7 @@ fn groups() -> Vec<Vec<Append>> {
 
 fn commit(store: &dyn Store, groups: &[Vec<Append>]) {
     for group in groups {
-        let outcomes = block_on(store.commit(group.clone())).expect("written");
+        let outcomes = block_on(store.commit(make::all(group.clone()))).expect("written");
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done { .. })), "{outcomes:?}");
     }
 }
@@ -222,7 +222,7 @@ fn what_is_acknowledged_behind_an_append_that_was_refused_survives_a_power_cut()
         |options| options.pages_max = Some(300),
         |store| {
             for group in &groups {
-                let large = vec![too_large(make::first("large", 1))];
+                let large = vec![too_large(make::first("large", 1)).into()];
                 assert_eq!(block_on(store.commit(large)), Err(StoreError::Full));
                 commit(store, std::slice::from_ref(group));
             }
@@ -237,8 +237,8 @@ fn what_is_acknowledged_behind_an_append_that_was_refused_survives_a_power_cut()
 fn of_a_group_that_is_refused_nothing_is_written() {
     let mut disk = OnDisk::new(|options| options.pages_max = Some(300));
     commit(&*disk.store(), &[vec![make::first("before", 1)]]);
-    let group = vec![make::first("other", 1), make::first("w", 1), too_large(make::more("w", 1, 1))];
-    assert_eq!(block_on(disk.store().commit(group)), Err(StoreError::Full));
+    let group = [make::first("other", 1), make::first("w", 1), too_large(make::more("w", 1, 1))];
+    assert_eq!(block_on(disk.store().commit(make::all(group))), Err(StoreError::Full));
     for _ in 0..2 {
         let count = |name: &str| records_of(&*disk.store(), &make::id(name)).len();
         assert_eq!((count("before"), count("other"), count("w")), (1, 0, 0));
@@ -254,7 +254,7 @@ fn values_of_any_depth_come_back_from_the_redo_log() {
     let mut row = make::entry("deep");
     let metadata = serde_json::from_str(&deep).expect("within the limit");
     row.result = Some(RunOutput { metadata, ..RunOutput::default() });
-    let ended = Append { next: Next::Ended(Box::new(row)), ..make::more("deep", 1, 1) };
+    let ended = Append { next: Next::Ended(Arc::new(row)), ..make::more("deep", 1, 1) };
     let groups = [vec![make::first("deep", 1)], vec![ended], vec![make::first("w", 1)]];
     let cut = Cut::behind_the_opening(&groups);
     let (_dir, store) = cut.store(&cut.redo);
@@ -272,7 +272,7 @@ fn bears(parent: &str, child: &str) -> Append {
     made.child_of = Some(make::id(parent));
     append.children.push(NewChild { workflow: make::id(child), made, records });
     let Next::Ended(row) = &mut append.next else { unreachable!("it is over") };
-    row.quality = Some(Quality::pending());
+    Arc::make_mut(row).quality = Some(Quality::pending());
     append
 }
 
@@ -292,7 +292,10 @@ fn a_child_is_known_to_whoever_comes_behind_the_append_that_bears_it() {
     for n in 0..50 {
         let (parent, child) = (format!("p{n}"), format!("k{n}"));
         let (born, ended) = block_on(async {
-            tokio::join!(store.commit(vec![bears(&parent, &child)]), store.commit(vec![end_of_child(&child)]))
+            tokio::join!(
+                store.commit(vec![bears(&parent, &child).into()]),
+                store.commit(vec![end_of_child(&child).into()])
+            )
         });
         assert_eq!((born, ended), (Ok(vec![done(2)]), Ok(vec![done(3)])), "{n}");
     }

@@ -17,7 +17,7 @@ use crate::support::{OnDisk, block_on, make, without_syncs};
 /// Commits workflows `w0`, `w1`, ... of 40 KiB until there is no room; how many were acknowledged.
 fn fill(store: &dyn Store) -> usize {
     for n in 0..100_000 {
-        match block_on(store.commit(vec![make::with_bodies(make::first(&format!("w{n}"), 4), 10_000)])) {
+        match block_on(store.commit(vec![make::with_bodies(make::first(&format!("w{n}"), 4), 10_000).into()])) {
             Ok(outcomes) => assert_eq!(outcomes, [Outcome::Done { head: Position(4) }]),
             Err(StoreError::Full) => return n,
             Err(error) => panic!("{error}"),
@@ -48,14 +48,14 @@ fn a_full_store_refuses_whole_batches_reads_on_and_heals_when_something_is_delet
     let acknowledged = fill(&*store);
     assert!(acknowledged > 10, "{acknowledged}");
     let refused = make::with_bodies(make::first("w-refused", 30), 20_000);
-    let batch = vec![make::more("w0", 4, 1), refused.clone()];
-    assert_eq!(block_on(store.commit(batch)), Err(StoreError::Full));
+    let batch = [make::more("w0", 4, 1), refused.clone()];
+    assert_eq!(block_on(store.commit(make::all(batch))), Err(StoreError::Full));
     assert_eq!(block_on(store.workflow(&make::id("w-refused"))), Ok(None));
     assert_eq!(block_on(store.write(StoreWrite::Probe)), Err(StoreError::Full));
     assert_whole(&*store, 0..acknowledged);
     (0..20).for_each(|n| delete(&*store, n));
     assert_eq!(block_on(store.write(StoreWrite::Probe)), Ok(Written::Done), "healed");
-    assert_eq!(block_on(store.commit(vec![refused])), Ok(vec![Outcome::Done { head: Position(30) }]));
+    assert_eq!(block_on(store.commit(vec![refused.into()])), Ok(vec![Outcome::Done { head: Position(30) }]));
     drop(store);
     disk.close();
     disk.open();
@@ -91,18 +91,18 @@ fn the_writer_says_full_until_there_is_room_for_a_probe() {
         let (eager, patient) = (start(Duration::from_millis(10)), start(Duration::from_secs(3_600)));
         let mut acknowledged = 0;
         while let Ok(outcome) =
-            eager.append(make::with_bodies(make::first(&format!("w{acknowledged}"), 4), 10_000)).await
+            eager.append(make::with_bodies(make::first(&format!("w{acknowledged}"), 4), 10_000).into()).await
         {
             assert_eq!(outcome, Outcome::Done { head: Position(4) });
             acknowledged += 1;
         }
         assert!(acknowledged > 10 && eager.is_full() && !patient.is_full(), "{acknowledged}");
         // What does not fit for the one does not for the other.
-        let large = || make::with_bodies(make::first("w-large", 4), 20_000);
+        let large = || make::with_bodies(make::first("w-large", 4), 20_000).into();
         assert_eq!(patient.append(large()).await, Err(StoreError::Full));
         // Whatever a probe may find free is taken: it stays full however often it looks.
         let mut filler = 0;
-        while patient.append(make::with_bodies(make::first(&format!("s{filler}"), 1), 2_000)).await.is_ok() {
+        while patient.append(make::with_bodies(make::first(&format!("s{filler}"), 1), 2_000).into()).await.is_ok() {
             filler += 1;
         }
         assert_eq!(eager.write(StoreWrite::Probe).await, Err(StoreError::Full));
@@ -198,7 +198,7 @@ fn what_was_acknowledged_while_the_disk_became_full_can_be_read() {
     let run = |n: usize| make::with_bodies(make::first(&format!("w{n}"), 4), 10_000);
     let mut acknowledged = 0;
     while log.metadata().expect("a log").len() < 12 << 20 {
-        block_on(store.commit(vec![run(acknowledged)])).expect("written");
+        block_on(store.commit(vec![run(acknowledged).into()])).expect("written");
         acknowledged += 1;
     }
     // Somebody else takes the rest of the disk.
@@ -207,7 +207,7 @@ fn what_was_acknowledged_while_the_disk_became_full_can_be_read() {
         while std::io::Write::write(&mut &rest, &vec![1; piece]).is_ok_and(|written| written > 0) {}
     }
     let refused = loop {
-        match block_on(store.commit(vec![run(acknowledged)])) {
+        match block_on(store.commit(vec![run(acknowledged).into()])) {
             Ok(_) => acknowledged += 1,
             Err(refused) => break refused,
         }

@@ -11,7 +11,10 @@ use crate::support::{DATABASE, OnDisk, block_on, make, without_syncs};
 async fn fill(store: &dyn Store, entries: std::ops::Range<u32>) {
     let names: Vec<_> = entries.map(|n| format!("{n:08}")).collect();
     for batch in names.chunks(500) {
-        store.commit(batch.iter().map(|name| make::ended(make::first(name, 1))).collect()).await.expect("written");
+        store
+            .commit(batch.iter().map(|name| make::ended(make::first(name, 1)).into()).collect())
+            .await
+            .expect("written");
     }
 }
 
@@ -66,7 +69,7 @@ fn the_log_stays_small_under_readers_that_overlap() {
     let store = disk.store();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let mut largest = 0;
-    block_on(store.commit(vec![make::with_bodies(make::first("w", 200), 60_000)])).expect("written");
+    block_on(store.commit(vec![make::with_bodies(make::first("w", 200), 60_000).into()])).expect("written");
     std::thread::scope(|scope| {
         let mut reads = Vec::new();
         for _ in 0..3 {
@@ -81,7 +84,8 @@ fn the_log_stays_small_under_readers_that_overlap() {
             }));
         }
         for n in 0..300 {
-            block_on(store.commit(vec![make::with_bodies(make::more("w", 200 + n, 1), 1 << 20)])).expect("written");
+            block_on(store.commit(vec![make::with_bodies(make::more("w", 200 + n, 1), 1 << 20).into()]))
+                .expect("written");
             largest = largest.max(disk.file("fleet.db-wal").metadata().expect("the log").len());
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -99,11 +103,11 @@ fn under_load_without_an_idle_moment_the_log_moves_beside_the_writer_and_begins_
         options.wal_pages_max = 100;
     });
     let store = disk.store();
-    block_on(store.commit(vec![make::first("w", 1)])).expect("written");
+    block_on(store.commit(vec![make::first("w", 1).into()])).expect("written");
     let (mut largest, mut written) = (0, 0);
     // A disk that is slow for the mover and not for the writer lets the log grow more before it begins anew.
     for n in 0..5_000 {
-        block_on(store.commit(vec![make::with_bodies(make::more("w", 1 + n, 1), 40_000)])).expect("written");
+        block_on(store.commit(vec![make::with_bodies(make::more("w", 1 + n, 1), 40_000).into()])).expect("written");
         largest = largest.max(disk.file("fleet.db-wal").metadata().expect("the log").len());
         written += 40_000;
         if written >= (40 << 20).max(3 * largest) {
@@ -126,7 +130,7 @@ fn a_body_is_kept_once_however_often_it_is_recorded() {
     };
     let mut appends = vec![same(make::first("once", 50), false)];
     appends.extend((0..50).map(|n| same(make::first(&format!("shared{n}"), 1), true)));
-    block_on(store.commit(appends)).expect("written");
+    block_on(store.commit(make::all(appends))).expect("written");
     drop(store);
     disk.close();
     let size = disk.file(DATABASE).metadata().expect("the file").len();
@@ -179,7 +183,7 @@ fn what_was_deleted_is_in_no_file_any_more() {
         };
         files.filter(|path| !path.ends_with("reserve")).any(|path| holds(&path))
     };
-    block_on(store.commit(vec![append, make::first("stays", 1)])).expect("written");
+    block_on(store.commit(make::all([append, make::first("stays", 1)]))).expect("written");
     assert!(found());
     let deleted = block_on(store.write(StoreWrite::DeleteConversation(make::talk("c-w"))));
     assert_eq!(deleted, Ok(Written::Done));

@@ -58,6 +58,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// Something to store.
 pub mod make {
+    use std::sync::Arc;
+
     use fleet_actors::ids::{ConversationId, Epoch, Position, Seq, Timestamp, WorkflowId};
     use fleet_actors::ports::{Append, Claim, HistoryRow, NewWorkflow, Next, RecordBody, RecordRow};
     use fleet_actors::testing::plain;
@@ -68,6 +70,11 @@ pub mod make {
 
     pub fn talk(name: &str) -> ConversationId {
         ConversationId::from_trusted(name)
+    }
+
+    /// A group as a store takes it.
+    pub fn all(appends: impl IntoIterator<Item = Append>) -> Vec<Arc<Append>> {
+        appends.into_iter().map(Arc::new).collect()
     }
 
     /// A workflow of the conversation `c-<name>` with so many records.
@@ -107,7 +114,7 @@ pub mod make {
 
     pub fn ended(append: Append) -> Append {
         let row = entry(append.claim.workflow.as_str());
-        Append { next: Next::Ended(Box::new(row)), ..append }
+        Append { next: Next::Ended(Arc::new(row)), ..append }
     }
 
     pub fn entry(name: &str) -> HistoryRow {

@@ -56,7 +56,7 @@ fn commit_and_tell(durability: Durability, batches: u64, bytes: usize) {
             0 => make::first(&format!("w{n}"), 1),
             at => make::with_bodies(make::more(&format!("w{n}"), at, 1), bytes),
         });
-        match block_on(store.commit(appends.collect())) {
+        match block_on(store.commit(make::all(appends))) {
             Ok(outcomes) => println!("ACKNOWLEDGED {batch} {}", outcomes.len()),
             Err(StoreError::Failed(_)) => {
                 println!("FAILED {batch}");

@@ -19,7 +19,7 @@ use crate::watch::{Alive, Watch};
 /// Commits a workflow's append.
 #[derive(Message)]
 #[rtype(result = "Result<Outcome, StoreError>")]
-pub(super) struct CommitAppend(pub Append, pub InLine);
+pub(super) struct CommitAppend(pub Arc<Append>, pub InLine);
 
 /// Makes another change of the store.
 #[derive(Message)]
@@ -29,7 +29,7 @@ pub(super) struct CommitWrite(pub StoreWrite, pub InLine);
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Waiting {
-    Append(Box<Append>, Reply<Outcome>, InLine),
+    Append(Arc<Append>, Reply<Outcome>, InLine),
     Write(Box<StoreWrite>, Reply<Written>, InLine),
 }
 
@@ -102,7 +102,7 @@ impl CheckpointActor {
             }),
             Waiting::Append(append, reply, in_line) => {
                 drop(in_line);
-                let (appends, replies) = self.group(*append, reply);
+                let (appends, replies) = self.group(append, reply);
                 Box::pin(async move {
                     let result = shared.store.commit(appends).await;
                     shared.judge(&result);
@@ -125,14 +125,14 @@ impl CheckpointActor {
     }
 
     /// Takes the appends that stand directly behind this one, as many as make one commit.
-    fn group(&mut self, first: Append, reply: Reply<Outcome>) -> (Vec<Append>, Vec<Reply<Outcome>>) {
+    fn group(&mut self, first: Arc<Append>, reply: Reply<Outcome>) -> (Vec<Arc<Append>>, Vec<Reply<Outcome>>) {
         let mut bytes = first.bytes();
         let (mut appends, mut replies) = (vec![first], vec![reply]);
         while appends.len() < self.limits.group_max {
             match self.waiting.pop_front() {
                 Some(Waiting::Append(append, reply, _)) if bytes + append.bytes() <= self.limits.group_bytes_max => {
                     bytes += append.bytes();
-                    appends.push(*append);
+                    appends.push(append);
                     replies.push(reply);
                 }
                 Some(other) => {
@@ -196,7 +196,7 @@ impl Handler<CommitAppend> for CheckpointActor {
     type Result = ResponseFuture<Result<Outcome, StoreError>>;
 
     fn handle(&mut self, CommitAppend(append, in_line): CommitAppend, ctx: &mut Self::Context) -> Self::Result {
-        self.line_up(ctx, |reply| Waiting::Append(Box::new(append), reply, in_line))
+        self.line_up(ctx, |reply| Waiting::Append(append, reply, in_line))
     }
 }
 

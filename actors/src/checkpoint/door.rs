@@ -37,7 +37,7 @@ impl Checkpoints {
     ///
     /// # Cancel safety
     /// It may still be written. Ask again with the same words: the first outcome comes back.
-    pub async fn append(&self, append: Append) -> Result<Outcome, StoreError> {
+    pub async fn append(&self, append: Arc<Append>) -> Result<Outcome, StoreError> {
         if self.shared.waiting.load(Ordering::SeqCst) == 0
             && let Some(under_way) = self.shared.enter()
         {
@@ -48,7 +48,7 @@ impl Checkpoints {
     }
 
     /// Gives the store an append without the actor: nobody waits that it could overtake.
-    async fn hand_on(&self, append: Append, under_way: UnderWay) -> Result<Outcome, StoreError> {
+    async fn hand_on(&self, append: Arc<Append>, under_way: UnderWay) -> Result<Outcome, StoreError> {
         let _place = self.door.place().map_err(unavailable)?;
         let _alive = self.shared.watch.alive(NAME);
         let committed = tokio::time::timeout(ASK_TIMEOUT, self.shared.store.commit(vec![append])).await;
@@ -87,7 +87,7 @@ impl Checkpoints {
 }
 
 impl Writer for Checkpoints {
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
+    fn append(&self, append: Arc<Append>) -> LocalFuture<'static, Result<Outcome, StoreError>> {
         let door = self.clone();
         Box::pin(async move { Checkpoints::append(&door, append).await })
     }

@@ -9,8 +9,9 @@ use super::OnStorageFailed;
 use crate::ports::{Store, StoreError};
 use crate::watch::Watch;
 
-/// At most this many commits are the store's to do; what comes then waits here and goes on in groups.
-pub(super) const UNDER_WAY_MAX: usize = 64;
+/// At most this many commits are the store's to do; what comes then waits here and goes on in groups. The store makes groups
+/// of its own, and a wait here costs two more threads their turns.
+pub(super) const UNDER_WAY_MAX: usize = 1_024;
 
 /// What the actor and its doors share.
 pub(super) struct Shared {

@@ -50,7 +50,7 @@ async fn groups(limits: WriterLimits, asked: usize) -> (usize, usize, usize) {
     let door = start(&store, limits);
     let held: Vec<_> = std::iter::from_fn(|| door.shared.enter()).collect();
     assert_eq!(held.len(), UNDER_WAY_MAX);
-    let asks = futures_util::future::join_all((0..asked).map(|n| door.append(append(n))));
+    let asks = futures_util::future::join_all((0..asked).map(|n| door.append(append(n).into())));
     let make_room = async {
         while door.shared.waiting.load(Ordering::SeqCst) < asked.min(limits.queue_max) {
             tokio::task::yield_now().await;
@@ -88,9 +88,12 @@ async fn an_append_is_handed_on_by_the_door_itself_unless_somebody_waits() {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         ask.as_mut().poll(&mut cx).is_ready()
     };
-    assert!(polled(&mut (Box::pin(door.append(append(0))) as _)), "the store answers at once, and so does the door");
+    assert!(
+        polled(&mut (Box::pin(door.append(append(0).into())) as _)),
+        "the store answers at once, and so does the door"
+    );
     let waits = door.shared.wait();
-    let mut behind: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(door.append(append(1)));
+    let mut behind: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(door.append(append(1).into()));
     assert!(!polled(&mut behind), "it does not overtake");
     drop(waits);
     assert!(behind.await.is_ok());
@@ -107,10 +110,10 @@ async fn a_store_that_is_full_or_cannot_be_written_is_probed_at_the_interval_and
         assert_eq!(door.refusal(), None);
         let refused = error.clone();
         store.on_commit(move |_| CommitFault::RefuseBefore(refused.clone()));
-        assert_eq!(door.append(append(0)).await, Err(error.clone()));
+        assert_eq!(door.append(append(0).into()).await, Err(error.clone()));
         assert_eq!((door.refusal(), door.is_full()), (Some(error.clone()), error == StoreError::Full));
         store.heal();
-        assert!(door.append(append(0)).await.is_ok(), "what runs asks for itself");
+        assert!(door.append(append(0).into()).await.is_ok(), "what runs asks for itself");
         assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(door.write(StoreWrite::HistoryExported { cursor: 0 }).await.is_ok());

@@ -75,7 +75,7 @@ pub enum Next {
     Resting(Rest),
     /// It is over. The row becomes its entry of history; a child's changes its parent's instead (see
     /// [`HistoryRow::take_child`]).
-    Ended(Box<HistoryRow>),
+    Ended(Arc<HistoryRow>),
 }
 
 /// Everything of one workflow that must become durable together.
@@ -294,7 +294,7 @@ pub enum Written {
 /// local file or one process.
 pub trait Store: Send + Sync {
     /// Commits each append whole or not at all, in one transaction if it can. Durable when it answers.
-    fn commit(&self, appends: Vec<Append>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>>;
+    fn commit(&self, appends: Vec<Arc<Append>>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>>;
     /// Makes one other change, durable when it answers.
     fn write(&self, write: StoreWrite) -> SendFuture<'_, Result<Written, StoreError>>;
 

@@ -32,7 +32,7 @@ pub enum CommitFault {
     LoseAck,
 }
 
-type FaultHook = Box<dyn FnMut(&[Append]) -> CommitFault + Send>;
+type FaultHook = Box<dyn FnMut(&[Arc<Append>]) -> CommitFault + Send>;
 
 /// The store. Clones are further handles of the same data, in the same process.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ impl MemoryStore {
     }
 
     /// Asks `hook` about every commit from here on, through whatever handle it comes.
-    pub fn on_commit(&self, hook: impl FnMut(&[Append]) -> CommitFault + Send + 'static) {
+    pub fn on_commit(&self, hook: impl FnMut(&[Arc<Append>]) -> CommitFault + Send + 'static) {
         *self.fault() = Some(Box::new(hook));
     }
 
@@ -113,7 +113,7 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn commit(&self, appends: Vec<Append>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>> {
+    fn commit(&self, appends: Vec<Arc<Append>>) -> SendFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move {
             let fault = self.fault().as_mut().map_or(CommitFault::Proceed, |hook| hook(&appends));
             if let CommitFault::RefuseBefore(error) = fault {
@@ -121,7 +121,7 @@ impl Store for MemoryStore {
             }
             let now = self.shared.clock.now();
             let mut state = self.state();
-            let outcomes = appends.into_iter().map(|append| state.append(append, self.generation, now)).collect();
+            let outcomes = appends.iter().map(|append| state.append(append, self.generation, now)).collect();
             match fault {
                 CommitFault::LoseAck => Err(StoreError::Unavailable("the acknowledgement was lost".into())),
                 CommitFault::Proceed | CommitFault::RefuseBefore(_) => Ok(outcomes),

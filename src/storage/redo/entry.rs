@@ -49,7 +49,12 @@ impl Known {
 ///
 /// # Errors
 /// What cannot be JSON.
-pub(super) fn encode(out: &mut Vec<u8>, appends: &[Append], at: Moment, known: &mut Known) -> serde_json::Result<()> {
+pub(super) fn encode(
+    out: &mut Vec<u8>,
+    appends: &[Arc<Append>],
+    at: Moment,
+    known: &mut Known,
+) -> serde_json::Result<()> {
     let mut to = Encoder { out, known };
     to.number(at.opening.cast_unsigned());
     to.number(at.now.0.cast_unsigned());
@@ -364,22 +369,22 @@ mod tests {
                 made: Box::new(made()),
                 records: records(vec![shared.cloned()]),
             }],
-            next: Next::Ended(Box::new(plain::entry(id(name), &made(), Timestamp(6)))),
+            next: Next::Ended(Arc::new(plain::entry(id(name), &made(), Timestamp(6)))),
         }
     }
 
-    fn appends() -> Vec<Append> {
+    fn appends() -> [Append; 5] {
         let shared = body(4, 40_000, true).unwrap();
         let (a, b) = (full("a", Some(&shared)), full("b", Some(&shared)));
         let plain = plain::append(a.claim.clone(), Position(0), Vec::new());
         let parked = Append { next: Next::Parked { wake_at: Some(Timestamp(4)) }, ..plain.clone() };
-        vec![a, b, Append { next: Next::Resting(Rest::Quarantined), ..plain.clone() }, parked, plain]
+        [a, b, Append { next: Next::Resting(Rest::Quarantined), ..plain.clone() }, parked, plain]
     }
 
     #[test]
     fn whatever_an_append_holds_is_read_as_it_was_written() {
         let (mut bytes, mut known) = (Vec::new(), Known::default());
-        encode(&mut bytes, &appends(), NOW, &mut known).unwrap();
+        encode(&mut bytes, &appends().map(Arc::new), NOW, &mut known).unwrap();
         let nothing = |_: &[u8]| Err(broken());
         let (at, read) = decode(&bytes, &mut Bodies::new(&nothing)).unwrap();
         assert_eq!((at.opening, at.now), (NOW.opening, NOW.now));
@@ -393,7 +398,7 @@ mod tests {
         let (mut known, mut entries) = (Known::default(), Vec::new());
         for name in ["a", "b"] {
             let mut bytes = Vec::new();
-            encode(&mut bytes, &[full(name, Some(&shared))], NOW, &mut known).unwrap();
+            encode(&mut bytes, &[full(name, Some(&shared)).into()], NOW, &mut known).unwrap();
             entries.push(bytes);
         }
         assert!(entries[1].len() + 39_900 < entries[0].len());
@@ -410,7 +415,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_cut_short_or_has_something_behind_it_is_none() {
         let (mut bytes, mut known) = (Vec::new(), Known::default());
-        encode(&mut bytes, &appends(), NOW, &mut known).unwrap();
+        encode(&mut bytes, &appends().map(Arc::new), NOW, &mut known).unwrap();
         let nothing = |_: &[u8]| Err(broken());
         let reads = |bytes: &[u8]| decode(bytes, &mut Bodies::new(&nothing)).is_ok();
         assert!(reads(&bytes));

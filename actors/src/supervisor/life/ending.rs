@@ -135,7 +135,7 @@ impl Life {
             by_agent: spend.by_agent,
             quality,
         };
-        let (next, said) = (Next::Ended(Box::new(history)), said.into_iter().collect());
+        let (next, said) = (Next::Ended(Arc::new(history)), said.into_iter().collect());
         self.closing = Some(Closing { next, said, children, end: LifeEnd::Ended(outcome) });
     }
 

@@ -21,7 +21,7 @@ use crate::turn::RunPorts;
 /// The door to the store's one writer.
 pub(crate) trait Writer {
     /// Appends; the same words may be asked again.
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>>;
+    fn append(&self, append: Arc<Append>) -> LocalFuture<'static, Result<Outcome, StoreError>>;
     /// Makes another change.
     fn write(&self, write: StoreWrite) -> LocalFuture<'static, Result<Written, StoreError>>;
 }

@@ -1,5 +1,6 @@
 //! What a life writes: one append at a time, asked again in the same words until the store says what became of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::ports::{Append, Claim, LocalFuture, Next, Outcome, Rest, StoreError};
 use crate::turn::Batch;
 
 pub(super) struct InFlight {
-    append: Append,
+    append: Arc<Append>,
     /// It is this life's last.
     last: bool,
     since: Instant,
@@ -40,7 +41,7 @@ impl Life {
             }
             None => Next::Running,
         };
-        let append = Append {
+        let append = Arc::new(Append {
             claim: Claim { workflow: self.run.workflow.clone(), epoch: self.run.epoch },
             after: self.after,
             create,
@@ -51,7 +52,7 @@ impl Life {
             runtime: self.spent(),
             children,
             next,
-        };
+        });
         if last {
             reach(FailPoint::BeforeFinal);
         }
@@ -82,8 +83,8 @@ impl Life {
                     self.end_span();
                     (self.release)();
                 }
-                if let Next::Ended(entry) = in_flight.append.next {
-                    self.log.ended_with(entry);
+                if let Next::Ended(entry) = &in_flight.append.next {
+                    self.log.ended_with(entry.clone());
                 }
                 self.run.set_durable(last);
                 if let Some(started) = self.started.borrow_mut().take() {

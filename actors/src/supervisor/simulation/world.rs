@@ -192,7 +192,7 @@ struct SimWriter {
 }
 
 impl Writer for SimWriter {
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
+    fn append(&self, append: Arc<Append>) -> LocalFuture<'static, Result<Outcome, StoreError>> {
         let store = self.outside.store.clone();
         let wait = Duration::from_micros(self.dice.borrow_mut().below(3_000));
         Box::pin(async move {

@@ -1,5 +1,7 @@
 //! Judging an append and writing it.
 
+use std::sync::Arc;
+
 use super::state::{Asked, Given, Held, State, Talk};
 use crate::ids::{Epoch, Position, Timestamp, WorkflowId};
 use crate::ports::{
@@ -8,9 +10,9 @@ use crate::ports::{
 };
 
 impl State {
-    pub fn append(&mut self, append: Append, generation: u64, now: Timestamp) -> Outcome {
-        match self.judge(&append) {
-            Ok(()) => self.apply(append, generation, now),
+    pub fn append(&mut self, append: &Append, generation: u64, now: Timestamp) -> Outcome {
+        match self.judge(append) {
+            Ok(()) => self.apply(append.clone(), generation, now),
             Err(outcome) => outcome,
         }
     }
@@ -101,7 +103,7 @@ impl State {
             match held.row.made.child_of.clone() {
                 Some(parent) => self.end_child(&parent, &row),
                 None => {
-                    self.history.insert(id.clone(), *row);
+                    self.history.insert(id.clone(), Arc::unwrap_or_clone(row));
                     self.queue_export(id);
                 }
             }

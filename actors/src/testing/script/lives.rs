@@ -115,7 +115,7 @@ struct StoreWriter {
 }
 
 impl Writer for StoreWriter {
-    fn append(&self, append: Append) -> LocalFuture<'static, Result<Outcome, StoreError>> {
+    fn append(&self, append: Arc<Append>) -> LocalFuture<'static, Result<Outcome, StoreError>> {
         self.appends.borrow_mut().extend(append.records.last().map(|row| row.position));
         let store = self.store.clone();
         Box::pin(async move {

@@ -56,6 +56,6 @@ impl Script {
 }
 
 async fn commit(store: &MemoryStore, append: Append) {
-    let outcomes = store.commit(vec![append]).await.unwrap_or_else(|error| panic!("{error}"));
+    let outcomes = store.commit(vec![append.into()]).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(matches!(outcomes[..], [Outcome::Done { .. }]), "{outcomes:?}");
 }

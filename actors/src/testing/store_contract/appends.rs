@@ -1,5 +1,7 @@
 //! What is written is what is read, once, by the one who may.
 
+use std::sync::Arc;
+
 use super::Harness;
 use super::make::*;
 use crate::ids::{Epoch, Position, Seq};
@@ -168,11 +170,11 @@ pub(super) async fn a_refused_append_leaves_the_others_of_its_batch_alone(harnes
     done(&*store, keyed(first("a", None, 1), "key", "digest")).await;
     let mut refused = keyed(first("d", Some("never"), 1), "key", "digest");
     refused.messages.push(message("m", "never", Some("d"), 1_000, "never"));
-    let batch = vec![first("b", None, 1), more("nobody", 0, 0, 1), more("a", 0, 7, 1), refused, more("a", 0, 1, 1)];
+    let batch = [first("b", None, 1), more("nobody", 0, 0, 1), more("a", 0, 7, 1), refused, more("a", 0, 1, 1)];
     let done_at = |head| Outcome::Done { head: Position(head) };
     let duplicate = Outcome::Duplicate { workflow: workflow("a"), same_body: true };
     assert_eq!(
-        store.commit(batch).await,
+        store.commit(batch.map(Arc::new).into()).await,
         Ok(vec![done_at(1), Outcome::Unknown, Outcome::Gap { head: Position(1) }, duplicate, done_at(2)])
     );
     assert_eq!((places(&*store, "a").await.len(), places(&*store, "b").await.len()), (2, 1));
@@ -182,10 +184,13 @@ pub(super) async fn a_refused_append_leaves_the_others_of_its_batch_alone(harnes
 
 pub(super) async fn appends_of_one_workflow_in_one_batch_see_each_other(harness: &mut dyn Harness) {
     let store = harness.store();
-    let batch = vec![first("w", None, 1), more("w", 0, 1, 2), more("w", 0, 1, 1), life("w", 1, 3, 1)];
+    let batch = [first("w", None, 1), more("w", 0, 1, 2), more("w", 0, 1, 1), life("w", 1, 3, 1)];
     let heads = [1, 3, 4].map(|head| Outcome::Done { head: Position(head) });
     let [one, three, four] = heads;
-    assert_eq!(store.commit(batch).await, Ok(vec![one, three, Outcome::Gap { head: Position(3) }, four]));
+    assert_eq!(
+        store.commit(batch.map(Arc::new).into()).await,
+        Ok(vec![one, three, Outcome::Gap { head: Position(3) }, four])
+    );
     assert_eq!(places(&*store, "w").await, [(1, 0), (2, 0), (3, 0), (4, 1)]);
 }
 

@@ -1,5 +1,7 @@
 //! Children: made with their parent's end, in no list, and what their end changes.
 
+use std::sync::Arc;
+
 use super::Harness;
 use super::make::*;
 use crate::ids::{Epoch, Position, Timestamp};
@@ -80,7 +82,7 @@ pub(super) async fn a_childs_end_changes_its_parents_message_and_entry(harness: 
     let mut end = ending(life("child", 1, 2, 1), Some("c"), 4_000);
     let Next::Ended(row) = &mut end.next else { unreachable!("it ends") };
     let score = Quality { score: Some(8.5), ..Quality::default() };
-    row.quality = Some(score.clone());
+    Arc::make_mut(row).quality = Some(score.clone());
     done(&*store, end.clone()).await;
     done(&*store, end).await;
     let messages = store.messages(&talk("c"), 10, None).await.expect("messages");
@@ -110,7 +112,7 @@ pub(super) async fn a_child_that_will_not_go_on_leaves_its_parent_not_scored(har
     // A repaired one may end after all, and rest by its own append.
     let mut end = ending(life("child", 1, 2, 1), Some("c"), 4_000);
     let Next::Ended(row) = &mut end.next else { unreachable!("it ends") };
-    row.quality = Some(Quality { score: Some(8.5), ..Quality::default() });
+    Arc::make_mut(row).quality = Some(Quality { score: Some(8.5), ..Quality::default() });
     done(&*store, end).await;
     assert_eq!(quality().await.0.and_then(|quality| quality.score), Some(8.5));
 }

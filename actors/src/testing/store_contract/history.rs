@@ -9,7 +9,7 @@ use crate::ports::{PageFrom, Store, StoreWrite, Written};
 async fn fill(store: &dyn Store, count: u64) {
     let shuffled: Vec<_> = (0..count).map(|n| n * 977 % count).collect();
     for batch in shuffled.chunks(50) {
-        let ended = batch.iter().map(|n| ending(first(&name(*n), None, 1), None, 3_000)).collect();
+        let ended = batch.iter().map(|n| ending(first(&name(*n), None, 1), None, 3_000).into()).collect();
         store.commit(ended).await.expect("the store commits");
     }
 }

@@ -1,5 +1,6 @@
 //! What the cases are made of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -73,7 +74,7 @@ pub(super) fn more(id: &str, epoch: u32, after: u64, records: u64) -> Append {
 /// The same append as the last of its workflow, which ends at `at`.
 pub(super) fn ending(append: Append, conversation: Option<&str>, at: i64) -> Append {
     let row = entry(append.claim.workflow.as_str(), conversation, at);
-    Append { next: Next::Ended(Box::new(row)), ..append }
+    Append { next: Next::Ended(Arc::new(row)), ..append }
 }
 
 pub(super) fn keyed(mut append: Append, key: &str, digest: &str) -> Append {
@@ -120,7 +121,7 @@ pub(super) fn answer(to: &str, text: &str) -> Command {
 }
 
 pub(super) async fn commit(store: &dyn Store, append: Append) -> Outcome {
-    let outcomes = store.commit(vec![append]).await.expect("the store commits");
+    let outcomes = store.commit(vec![append.into()]).await.expect("the store commits");
     let [outcome] = <[Outcome; 1]>::try_from(outcomes).expect("an outcome for each append");
     outcome
 }
