@@ -14,6 +14,7 @@ mod export;
 mod fault;
 mod history;
 mod journal;
+mod kept;
 mod lists;
 mod lock;
 mod mover;
@@ -59,8 +60,8 @@ use self::settling::{Settling, Subject, Turn};
 use self::wal::{Gate, Wal};
 use self::writer::{Job, Reply, Writer};
 
-/// Jobs that wait for the writer. A full queue is an answer: [`StoreError::Unavailable`].
-const WRITE_QUEUE: usize = 256;
+/// Jobs that wait for the writer, more than its door hands on at once. A full queue is an answer: [`StoreError::Unavailable`].
+const WRITE_QUEUE: usize = 2_048;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -247,17 +248,27 @@ impl SqliteStore {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Waits until what was acknowledged about this can be read, as far as it ever can.
-    async fn settled(&self, subject: &Subject) {
-        let Some(writer) = &self.writer else { return };
-        if let Turn::Later(settled, first) = writer.settling.turn(subject) {
-            if first {
-                // A full queue needs no more words: the writer looks for readers behind every job.
-                let _ = writer.jobs.try_send(Job::Settle);
+    /// Waits until what was acknowledged about this can be read.
+    ///
+    /// # Errors
+    /// It cannot, for now. What is about anything is read as it stands.
+    async fn settled(&self, subject: &Subject) -> Result<(), StoreError> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let settled = match writer.settling.turn(subject) {
+            Turn::Now => true,
+            Turn::Never => false,
+            Turn::Later(settled, first) => {
+                if first {
+                    // A full queue needs no more words: the writer looks for readers behind every job.
+                    let _ = writer.jobs.try_send(Job::Settle);
+                }
+                settled.await.unwrap_or(false)
             }
-            // A writer that ends lets everybody go.
-            let _ = settled.await;
+        };
+        if settled || *subject == Subject::Anything {
+            return Ok(());
         }
+        Err(StoreError::Unavailable("what was acknowledged about it cannot be read yet".into()))
     }
 
     fn look<'a, T: Send + 'static>(
@@ -274,7 +285,7 @@ impl SqliteStore {
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
     ) -> SendFuture<'a, Result<T, StoreError>> {
         Box::pin(async move {
-            self.settled(&subject).await;
+            self.settled(&subject).await?;
             match &self.readers {
                 Some(readers) => readers.read(work).await,
                 None => Err(StoreError::Unavailable("the store was closed".into())),
@@ -324,7 +335,7 @@ impl Store for SqliteStore {
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
         let page = Page::new(max_bytes, self.read_timeout);
-        self.look(move |db| journal::read(db, &id, after, page))
+        self.look_at(Subject::Workflow(id.clone()), move |db| journal::read(db, &id, after, page))
     }
 
     fn read_events(
@@ -335,12 +346,12 @@ impl Store for SqliteStore {
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
         let page = Page::new(max_bytes, self.read_timeout);
-        self.look(move |db| journal::read_events(db, &id, after, page))
+        self.look_at(Subject::Workflow(id.clone()), move |db| journal::read_events(db, &id, after, page))
     }
 
     fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |db| lists::inbox(db, &id))
+        self.look_at(Subject::Workflow(id.clone()), move |db| lists::inbox(db, &id))
     }
 
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
@@ -373,7 +384,7 @@ impl Store for SqliteStore {
 
     fn conversation(&self, id: &ConversationId) -> SendFuture<'_, Result<Option<ConversationRow>, StoreError>> {
         let id = id.clone();
-        self.look(move |db| lists::conversation(db, &id))
+        self.look_at(Subject::Conversation(id.clone()), move |db| lists::conversation(db, &id))
     }
 
     fn conversations(&self, limit: u32, offset: u64) -> SendFuture<'_, Result<Vec<ConversationRow>, StoreError>> {
@@ -396,7 +407,11 @@ impl Store for SqliteStore {
 
     fn history_entry(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Option<HistoryRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |db| history::entry(db, &id))
+        Box::pin(async move {
+            self.settled(&Subject::Workflow(id.clone())).await?;
+            // A child's end changes its parent's entry.
+            self.look(move |db| history::entry(db, &id)).await
+        })
     }
 
     fn history_count(&self) -> SendFuture<'_, Result<u64, StoreError>> {

@@ -112,7 +112,7 @@ pub(super) fn message(row: &Row<'_>, at: usize) -> Result<MessageRow> {
 }
 
 fn json<T: DeserializeOwned>(column: usize, text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+    from_json(text.as_bytes()).map_err(|e| Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }
 
 /// What [`question`] reads, of an open question `q` of a workflow `w`.

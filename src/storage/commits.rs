@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use super::OpenError;
 use super::append::{self, Foreseen, Moment};
 use super::fault::Fault;
+use super::kept::Kept;
 use super::mover::checkpoint;
 use super::redo::{self, Logged, Redo};
 use super::settling::Settling;
@@ -39,7 +40,7 @@ pub(super) struct Commits {
     wal: Option<WalFile>,
     settling: Arc<Settling>,
     /// Acknowledged appends of the open transaction, and when it began.
-    kept: Vec<(Arc<Append>, Moment)>,
+    kept: Vec<Kept>,
     since: Instant,
     /// Bytes of pages that they may fill.
     kept_bytes: u64,
@@ -49,6 +50,8 @@ pub(super) struct Commits {
     given_up: bool,
     /// Commits that the database's log was not synced behind.
     unsynced: bool,
+    /// The redo log was set aside since the opening.
+    is_set_aside: bool,
 }
 
 impl Commits {
@@ -75,6 +78,7 @@ impl Commits {
             written: 0,
             given_up: false,
             unsynced: false,
+            is_set_aside: false,
         };
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
@@ -88,7 +92,7 @@ impl Commits {
 
     /// Makes a group durable. It is written when there is time for that: by [`write_one`](Self::write_one), else before the next
     /// read, or append that stands on it.
-    pub fn group(&mut self, appends: Vec<Arc<Append>>, at: Moment) -> Result<Vec<Outcome>, Fault> {
+    pub fn group(&mut self, appends: &[Arc<Append>], at: Moment) -> Result<Vec<Outcome>, Fault> {
         if self.redo.is_none() {
             return self.transact(|db| appends.iter().map(|one| append::append(db, one, at)).collect());
         }
@@ -98,22 +102,22 @@ impl Commits {
         }
         if !appends.iter().enumerate().all(|(at, one)| appends[..at].iter().all(|other| is_apart(one, other))) {
             // Judged and written one behind the other, all or none.
-            return self.directly(&appends, at);
+            return self.directly(appends, at);
         }
         let unwritten = &self.kept[self.written..];
-        let apart = appends.iter().all(|next| unwritten.iter().all(|(one, _)| is_apart(one, next)));
+        let apart = appends.iter().all(|next| unwritten.iter().all(|one| is_apart(one.append(), next)));
         if !apart || unwritten.len() >= UNWRITTEN_MAX {
             self.catch_up()?;
         }
         let (mut outcomes, mut written) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
         for one in appends {
             // SQLite ends the open transaction when a read fails for want of memory or with the disk.
-            let foreseen = append::foresee(&self.db, &one, at).inspect_err(|_| self.give_up())?;
+            let foreseen = append::foresee(&self.db, one, at).inspect_err(|_| self.give_up())?;
             match foreseen {
                 Foreseen::Refused(outcome) => outcomes.push(outcome),
                 Foreseen::Written(outcome) => {
                     outcomes.push(outcome);
-                    written.push(one);
+                    written.push(one.clone());
                 }
             }
         }
@@ -134,7 +138,7 @@ impl Commits {
             self.since = Instant::now();
         }
         self.settling.touch(&written);
-        self.kept.extend(written.into_iter().map(|one| (one, at)));
+        self.kept.extend(written.into_iter().map(|one| Kept::new(one, at)));
         self.kept_bytes += pages;
         Ok(outcomes)
     }
@@ -291,15 +295,29 @@ impl Commits {
     }
 
     fn try_write(&mut self, appends: usize) -> Result<(), Fault> {
-        if self.db.is_autocommit() {
-            self.written = 0;
-            self.db.execute_batch("BEGIN IMMEDIATE")?;
+        let until = self.kept.len().min(self.written.saturating_add(appends));
+        loop {
+            if self.db.is_autocommit() {
+                self.written = 0;
+                self.db.execute_batch("BEGIN IMMEDIATE")?;
+            }
+            let Some(next) = self.kept[..until].get_mut(self.written) else { return Ok(()) };
+            match next.write(&self.db) {
+                Ok(()) => self.written += 1,
+                Err(fault) if next.gives_way(&fault) => {
+                    self.set_aside();
+                    self.give_up();
+                }
+                Err(fault) => return Err(fault),
+            }
         }
-        for (one, at) in self.kept[self.written..].iter().take(appends) {
-            append::again(&self.db, one, *at)?;
-            self.written += 1;
+    }
+
+    /// Something of the redo log cannot be written: it is kept for whoever mends the database.
+    fn set_aside(&mut self) {
+        if let (Some(redo), false) = (&self.redo, std::mem::replace(&mut self.is_set_aside, true)) {
+            redo.set_aside();
         }
-        Ok(())
     }
 
     fn give_up(&mut self) {
@@ -388,21 +406,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut commits = open(dir.path(), 400);
         let seen = |commits: &Commits| super::super::schema::meta(&commits.db, "redo_seen").unwrap();
-        commits.group(vec![first("logged", 10)], AT).unwrap();
+        commits.group(&[first("logged", 10)], AT).unwrap();
         commits.settle().unwrap();
         assert_eq!(seen(&commits), Some(1));
         // It is refused by the redo log, and too large for the database.
         let unwritable = File::open(dir.path().join("fleet.db-redo")).unwrap();
         let writable = commits.redo.as_mut().unwrap().swap(unwritable);
-        let large = vec![first("refused", 1_500_000), first("too", 1_500_000)];
-        let refused = commits.group(large, AT);
+        let large = [first("refused", 1_500_000), first("too", 1_500_000)];
+        let refused = commits.group(&large, AT);
         assert!(matches!(&refused, Err(fault) if fault.is_full()), "{refused:?}");
         assert_eq!(seen(&commits), Some(1), "the control: what has no room in the log has no number");
-        let refused = commits.group(vec![first("refused", 1_900_000)], AT);
+        let refused = commits.group(&[first("refused", 1_900_000)], AT);
         assert!(matches!(&refused, Err(fault) if fault.is_full()), "{refused:?}");
         assert_eq!(seen(&commits), Some(2), "the number that it has in the log, if it stands there");
         commits.redo.as_mut().unwrap().swap(writable);
-        commits.group(vec![first("behind", 10)], AT).unwrap();
+        commits.group(&[first("behind", 10)], AT).unwrap();
         assert_eq!(commits.kept.len(), 1, "the log goes on");
     }
 
@@ -410,9 +428,9 @@ mod tests {
     fn a_transaction_that_sqlite_ended_is_written_again_from_its_beginning() {
         let dir = tempfile::tempdir().unwrap();
         let mut commits = open(dir.path(), 400);
-        commits.group(vec![first("first", 10)], AT).unwrap();
+        commits.group(&[first("first", 10)], AT).unwrap();
         commits.write_one().unwrap();
-        commits.group(vec![first("second", 10)], AT).unwrap();
+        commits.group(&[first("second", 10)], AT).unwrap();
         // As it does when a statement finds no memory, or an error of the disk.
         commits.db.execute_batch("ROLLBACK").unwrap();
         commits.settle().unwrap();
@@ -420,16 +438,50 @@ mod tests {
         assert_eq!(count(&commits.db), Ok(2));
     }
 
+    /// Files that were set aside.
+    fn aside(dir: &Path) -> usize {
+        let files = std::fs::read_dir(dir).unwrap().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().contains("-redo-left-")).count()
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_set_aside_and_the_rest_of_its_transaction_is_written_here_and_at_the_next_start() {
+        let workflows = |db: &Connection| {
+            let mut find = db.prepare("SELECT id FROM workflows ORDER BY id").unwrap();
+            find.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<String>, _>>().unwrap()
+        };
+        for is_killed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut commits = open(dir.path(), 400);
+            // As a damaged page does: no judgement meets it.
+            let damage = "CREATE TRIGGER damage BEFORE INSERT ON workflows WHEN new.id = 'bad' \
+                          BEGIN SELECT raise(ABORT, 'damaged'); END";
+            commits.transact(|db| Ok(db.execute_batch(damage)?)).unwrap();
+            let runs = ["a", "bad", "c"].map(|name| first(name, 10));
+            assert_eq!(commits.group(&runs, AT).unwrap().len(), 3);
+            if is_killed {
+                drop(commits);
+                commits = open(dir.path(), 400);
+            }
+            commits.settle().unwrap();
+            assert_eq!(workflows(&commits.db), ["a", "c"], "{is_killed}");
+            assert_eq!(aside(dir.path()), 1, "{is_killed}");
+            commits.group(&[first("d", 10)], AT).unwrap();
+            commits.settle().unwrap();
+            assert_eq!(workflows(&commits.db), ["a", "c", "d"], "{is_killed}");
+        }
+    }
+
     #[test]
     fn a_sync_that_failed_behind_a_refusal_is_no_refusal() {
         let dir = tempfile::tempdir().unwrap();
         let mut commits = open(dir.path(), 600);
-        commits.group(vec![first("acknowledged", 1_100_000)], AT).unwrap();
+        commits.group(&[first("acknowledged", 1_100_000)], AT).unwrap();
         assert_eq!(commits.kept.len(), 1);
         // What cannot be synced.
         std::os::unix::fs::symlink("/dev/null", dir.path().join("null-wal")).unwrap();
         commits.wal = Some(WalFile::open(&dir.path().join("null")).unwrap());
-        let refused = commits.group(vec![first("refused", 1_500_000)], AT);
+        let refused = commits.group(&[first("refused", 1_500_000)], AT);
         assert!(matches!(&refused, Err(fault) if fault.is_failed()), "{refused:?}");
     }
 }

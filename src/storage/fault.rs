@@ -23,6 +23,11 @@ impl Fault {
         matches!(self.0, StoreError::Failed(_))
     }
 
+    /// Whether something that is stored is not what was stored.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self.0, StoreError::Damaged(_))
+    }
+
     /// Whether freeing space may help.
     pub fn is_full(&self) -> bool {
         self.0 == StoreError::Full
@@ -49,7 +54,8 @@ impl From<rusqlite::Error> for Fault {
             StoreError::Full
         } else if code == ErrorCode::ReadOnly || WRITE_FAILURES.contains(&extended) {
             StoreError::Unwritable(said)
-        } else if matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) {
+        } else if matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
+        {
             StoreError::Damaged(said)
         } else {
             StoreError::Unavailable(said)

@@ -10,7 +10,7 @@ use fleet_actors::ports::{
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
-use super::columns::{self, MESSAGE, QUESTION, WORKFLOW};
+use super::columns::{self, MESSAGE, QUESTION, WORKFLOW, from_json};
 use super::fault::Fault;
 
 pub(super) fn workflow(db: &Connection, id: &WorkflowId) -> Result<Option<WorkflowRow>, Fault> {
@@ -142,7 +142,7 @@ pub(super) fn inbox(db: &Connection, id: &WorkflowId) -> Result<Vec<Command>, Fa
     let mut commands = Vec::new();
     while let Some(row) = rows.next()? {
         let command: String = row.get(0)?;
-        let command = serde_json::from_str(&command);
+        let command = from_json(command.as_bytes());
         commands.push(command.map_err(|e| Fault::damaged(format!("workflow {id}: a posted command: {e}")))?);
     }
     Ok(commands)

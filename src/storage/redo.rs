@@ -14,6 +14,7 @@
 mod entry;
 mod file;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use self::entry::{Bodies, Known, decode, encode};
 use self::file::{CAPACITY, LogFile, PAGE, read};
-use super::append::{self, Moment};
+use super::append::Moment;
 use super::fault::Fault;
+use super::kept::Kept;
 use super::schema::{meta, set_meta};
 use super::{OpenError, beside, dir_of, is_without_room, sync_dir};
 
@@ -178,6 +180,11 @@ impl Redo {
         Ok(())
     }
 
+    /// Copies the file for whoever mends the database: something that it holds could not be written there.
+    pub fn set_aside(&self) {
+        set_aside(&self.path, self.last);
+    }
+
     /// Removes the file, when the database has everything and is synced.
     pub fn remove(self) {
         remove(&self.path);
@@ -211,14 +218,14 @@ fn remove(path: &Path) {
     }
 }
 
-/// Does again what the database has not seen, in one transaction, which the caller must sync before it opens the log.
+/// Does again what the database has not seen, in one transaction behind that of its id, which the caller must sync before it opens the log.
 ///
 /// # Errors
 /// [`OpenError`]; nothing is changed then.
 pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, OpenError> {
     let path = path_of(database);
     let left = read(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-    let (id, last) = replay(db, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
+    let (id, last) = replay(db, &path, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
     Ok(Done { path, id, last })
 }
 
@@ -231,7 +238,7 @@ pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault>
 }
 
 /// Does again what the database has not seen; the database's id and the last number it has seen then.
-fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
+fn replay(db: &mut Connection, path: &Path, left: &[u8]) -> Result<(u64, u64), Fault> {
     // At once: whoever reads first is not let wait for another writer.
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let id = match meta(&tx, ID)? {
@@ -243,30 +250,59 @@ fn replay(db: &mut Connection, left: &[u8]) -> Result<(u64, u64), Fault> {
         }
     };
     let seen = meta(&tx, SEEN)?.unwrap_or(0).cast_unsigned();
-    let stored = |hash: &[u8]| shared_payload(&tx, hash);
-    let mut bodies = Bodies::new(&stored);
-    let (mut last, mut again) = (seen, 0);
-    for (number, bytes) in Entries::new(left, id.cast_unsigned()) {
-        if number <= seen {
-            continue;
+    let (last, mut kept) = unseen(&tx, left, id.cast_unsigned(), seen)?;
+    tx.commit()?;
+    let mut is_whole = true;
+    loop {
+        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let failed = kept.iter_mut().find_map(|one| one.write(&tx).err().map(|fault| (one, fault)));
+        let Some((one, fault)) = failed else {
+            set_meta(&tx, SEEN, last.cast_signed())?;
+            tx.commit()?;
+            break;
+        };
+        if !one.gives_way(&fault) {
+            return Err(fault);
         }
+        is_whole = false;
+    }
+    if !is_whole {
+        set_aside(path, last);
+    }
+    if !kept.is_empty() {
+        tracing::info!(appends = kept.len(), "what the last process acknowledged last was done again");
+    }
+    Ok((id.cast_unsigned(), last))
+}
+
+/// What the database has not seen, and the number of its last entry.
+fn unseen(db: &Connection, left: &[u8], id: u64, seen: u64) -> Result<(u64, Vec<Kept>), Fault> {
+    let stored = |hash: &[u8]| shared_payload(db, hash);
+    let (mut bodies, mut last, mut kept) = (Bodies::new(&stored), seen, Vec::new());
+    for (number, bytes) in Entries::new(left, id).filter(|(number, _)| *number > seen) {
         if number != last + 1 {
             // Somebody put an older database beside it.
             tracing::warn!(seen, number, "the redo log does not follow the database and is left out");
             break;
         }
         let (at, appends) = decode(bytes, &mut bodies)?;
-        for one in &appends {
-            append::again(&tx, one, at)?;
+        kept.extend(appends.into_iter().map(|one| Kept::new(one.into(), at)));
+        last = number;
+    }
+    Ok((last, kept))
+}
+
+/// Copies the log for whoever mends the database: something that it holds could not be written there.
+fn set_aside(path: &Path, last: u64) {
+    let aside = beside(path, &format!("-left-{last}"));
+    match std::fs::copy(path, &aside).and_then(|_| File::open(&aside)?.sync_all()) {
+        Ok(()) => {
+            tracing::error!(path = %aside.display(), "what was acknowledged and could not be written is kept here")
         }
-        (last, again) = (number, again + appends.len());
+        Err(error) => {
+            tracing::error!(%error, path = %aside.display(), "what was acknowledged and could not be written was not kept");
+        }
     }
-    set_meta(&tx, SEEN, last.cast_signed())?;
-    tx.commit()?;
-    if again > 0 {
-        tracing::info!(appends = again, "what the last process acknowledged last was done again");
-    }
-    Ok((id.cast_unsigned(), last))
 }
 
 fn shared_payload(db: &Connection, hash: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -338,8 +374,6 @@ impl Redo {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 mod tests {
-    use std::fs::File;
-
     use fleet_actors::ids::Timestamp;
 
     use super::*;

@@ -53,6 +53,8 @@ pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connect
     check_version(&db, path)?;
     // `busy_timeout` is how long a TRUNCATE checkpoint waits for readers.
     db.busy_timeout(Duration::from_millis(100)).map_err(explain)?;
+    // Nothing is moved or removed when it closes, until it is known that everything is synced.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
     db.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON; \
          PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA cache_size = -{WRITER_CACHE_KIB};"

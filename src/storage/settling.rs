@@ -22,7 +22,7 @@ struct Waiting {
     behind: bool,
     /// What it changes, where a read may be about that alone.
     touched: HashSet<Subject>,
-    readers: Vec<oneshot::Sender<()>>,
+    readers: Vec<oneshot::Sender<bool>>,
     /// Nobody settles anything any more.
     ended: bool,
 }
@@ -32,7 +32,7 @@ struct Waiting {
 pub(super) enum Subject {
     /// Whatever it is.
     Anything,
-    /// The row of a workflow.
+    /// The row of a workflow and its records.
     Workflow(WorkflowId),
     /// The messages of a conversation, and which of its runs run.
     Conversation(ConversationId),
@@ -62,8 +62,10 @@ fn subjects(append: &Append) -> impl Iterator<Item = Subject> {
 pub(super) enum Turn {
     /// Everything can be read.
     Now,
-    /// Wait for this; and tell the writer, if nobody did.
-    Later(oneshot::Receiver<()>, bool),
+    /// It cannot be read any more.
+    Never,
+    /// Wait for this, which says whether everything can be read then; and tell the writer, if nobody did.
+    Later(oneshot::Receiver<bool>, bool),
 }
 
 impl Settling {
@@ -71,11 +73,16 @@ impl Settling {
     pub fn turn(&self, subject: &Subject) -> Turn {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let touched = |subject: &Subject| state.touched.contains(subject);
-        if state.ended
-            || !state.behind
-            || (*subject != Subject::Anything && !touched(subject) && !touched(&Subject::Anything))
-        {
+        let is_touched = match subject {
+            Subject::Anything => true,
+            Subject::Conversation(_) => touched(subject) || touched(&Subject::Anything),
+            Subject::Workflow(_) | Subject::Request(_) => touched(subject),
+        };
+        if !state.behind || !is_touched {
             return Turn::Now;
+        }
+        if state.ended {
+            return Turn::Never;
         }
         let (reader, settled) = oneshot::channel();
         let first = state.readers.is_empty();
@@ -90,7 +97,7 @@ impl Settling {
         state.touched.extend(appends.iter().flat_map(|append| subjects(append)));
     }
 
-    /// Lets readers go on: everything can be read, or this will not change soon.
+    /// Lets readers go on: everything can be read, or, if it is behind, this will not change soon.
     pub fn let_go(&self, behind: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.behind = behind;
@@ -98,7 +105,7 @@ impl Settling {
             state.touched.clear();
         }
         for reader in state.readers.drain(..) {
-            let _ = reader.send(());
+            let _ = reader.send(!behind);
         }
     }
 
@@ -134,7 +141,7 @@ mod tests {
         let Turn::Later(mut settled, true) = settling.turn(&Subject::Anything) else { panic!("it is behind") };
         assert!(settled.try_recv().is_err(), "and waits");
         drop(settles);
-        assert_eq!(settled.try_recv(), Ok(()));
-        assert!(matches!(settling.turn(&Subject::Anything), Turn::Now));
+        assert_eq!(settled.try_recv(), Ok(false));
+        assert!(matches!(settling.turn(&Subject::Anything), Turn::Never));
     }
 }

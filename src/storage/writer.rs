@@ -16,6 +16,7 @@ use fleet_actors::failpoint::{FailPoint, reach};
 use fleet_actors::ports::{Append, Clock, Outcome, StoreError, StoreWrite, Written};
 use fleet_actors::trouble::Trouble;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::oneshot;
 
 use super::append::Moment;
@@ -174,7 +175,7 @@ impl Writer {
             }
         }
         reach(FailPoint::BeforeCommit);
-        let committed = self.commit(appends);
+        let committed = self.commit(&appends);
         reach(FailPoint::AfterCommit);
         match committed {
             Ok(outcomes) => {
@@ -183,11 +184,20 @@ impl Writer {
                     drop(reply.send(Ok(outcomes.by_ref().take(count).collect())));
                 }
             }
+            // What is damaged is one asker's, and nothing is written: each for himself.
+            Err(StoreError::Damaged(_)) if replies.len() > 1 => {
+                let mut appends = &*appends;
+                for (reply, count) in replies {
+                    let (own, others) = appends.split_at(count);
+                    appends = others;
+                    drop(reply.send(self.commit(own)));
+                }
+            }
             Err(error) => replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone())))),
         }
     }
 
-    fn commit(&mut self, appends: Vec<Arc<Append>>) -> Result<Vec<Outcome>, StoreError> {
+    fn commit(&mut self, appends: &[Arc<Append>]) -> Result<Vec<Outcome>, StoreError> {
         let at = self.moment();
         self.attempt(|commits| commits.group(appends, at))
     }
@@ -373,11 +383,12 @@ impl Writer {
         self.housekeep(Wal::when_idle);
         self.commits.let_go();
         let Self { commits: Commits { db, .. }, wal, failed, .. } = self;
-        // The last connection to close removes the log.
         drop(wal);
-        if failed.is_some() {
-            // Closing would checkpoint pages that may be lost.
-            std::mem::forget(db);
+        // The last connection to close moves the log and removes it; behind a failed sync it may not.
+        if failed.is_none()
+            && let Err(error) = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        {
+            tracing::warn!(%error, "the write-ahead log stays: the next start moves it into the database");
         }
     }
 }

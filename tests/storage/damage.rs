@@ -1,11 +1,15 @@
 //! Bytes that are not what was written.
 
-use agentic_fleet::storage::SqliteStore;
+use std::path::Path;
+use std::sync::Arc;
+
+use agentic_fleet::settings::Durability;
+use agentic_fleet::storage::{SqliteOptions, SqliteStore};
 use fleet_actors::ids::{Position, Seq};
-use fleet_actors::ports::{RecordBody, RecordRow, Store, StoreError};
+use fleet_actors::ports::{Outcome, RecordBody, RecordRow, Rest, Store, StoreError, WorkflowState};
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{DATABASE, OnDisk, block_on, make};
+use crate::support::{DATABASE, OnDisk, block_on, make, records_of};
 
 const ALL: usize = usize::MAX;
 
@@ -82,6 +86,77 @@ fn a_damaged_record_is_named_never_served_and_harms_no_other_workflow() {
         assert!(next.is_ok(), "{sql}: {next:?}");
     }
     println!("{} damages, each found, named and isolated", damages.len());
+}
+
+/// Spoils the first byte of the page on which a table or an index begins.
+fn spoil_page(disk: &OnDisk, name: &str) {
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: usize = db.query_row(root, [name], |row| row.get(0)).expect("its page");
+    drop(db);
+    let mut bytes = std::fs::read(disk.file(DATABASE)).expect("the file");
+    bytes[(page - 1) * 4_096] = 0xff;
+    std::fs::write(disk.file(DATABASE), bytes).expect("written");
+}
+
+#[test]
+fn a_damaged_page_that_an_end_writes_lets_its_run_rest_and_keeps_nobody_else_from_working_and_no_start_out() {
+    for durability in [Durability::Power, Durability::Process] {
+        let mut disk = OnDisk::new(|options| options.durability = durability);
+        block_on(disk.store().commit(make::all([make::first("a", 1), make::first("b", 1)]))).expect("written");
+        disk.close();
+        spoil_page(&disk, "history_by_conversation");
+        disk.open();
+        let store = disk.store();
+        let ended = block_on(store.commit(vec![make::ended(make::more("a", 1, 1)).into()]));
+        // No judgement reads that page; behind the redo log it is acknowledged before it is written.
+        assert_eq!(ended.is_ok(), durability == Durability::Power, "{ended:?}");
+        // Another process finds what this one left, once as a kill leaves it, and once behind its last word.
+        let killed = tempfile::tempdir().expect("a directory");
+        for file in [DATABASE, "fleet.db-wal", "fleet.db-redo"] {
+            let _ = std::fs::copy(disk.file(file), killed.path().join(file));
+        }
+        let after_kill =
+            SqliteStore::open(&SqliteOptions::new(killed.path()), Arc::new(disk.clock.clone())).expect("it opens");
+        let other = block_on(store.commit(vec![make::more("b", 1, 1).into()]));
+        assert_eq!(other, Ok(vec![Outcome::Done { head: Position(2) }]));
+        for store in [&after_kill as &dyn Store, &*store] {
+            let row = block_on(store.workflow(&make::id("a"))).expect("a row").expect("it is there");
+            let rests = WorkflowState::Resting(Rest::Quarantined);
+            let expected = if durability == Durability::Power { rests } else { WorkflowState::Running };
+            assert_eq!((row.state, row.head), (expected, Position(1)));
+            assert_eq!(records_of(store, &make::id("b")).first().map(|record| record.position), Some(Position(1)));
+        }
+        let aside = |dir: &Path| {
+            let files = std::fs::read_dir(dir).expect("a directory").flatten();
+            files.filter(|file| file.file_name().to_string_lossy().starts_with("fleet.db-redo-left-")).count()
+        };
+        let expected = usize::from(durability == Durability::Power);
+        assert_eq!(aside(disk.dir.path()), expected, "what could not be written is kept");
+    }
+}
+
+#[test]
+fn a_damaged_row_is_told_to_its_own_asker_and_the_others_of_its_group_are_written() {
+    let mut disk = OnDisk::new(|_| {});
+    let runs = 40;
+    let all = || (0..runs).map(|n| format!("w{n}"));
+    block_on(disk.store().commit(make::all(all().map(|name| make::first(&name, 1))))).expect("written");
+    disk.close();
+    let db = rusqlite::Connection::open(disk.file(DATABASE)).expect("the file opens");
+    let spoiled = "UPDATE lives SET epoch = 'x' WHERE num = (SELECT num FROM workflows WHERE id = 'w20')";
+    assert_eq!(db.execute(spoiled, []), Ok(1));
+    drop(db);
+    disk.open();
+    let store = disk.store();
+    let asks = all().map(|name| store.commit(vec![make::more(&name, 1, 1).into()]));
+    let outcomes = block_on(futures_util::future::join_all(asks));
+    for (name, outcome) in all().zip(outcomes) {
+        match name.as_str() {
+            "w20" => assert!(matches!(outcome, Err(StoreError::Damaged(_))), "{outcome:?}"),
+            _ => assert_eq!(outcome, Ok(vec![Outcome::Done { head: Position(2) }]), "{name}"),
+        }
+    }
 }
 
 /// What is read back of a damaged file: the truth, or no record at all.

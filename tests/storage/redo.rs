@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
-use fleet_actors::event::RunOutcome;
-use fleet_actors::ids::{Epoch, Position, WorkflowId};
+use fleet_actors::event::{Answer, Question, RunOutcome};
+use fleet_actors::ids::{Epoch, Position, RequestId, Timestamp};
 use fleet_actors::ports::{
-    Append, NewChild, Next, Outcome, PageFrom, Quality, RecordBody, RunOutput, Store, StoreError, StoreWrite,
-    WorkflowFilter, WorkflowState,
+    Append, Command, NewChild, Next, OpenedQuestion, Outcome, PageFrom, Quality, QuestionFilter, RecordBody, RunOutput,
+    Store, StoreError, StoreWrite, WorkflowFilter, WorkflowState,
 };
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{DATABASE, OnDisk, block_on, make};
+use crate::support::{DATABASE, OnDisk, block_on, make, records_of};
 
 const WAL: &str = "fleet.db-wal";
 const REDO: &str = "fleet.db-redo";
@@ -43,10 +43,6 @@ fn commit(store: &dyn Store, groups: &[Vec<Append>]) {
         let outcomes = block_on(store.commit(make::all(group.clone()))).expect("written");
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done { .. })), "{outcomes:?}");
     }
-}
-
-fn records_of(store: &dyn Store, workflow: &WorkflowId) -> Vec<fleet_actors::ports::RecordRow> {
-    block_on(store.read(workflow, Position(0), usize::MAX)).expect("a journal")
 }
 
 /// How many groups a store has; panics unless these are the first ones, whole.
@@ -248,19 +244,34 @@ fn of_a_group_that_is_refused_nothing_is_written() {
 
 /// What was parsed may be nested as deeply as the parser allows, and stands in something of ours then.
 #[test]
-fn values_of_any_depth_come_back_from_the_redo_log() {
+fn values_of_any_depth_come_back_from_the_redo_log_and_from_the_database() {
     let depth = 126;
     let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let mut row = make::entry("deep");
-    let metadata = serde_json::from_str(&deep).expect("within the limit");
-    row.result = Some(RunOutput { metadata, ..RunOutput::default() });
+    let value: serde_json::Value = serde_json::from_str(&deep).expect("within the limit");
+    row.result = Some(RunOutput { metadata: value.clone(), ..RunOutput::default() });
     let ended = Append { next: Next::Ended(Arc::new(row)), ..make::more("deep", 1, 1) };
-    let groups = [vec![make::first("deep", 1)], vec![ended], vec![make::first("w", 1)]];
+    let question = Question {
+        request_id: RequestId::from_trusted("r"),
+        request_type: "question".into(),
+        request: value.clone(),
+        answer_schema: None,
+        expires_at: Timestamp(i64::MAX),
+    };
+    let opened = vec![OpenedQuestion { question, asked_at: Timestamp(1) }];
+    let asks = Append { opened, ..make::first("asks", 1) };
+    let groups = [vec![make::first("deep", 1)], vec![ended], vec![make::first("w", 1)], vec![asks]];
     let cut = Cut::behind_the_opening(&groups);
     let (_dir, store) = cut.store(&cut.redo);
     assert_eq!(groups_in(&store, &groups), groups.len());
     let entry = block_on(store.history_entry(&make::id("deep"))).expect("it can be read").expect("an entry");
     assert_eq!(entry.result.expect("a result").metadata.to_string(), deep);
+    let asked = block_on(store.questions(QuestionFilter { limit: 10, ..QuestionFilter::default() }));
+    assert_eq!(asked.expect("a list").first().map(|asked| &asked.question.request), Some(&value));
+    let answer = Command::Answer { request_id: RequestId::from_trusted("r"), answer: Answer::Given(value) };
+    let post = StoreWrite::Post { workflow: make::id("asks"), command: answer.clone() };
+    block_on(store.write(post)).expect("posted");
+    assert_eq!(block_on(store.inbox(&make::id("asks"))), Ok(vec![answer]));
 }
 
 /// The end of a run that leaves another behind.

@@ -12,7 +12,7 @@ use fleet_actors::ports::{Outcome, Store, StoreError, StoreWrite, Written};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 
-use crate::support::{OnDisk, block_on, make, without_syncs};
+use crate::support::{OnDisk, block_on, make, records_of, without_syncs};
 
 /// Commits workflows `w0`, `w1`, ... of 40 KiB until there is no room; how many were acknowledged.
 fn fill(store: &dyn Store) -> usize {
@@ -28,7 +28,7 @@ fn fill(store: &dyn Store) -> usize {
 
 fn assert_whole(store: &dyn Store, acknowledged: std::ops::Range<usize>) {
     for n in acknowledged {
-        let read = block_on(store.read(&make::id(&format!("w{n}")), Position(0), usize::MAX)).expect("a journal");
+        let read = records_of(store, &make::id(&format!("w{n}")));
         assert_eq!(read, make::with_bodies(make::first(&format!("w{n}"), 4), 10_000).records, "w{n}");
     }
 }

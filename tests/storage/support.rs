@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agentic_fleet::settings::Durability;
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
-use fleet_actors::ports::Store;
+use fleet_actors::ids::{Position, WorkflowId};
+use fleet_actors::ports::{RecordRow, Store};
 use fleet_actors::testing::ManualClock;
 use fleet_actors::testing::store_contract::Harness;
 use tempfile::TempDir;
@@ -54,6 +55,19 @@ impl OnDisk {
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime").block_on(future)
+}
+
+/// All records of a workflow, page after page: a slow machine makes pages short.
+pub fn records_of(store: &dyn Store, workflow: &WorkflowId) -> Vec<RecordRow> {
+    let mut records: Vec<RecordRow> = Vec::new();
+    loop {
+        let after = records.last().map_or(Position(0), |last| last.position);
+        let page = block_on(store.read(workflow, after, usize::MAX)).expect("a journal");
+        if page.is_empty() {
+            return records;
+        }
+        records.extend(page);
+    }
 }
 
 /// Something to store.

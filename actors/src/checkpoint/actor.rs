@@ -104,9 +104,18 @@ impl CheckpointActor {
                 drop(in_line);
                 let (appends, replies) = self.group(append, reply);
                 Box::pin(async move {
-                    let result = shared.store.commit(appends).await;
+                    let result = shared.store.commit(appends.clone()).await;
                     shared.judge(&result);
                     match result {
+                        // What is damaged is one asker's, and nothing is written: each for himself.
+                        Err(StoreError::Damaged(_)) if replies.len() > 1 => {
+                            for (append, reply) in appends.into_iter().zip(replies) {
+                                let result = shared.store.commit(vec![append]).await;
+                                shared.judge(&result);
+                                let _ = reply
+                                    .send(result.and_then(|outcomes| outcomes.into_iter().next().ok_or_else(gone)));
+                            }
+                        }
                         Ok(outcomes) => {
                             reach(FailPoint::BeforeAck);
                             for (outcome, reply) in outcomes.into_iter().zip(replies) {

@@ -22,7 +22,7 @@ use super::super::record::{INLINE_BYTES, hash_of};
 /// Large shared bodies that are remembered.
 const KNOWN_MAX: usize = 8;
 
-/// Large shared bodies that the database has, as its writer last saw it, or an entry in front of it. Cleared by whatever removes.
+/// Large shared bodies that the database has, as its writer last saw it, or an entry in front of it. Cleared behind every change that is no append.
 #[derive(Default)]
 pub(super) struct Known(Vec<(RecordBody, [u8; 32])>);
 
