@@ -2,8 +2,8 @@
 //!
 //! Invariant: no record goes while a fork shares it. A workflow that is deleted while it has forks is hidden and goes with
 //! the last of them. A payload goes with the last record that names it.
-//! Absent on purpose: marks for a later sweep. What was removed is gone when the removal is durable; `secure_delete`
-//! overwrites it.
+//! Absent on purpose: marks for a later sweep. What was removed is gone when the removal is durable, and `secure_delete`
+//! overwrites it; but SQLite may leave a part of a row in the room of a page that it moved that row from.
 
 use fleet_actors::ids::{ConversationId, Timestamp, WorkflowId};
 use fleet_actors::ports::Written;

@@ -81,6 +81,29 @@ async fn a_commit_takes_as_many_asks_and_bytes_as_the_limits_say_and_the_queue_n
 }
 
 #[actix::test]
+async fn what_is_damaged_is_told_to_its_own_asker_and_the_others_of_its_group_are_committed() {
+    let store = store();
+    store.on_commit(|appends| match appends.iter().any(|append| append.claim.workflow.as_str() == "w1") {
+        true => CommitFault::RefuseBefore(StoreError::Damaged("a page".into())),
+        false => CommitFault::Proceed,
+    });
+    let door = start(&store, WriterLimits::default());
+    let held: Vec<_> = std::iter::from_fn(|| door.shared.enter()).collect();
+    let asks = futures_util::future::join_all((0..3).map(|n| door.append(append(n).into())));
+    let make_room = async {
+        while door.shared.waiting.load(Ordering::SeqCst) < 3 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        drop(held);
+    };
+    let (answers, ()) = futures_util::future::join(asks, make_room).await;
+    let told: Vec<_> = answers.iter().map(Result::is_ok).collect();
+    assert_eq!(told, [true, false, true], "{answers:?}");
+    assert_eq!(answers[1], Err(StoreError::Damaged("a page".into())));
+}
+
+#[actix::test]
 async fn an_append_is_handed_on_by_the_door_itself_unless_somebody_waits() {
     let store = store();
     let door = start(&store, WriterLimits::default());
