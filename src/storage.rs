@@ -147,6 +147,7 @@ pub struct SqliteStore {
     opening: i64,
     /// A page of records ends after this long.
     read_timeout: Duration,
+    read_patience: Duration,
 }
 
 struct WriterHandle {
@@ -200,7 +201,8 @@ impl SqliteStore {
         });
         let thread = thread.map_err(|error| OpenError::Io { path: path.clone(), error })?;
         let writer = Some(WriterHandle { jobs, thread: Mutex::new(Some(thread)), settling });
-        Ok(Self { readers: Some(readers), writer, opening, read_timeout: options.read_timeout })
+        let SqliteOptions { read_timeout, read_patience, .. } = *options;
+        Ok(Self { readers: Some(readers), writer, opening, read_timeout, read_patience })
     }
 
     /// Opens a store that another process may be writing. Every write is refused.
@@ -209,7 +211,8 @@ impl SqliteStore {
     /// [`OpenError`], also when there is no store yet or it needs a migration.
     pub fn open_read_only(options: &SqliteOptions) -> Result<Self, OpenError> {
         let readers = Readers::start(&options.database, NonZeroUsize::MIN, &Arc::default(), &Watch::default())?;
-        Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout: options.read_timeout })
+        let SqliteOptions { read_timeout, read_patience, .. } = *options;
+        Ok(Self { readers: Some(readers), writer: None, opening: 0, read_timeout, read_patience })
     }
 
     /// Whether the last process was killed and left something acknowledged that only an [`open`](Self::open) makes readable.
@@ -284,13 +287,19 @@ impl SqliteStore {
         subject: Subject,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
     ) -> SendFuture<'a, Result<T, StoreError>> {
-        Box::pin(async move {
+        Box::pin(self.in_time(async move {
             self.settled(&subject).await?;
             match &self.readers {
                 Some(readers) => readers.read(work).await,
                 None => Err(StoreError::Unavailable("the store was closed".into())),
             }
-        })
+        }))
+    }
+
+    /// A disk that hangs keeps nobody waiting for ever.
+    async fn in_time<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| Err(StoreError::Unavailable("a read was not answered in time".into()));
+        tokio::time::timeout(self.read_patience, read).await.unwrap_or_else(late)
     }
 }
 
@@ -407,11 +416,11 @@ impl Store for SqliteStore {
 
     fn history_entry(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Option<HistoryRow>, StoreError>> {
         let id = workflow.clone();
-        Box::pin(async move {
+        Box::pin(self.in_time(async move {
             self.settled(&Subject::Workflow(id.clone())).await?;
             // A child's end changes its parent's entry.
             self.look(move |db| history::entry(db, &id)).await
-        })
+        }))
     }
 
     fn history_count(&self) -> SendFuture<'_, Result<u64, StoreError>> {

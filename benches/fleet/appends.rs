@@ -64,7 +64,7 @@ fn store() -> Duration {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(dir.path());
     let batches: Vec<_> = (1..=BATCHES).map(batch).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
         store.commit(batch(0)).await.expect("written");
         let began = Instant::now();

@@ -121,7 +121,11 @@ async fn submitted(
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
-    let Some(key) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let mut keys = request.headers().get_all("idempotency-key");
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err(ApiError::invalid("Idempotency-Key", "must stand once"));
+    }
     match key.to_str() {
         Ok(key) if (1..=255).contains(&key.len()) => Ok(Some(key.to_owned())),
         Ok(_) | Err(_) => Err(ApiError::invalid("Idempotency-Key", "must have 1 to 255 visible ASCII characters")),

@@ -21,6 +21,8 @@ pub struct SqliteOptions {
     pub readers: NonZeroUsize,
     /// A read of a journal ends its page after this long.
     pub read_timeout: Duration,
+    /// A read that has no answer after this long is refused.
+    pub read_patience: Duration,
     /// New pages of 4 KiB in the log at which the writer checkpoints under load.
     pub wal_pages_max: u32,
     /// Bytes of log above which new reads wait for a truncating checkpoint.
@@ -42,6 +44,7 @@ impl SqliteOptions {
             durability: Durability::Power,
             readers: NonZeroUsize::MIN.saturating_add(1),
             read_timeout: Duration::from_millis(50),
+            read_patience: Duration::from_secs(10),
             wal_pages_max: 4_000,
             wal_bytes_max: 64 << 20,
             pages_max: None,

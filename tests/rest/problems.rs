@@ -171,6 +171,9 @@ async fn wrong_paths_queries_and_headers_are_problems_that_name_what_is_wrong() 
     let request = app.request("/api/v1/run", r#"{"task":"t"}"#).header("idempotency-key", "x".repeat(256));
     let (status, answer) = problem(request.send().await.unwrap()).await;
     assert_eq!((status, fields(&answer)), (422, vec!["Idempotency-Key"]), "{answer}");
+    let twice = app.request("/api/v1/run", r#"{"task":"t"}"#).header("idempotency-key", "a");
+    let (status, answer) = problem(twice.header("idempotency-key", "b").send().await.unwrap()).await;
+    assert_eq!((status, fields(&answer)), (422, vec!["Idempotency-Key"]), "{answer}");
     assert_eq!(app.model_calls(), 0);
 }
 

@@ -58,7 +58,7 @@ fn a_store_without_the_epoch_check_breaks_the_contract() {
 fn a_deep_copy_of_the_store_in_memory_goes_its_own_way() {
     let mut harness = InMemory::new(|clock| MemoryStore::new(clock));
     let copy = harness.store.fork_state();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let (_, case) = CASES[0];
     runtime.block_on(case(&mut harness));
     let all = || WorkflowFilter { limit: 10, ..WorkflowFilter::default() };
@@ -69,7 +69,7 @@ fn a_deep_copy_of_the_store_in_memory_goes_its_own_way() {
 #[test]
 fn faults_of_the_store_in_memory_are_drawn_for_each_commit() {
     let harness = InMemory::new(|clock| MemoryStore::new(clock));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut faults = vec![CommitFault::LoseAck, CommitFault::RefuseBefore(StoreError::Full)];
     harness.store.on_commit(move |_| faults.pop().unwrap_or(CommitFault::Proceed));
     let commit = |id: &str| runtime.block_on(harness.store.commit(vec![make::first(id, 1).into()]));

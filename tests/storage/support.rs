@@ -54,7 +54,12 @@ impl OnDisk {
 }
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime").block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
 }
 
 /// All records of a workflow, page after page: a slow machine makes pages short.

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use agentic_fleet::settings::Durability;
 use agentic_fleet::storage::{SqliteOptions, SqliteStore};
@@ -129,6 +130,44 @@ fn what_is_acknowledged_and_cannot_be_written_is_not_said_to_be_missing() {
     };
     assert!(trace.contains("INJECTED"), "no write failed: {trace}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("TOLD"), "{output:?}");
+}
+
+/// Reads what was acknowledged while a write of it hangs.
+#[test]
+fn child_that_reads_behind_a_disk_that_hangs() {
+    let Some(dir) = child_dir() else { return };
+    let read_patience = Duration::from_millis(100);
+    let options = SqliteOptions { read_patience, ..SqliteOptions::new(&dir) };
+    let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("it opens");
+    let commit = |name: &str| block_on(store.commit(vec![make::first(name, 1).into()])).expect("acknowledged");
+    let is_there = |name: &str| block_on(store.workflow(&make::id(name))).map(|row| row.is_some());
+    for name in (0..1_000).map(|n| format!("w{n}")) {
+        commit(&name);
+        match is_there(&name) {
+            Ok(is_there) => assert!(is_there, "{name} was acknowledged"),
+            Err(error) => {
+                println!("\nTOLD {error}");
+                assert_eq!(is_there("nobody"), Ok(false), "a read that is about nothing of it goes on");
+                break;
+            }
+        }
+    }
+    std::process::exit(74);
+}
+
+#[test]
+fn a_read_behind_a_disk_that_hangs_is_refused_in_time() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let wal = dir.path().join("data").join("fleet.db-wal");
+    let path = wal.to_str().expect("a path in UTF-8");
+    let inject = ["-P", path, "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=1500000:when=200"];
+    let child = "sync::child_that_reads_behind_a_disk_that_hangs";
+    let Some((output, _)) = traced(child, dir.path(), &inject) else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("TOLD") && said.contains("in time"), "{output:?}");
 }
 
 const SYNCS: &[&str] = &["-e", "trace=fsync,fdatasync,write"];

@@ -115,7 +115,8 @@ pub struct Violation {
 /// # Panics
 /// If no runtime can be started.
 pub fn violations<H: Harness>(make: impl Fn() -> H) -> Vec<Violation> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime for the contract");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime for the contract");
     let broken = |(name, case): &(&'static str, Case)| {
         let run = AssertUnwindSafe(|| {
             let mut harness = make();
