@@ -144,8 +144,10 @@ async fn join(api: &Api, workflow: &WorkflowId) -> Result<HttpResponse, ApiError
         WorkflowState::Parked => return Ok(accepted(workflow)),
         WorkflowState::Running | WorkflowState::Resting(_) => {}
     }
-    let stream = api.sessions.watch(workflow, Seq(0)).await.map_err(of_start)?;
+    let mut stream = api.sessions.watch(workflow, Seq(0)).await.map_err(of_start)?;
     api.sessions.resume(workflow, None).await.map_err(of_start)?;
+    // What was said of a run at rest is no longer so.
+    api.follow_anew(&mut stream, Seq(0)).await?;
     finish(api, stream).await
 }
 

@@ -2,19 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use fleet_actors::ports::WorkflowState;
 
-use crate::app::{Script, TestApp};
-
-async fn until(what: &str, so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !so() {
-        assert!(Instant::now() < end, "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(2)).await; // allow-sleep: polls a condition under a deadline
-    }
-}
+use crate::app::{Script, TestApp, until};
 
 #[actix_web::test]
 async fn of_ten_times_as_many_clients_over_http_and_sse_exactly_the_cap_is_admitted_each_round() {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentic_fleet::agents::Agent;
 use agentic_fleet::api::Api;
@@ -26,6 +26,9 @@ use fleet_actors::stream::Logs;
 use fleet_actors::supervisor::Services;
 use fleet_actors::testing::{ManualClock, MemoryStore, NoTools};
 use fleet_actors::watch::Watch;
+
+/// The clocks stand.
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 /// How the model answers.
 #[derive(Clone, Copy)]
@@ -89,13 +92,22 @@ impl TestApp {
 
     /// The same with settings of its own.
     pub fn spawn_with(script: Script, cap: u32, change: impl FnOnce(&mut Settings)) -> Self {
+        let store = MemoryStore::new(Arc::new(ManualClock::at(NOW)));
+        Self::over(store, script, cap, change)
+    }
+
+    /// The next process over the same store.
+    pub fn restarted(&self, script: Script, cap: u32) -> Self {
+        Self::over(self.store.restarted(), script, cap, |_| {})
+    }
+
+    fn over(memory: MemoryStore, script: Script, cap: u32, change: impl FnOnce(&mut Settings)) -> Self {
         let flags = Flags { profile: Some("test".to_owned()), ..Flags::default() };
         let mut settings = Settings::load(&Sources { flags, ..Sources::default() }).unwrap().settings;
         settings.server.workers = serde_json::from_value(1.into()).unwrap();
         settings.server.body_timeout_ms = serde_json::from_value(200.into()).unwrap();
         change(&mut settings);
-        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
-        let memory = MemoryStore::new(clock.clone());
+        let clock = Arc::new(ManualClock::at(NOW));
         let store = Arc::new(memory.clone());
         let limits = WriterLimits { probe_interval: Duration::from_secs(3), ..WriterLimits::default() };
         let arbiter = actix::Arbiter::current();
@@ -149,6 +161,15 @@ impl TestApp {
     pub fn request(&self, path: &str, body: impl Into<String>) -> reqwest::RequestBuilder {
         let request = self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");
         request.body(body.into())
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < end, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(2)).await; // allow-sleep: polls a condition under a deadline
     }
 }
 

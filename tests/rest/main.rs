@@ -6,6 +6,7 @@ mod admission;
 mod app;
 mod checkpoints;
 mod doors;
+mod joins;
 mod problems;
 mod resources;
 mod specification;
