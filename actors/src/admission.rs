@@ -150,7 +150,8 @@ impl Admission {
         self.house.released.notify_one();
     }
 
-    /// Waits for a permit to come back or the cap to change; may wake without cause. For one waiter: the wake queue.
+    /// Waits for a permit to come back or the cap to change; may wake without cause. Of those who wait one is woken, which
+    /// may not be the one that can go on, so each of them looks again by itself, too.
     pub async fn released(&self) {
         self.house.released.notified().await;
     }

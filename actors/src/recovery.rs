@@ -4,7 +4,7 @@
 //! rests as `interrupted`, resumable. Parked runs that are due wait as rows in the store, oldest first, ahead of new
 //! work, and are taken one permit at a time.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -48,58 +48,89 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
     Ok(waiting)
 }
 
-/// Goes on with a run that nobody needs to watch, as soon as the store takes it.
+/// Goes on with a run that nobody needs to watch, as soon as the store has and takes it.
 async fn take_up(sessions: &Sessions, workflow: &WorkflowId) {
-    use crate::ports::StoreError::{Full, Unavailable, Unwritable};
-    while let Err(StartError::Store(Full | Unavailable(_) | Unwritable(_)) | StartError::Busy(_)) =
-        go_on(sessions, workflow).await
-    {
+    while go_on(sessions, workflow).await.is_err_and(|error| passes(&error)) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
+/// Whether a run did not go on for a trouble that is not its own, and that passes.
+fn passes(error: &StartError) -> bool {
+    use crate::ports::StoreError::{Full, Unavailable, Unwritable};
+    matches!(
+        error,
+        StartError::Store(Full | Unavailable(_) | Unwritable(_))
+            | StartError::Rests(Rest::StorageUnavailable, _)
+            | StartError::Busy(_)
+    )
+}
+
 /// Puts runs whose client did not come back within the grace to rest; those that were cancelled while the last process
-/// stopped wait for nobody.
-pub async fn rest_unclaimed(sessions: &Sessions, mut waiting: Vec<WorkflowId>) {
-    let cancelled = cancelled(sessions, &waiting).await;
-    waiting.retain(|workflow| !cancelled.contains(workflow));
-    for workflow in cancelled {
-        // Without a permit it does nothing but end.
-        if let Err(error) = sessions.resume_with(&workflow, None, None, true).await {
-            tracing::warn!(%workflow, %error, "a cancelled workflow was not ended");
+/// stopped wait for nobody. What the store does not give or take is tried again.
+pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
+    let grace = Instant::now() + sessions.services().limits.disconnect_grace;
+    let (mut unread, mut unclaimed) = (waiting, Vec::new());
+    loop {
+        for workflow in std::mem::take(&mut unread) {
+            match end_if_cancelled(sessions, &workflow).await {
+                Ok(true) => {}
+                Ok(false) => unclaimed.push(workflow),
+                Err(error) if passes(&error) => {
+                    tracing::warn!(%workflow, %error, "a workflow that may be cancelled is looked at again");
+                    unread.push(workflow);
+                }
+                Err(StartError::Draining) => return,
+                Err(error) => tracing::warn!(%workflow, %error, "a workflow that may be cancelled is left as it is"),
+            }
         }
-    }
-    tokio::time::sleep(sessions.services().limits.disconnect_grace).await;
-    for workflow in waiting {
-        if sessions.is_live(&workflow).await.unwrap_or(true) {
-            continue;
-        }
-        let Ok(Some(row)) = sessions.store().workflow(&workflow).await else { continue };
-        let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Interrupted };
-        match sessions.services().checkpoints.write(write).await {
-            Ok(Written::Done) => {
-                tracing::info!(%workflow, "its client did not come back after the restart, it rests as interrupted");
-                // Who watches it did not make it go on, and must not wait for what nobody does.
-                if let Some(log) = sessions.services().logs.find(&workflow) {
-                    log.put_to_rest(Rest::Interrupted);
+        let now = Instant::now();
+        if now >= grace {
+            for workflow in std::mem::take(&mut unclaimed) {
+                if let Err(error) = rest(sessions, &workflow).await {
+                    tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest");
+                    unclaimed.push(workflow);
                 }
             }
-            // It went on meanwhile, or is over, or was removed.
-            Ok(Written::Conflict | Written::NotFound | Written::Posted(_) | Written::Removed(_)) => {}
-            Err(error) => tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest"),
         }
+        if unread.is_empty() && unclaimed.is_empty() {
+            return;
+        }
+        let next = if unread.is_empty() && now < grace { grace } else { now + LOOK_AGAIN };
+        tokio::time::sleep_until(next).await;
     }
 }
 
-async fn cancelled(sessions: &Sessions, waiting: &[WorkflowId]) -> BTreeSet<WorkflowId> {
-    let mut cancelled = BTreeSet::new();
-    for workflow in waiting {
-        let inbox = sessions.store().inbox(workflow).await.unwrap_or_default();
-        if inbox.iter().any(|command| matches!(command, Command::Cancel { .. })) {
-            cancelled.insert(workflow.clone());
-        }
+/// Ends a run that was cancelled; false when it was not. An inbox that cannot be read is not an empty one.
+async fn end_if_cancelled(sessions: &Sessions, workflow: &WorkflowId) -> Result<bool, StartError> {
+    let inbox = sessions.store().inbox(workflow).await?;
+    let cancelled = inbox.iter().any(|command| matches!(command, Command::Cancel { .. }));
+    if cancelled {
+        // Without a permit it does nothing but end.
+        sessions.resume_with(workflow, None, None, true).await?;
     }
-    cancelled
+    Ok(cancelled)
+}
+
+/// Puts a run to rest that its client did not come back to.
+async fn rest(sessions: &Sessions, workflow: &WorkflowId) -> Result<(), StartError> {
+    if sessions.is_live(workflow).await? {
+        return Ok(());
+    }
+    let Some(row) = sessions.store().workflow(workflow).await? else { return Ok(()) };
+    let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Interrupted };
+    match sessions.services().checkpoints.write(write).await? {
+        Written::Done => {
+            tracing::info!(%workflow, "its client did not come back after the restart, it rests as interrupted");
+            // Who watches it did not make it go on, and must not wait for what nobody does.
+            if let Some(log) = sessions.services().logs.find(workflow) {
+                log.put_to_rest(Rest::Interrupted);
+            }
+        }
+        // It went on meanwhile, or is over, or was removed.
+        Written::Conflict | Written::NotFound | Written::Posted(_) | Written::Removed(_) => {}
+    }
+    Ok(())
 }
 
 /// Serves parked runs that are due, until the process stops.

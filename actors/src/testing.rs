@@ -10,5 +10,5 @@ pub mod script;
 pub mod store_contract;
 
 pub use manual_clock::ManualClock;
-pub use memory_store::{CommitFault, MemoryStore};
+pub use memory_store::{CommitFault, MemoryStore, Reading};
 pub use no_tools::NoTools;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{adopt_at_start, wake_queue};
+use super::{FAILED_MAX, LOOK_AGAIN, adopt_at_start, rest_unclaimed, wake_queue};
 use crate::event::RunOutcome;
 use crate::ids::WorkflowId;
-use crate::ports::{Command, OnDisconnect, StoreError, StoreWrite, WorkflowState};
+use crate::ports::{Command, OnDisconnect, Posted, Rest, StoreError, StoreWrite, WorkflowState};
 use crate::sessions::tests::House;
-use crate::testing::CommitFault;
+use crate::testing::{CommitFault, Reading};
 
 const CANCELLED: WorkflowState = WorkflowState::Ended(RunOutcome::Cancelled);
 
@@ -92,4 +92,106 @@ async fn a_run_that_the_store_does_not_take_after_a_restart_goes_on_when_it_does
     next.store.heal();
     tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
     assert!(next.sessions.is_live(&workflow).await.expect("an answer"));
+}
+
+#[actix::test]
+async fn a_run_that_the_store_does_not_give_after_a_restart_goes_on_when_it_does() {
+    tokio::time::pause();
+    let house = House::new();
+    let workflow = house.asking(OnDisconnect::Continue).await.workflow().clone();
+    let next = house.restarted();
+    unreadable(&next, |reading| matches!(reading, Reading::Journal(_)));
+    assert_eq!(adopt_at_start(&next.sessions).await, Ok(Vec::new()));
+    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
+    assert!(!next.sessions.is_live(&workflow).await.expect("an answer"), "the control");
+    next.store.heal();
+    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
+    assert!(next.sessions.is_live(&workflow).await.expect("an answer"));
+}
+
+/// Lets these readings fail.
+fn unreadable(house: &House, fails: impl Fn(&Reading) -> bool + Send + 'static) {
+    house.store.on_read(move |reading| match fails(&reading) {
+        true => Err(StoreError::Unavailable("no answer".into())),
+        false => Ok(()),
+    });
+}
+
+/// A process, and two runs that ran in those before it: one was cancelled while it stopped, the other was not.
+async fn cancelled_and_not() -> (House, WorkflowId, WorkflowId) {
+    let first = House::new();
+    let cancelled = first.asking(OnDisconnect::Cancel).await.workflow().clone();
+    turns(64).await;
+    let both = futures_util::future::join(first.sessions.drain(true), first.sessions.cancel(&cancelled, "client"));
+    assert_eq!(both.await, (Ok(1), Ok(Posted::Accepted)));
+    let second = first.restarted();
+    let left = second.asking(OnDisconnect::Cancel).await;
+    second.sessions.drain(true).await.expect("drained");
+    let unclaimed = left.workflow().clone();
+    turns(64).await;
+    (second.restarted(), cancelled, unclaimed)
+}
+
+#[actix::test]
+async fn a_cancel_in_a_drain_is_done_when_the_store_takes_its_end_and_keeps_no_other_run_waiting() {
+    tokio::time::pause();
+    let (house, cancelled, unclaimed) = cancelled_and_not().await;
+    house.store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full));
+    done_behind_a_trouble(house, cancelled, unclaimed).await;
+}
+
+#[actix::test]
+async fn a_cancel_in_a_drain_is_done_when_its_inbox_can_be_read_and_keeps_no_other_run_waiting() {
+    tokio::time::pause();
+    let (house, cancelled, unclaimed) = cancelled_and_not().await;
+    let away = Reading::Inbox(cancelled.clone());
+    unreadable(&house, move |reading| *reading == away);
+    done_behind_a_trouble(house, cancelled, unclaimed).await;
+}
+
+async fn done_behind_a_trouble(house: House, cancelled: WorkflowId, unclaimed: WorkflowId) {
+    let waiting = adopt_at_start(&house.sessions).await.expect("adopted");
+    assert_eq!(waiting.len(), 2);
+    let mut rest = Box::pin(rest_unclaimed(&house.sessions, waiting));
+    tokio::select! {
+        () = &mut rest => panic!("it gave up"),
+        () = tokio::time::sleep(Duration::from_secs(60)) => {} // allow-sleep: on paused time
+    }
+    assert_eq!(house.state(&unclaimed).await, WorkflowState::Resting(Rest::Interrupted));
+    assert_eq!(house.state(&cancelled).await, WorkflowState::Running, "it is over or rests");
+    house.store.heal();
+    rest.await;
+    assert_eq!(house.state(&cancelled).await, CANCELLED);
+}
+
+#[actix::test]
+async fn while_the_store_takes_nothing_a_bounded_number_of_due_runs_is_tried_and_it_is_seldom_asked_for_more() {
+    const MANY: usize = 2 * FAILED_MAX;
+    const WATCHED: Duration = Duration::from_secs(60);
+    tokio::time::pause();
+    let house = House::new();
+    for _ in 0..MANY {
+        house.parked().await;
+    }
+    // Their questions expire: the next of them is due at once, for as long as it does not go on.
+    house.clock.advance(Duration::from_secs(2 * 86_400));
+    let (tries, looks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (tried, looked) = (tries.clone(), looks.clone());
+    house.store.on_commit(move |_| {
+        tried.fetch_add(1, Ordering::SeqCst);
+        CommitFault::RefuseBefore(StoreError::Full)
+    });
+    house.store.on_read(move |reading| {
+        looked.fetch_add(usize::from(reading == Reading::Due), Ordering::SeqCst);
+        Ok(())
+    });
+    tokio::select! {
+        () = wake_queue(&house.sessions) => panic!("it ended"),
+        () = tokio::time::sleep(WATCHED) => {} // allow-sleep: on paused time
+    }
+    let rounds = 1 + (WATCHED.as_millis() / LOOK_AGAIN.as_millis()) as usize;
+    let (tries, looks) = (tries.load(Ordering::SeqCst), looks.load(Ordering::SeqCst));
+    assert!((FAILED_MAX..=FAILED_MAX * rounds).contains(&tries), "{tries} tries");
+    let seldom = 8 * WATCHED.as_secs() as usize;
+    assert!((rounds..=seldom).contains(&looks), "{looks} looks");
 }

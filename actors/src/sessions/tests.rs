@@ -67,6 +67,7 @@ impl ModelClient for Nobody {
 pub(crate) struct House {
     pub store: MemoryStore,
     pub sessions: Sessions,
+    pub clock: Arc<ManualClock>,
 }
 
 impl House {
@@ -78,7 +79,7 @@ impl House {
             checkpoints: CheckpointActor::start_on(&arbiter, shared.clone(), Arc::new(|text| panic!("{text}"))),
             store: shared,
             cache: Arc::new(MemoryCache::new(clock.clone(), 1)),
-            clock,
+            clock: clock.clone(),
             agents: Arc::new(Nobody),
             tools: Arc::new(NoTools),
             meter: Arc::default(),
@@ -87,7 +88,7 @@ impl House {
             logs: Logs::new(1),
             limits: RunLimits::default(),
         };
-        Self { store, sessions: Sessions::start_on(&arbiter, services, Admission::new(1)) }
+        Self { store, sessions: Sessions::start_on(&arbiter, services, Admission::new(1)), clock }
     }
 
     pub fn new() -> Self {

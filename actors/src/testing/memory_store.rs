@@ -4,7 +4,7 @@
 //! store see the same data; [`MemoryStore::restarted`] is the handle of the next process, while the old one stays usable
 //! for a process that does not know it is dead.
 //!
-//! Absent on purpose: checksums and formats. Nothing here can be damaged.
+//! Absent on purpose: checksums and formats. What a read is to suffer a test says.
 
 mod append;
 mod change;
@@ -34,6 +34,19 @@ pub enum CommitFault {
 
 type FaultHook = Box<dyn FnMut(&[Arc<Append>]) -> CommitFault + Send>;
 
+/// What is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A run's records.
+    Journal(WorkflowId),
+    /// A run's commands.
+    Inbox(WorkflowId),
+    /// What is due.
+    Due,
+}
+
+type ReadHook = Box<dyn FnMut(Reading) -> Result<(), StoreError> + Send>;
+
 /// The store. Clones are further handles of the same data, in the same process.
 #[derive(Clone)]
 pub struct MemoryStore {
@@ -45,6 +58,7 @@ pub struct MemoryStore {
 struct Shared {
     state: Mutex<State>,
     fault: Mutex<Option<FaultHook>>,
+    read: Mutex<Option<ReadHook>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -67,7 +81,7 @@ impl MemoryStore {
         Self::over(State { checks_epochs: false, ..State::default() }, clock, 0)
     }
 
-    /// A deep copy: what is written to one is not seen in the other. The fault hook is not copied.
+    /// A deep copy: what is written to one is not seen in the other. The hooks are not copied.
     #[must_use]
     pub fn fork_state(&self) -> Self {
         Self::over(self.state().clone(), self.shared.clock.clone(), self.generation)
@@ -86,13 +100,19 @@ impl MemoryStore {
         *self.fault() = Some(Box::new(hook));
     }
 
-    /// Commits without faults from here on.
+    /// Asks `hook` about every reading from here on, through whatever handle it comes.
+    pub fn on_read(&self, hook: impl FnMut(Reading) -> Result<(), StoreError> + Send + 'static) {
+        *self.read_hook() = Some(Box::new(hook));
+    }
+
+    /// Commits and reads without faults from here on.
     pub fn heal(&self) {
         *self.fault() = None;
+        *self.read_hook() = None;
     }
 
     fn over(state: State, clock: Arc<dyn Clock>, generation: u64) -> Self {
-        let shared = Shared { state: Mutex::new(state), fault: Mutex::new(None), clock };
+        let shared = Shared { state: Mutex::new(state), fault: Mutex::new(None), read: Mutex::new(None), clock };
         Self { shared: Arc::new(shared), generation }
     }
 
@@ -102,6 +122,21 @@ impl MemoryStore {
 
     fn fault(&self) -> MutexGuard<'_, Option<FaultHook>> {
         self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_hook(&self) -> MutexGuard<'_, Option<ReadHook>> {
+        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_for<'a, T: Send + 'a>(
+        &'a self,
+        reading: Reading,
+        read: impl FnOnce(&State) -> T + Send + 'a,
+    ) -> SendFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            self.read_hook().as_mut().map_or(Ok(()), |hook| hook(reading))?;
+            Ok(read(&self.state()))
+        })
     }
 
     fn look<'a, T: Send + 'a>(
@@ -149,7 +184,9 @@ impl Store for MemoryStore {
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |state| state.records(&id, max_bytes, |record| record.position > after))
+        self.look_for(Reading::Journal(id.clone()), move |state| {
+            state.records(&id, max_bytes, |record| record.position > after)
+        })
     }
 
     fn read_events(
@@ -159,16 +196,20 @@ impl Store for MemoryStore {
         max_bytes: usize,
     ) -> SendFuture<'_, Result<Vec<RecordRow>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |state| state.records(&id, max_bytes, |record| record.seq.is_some_and(|seq| seq > after)))
+        self.look_for(Reading::Journal(id.clone()), move |state| {
+            state.records(&id, max_bytes, |record| record.seq.is_some_and(|seq| seq > after))
+        })
     }
 
     fn inbox(&self, workflow: &WorkflowId) -> SendFuture<'_, Result<Vec<Command>, StoreError>> {
         let id = workflow.clone();
-        self.look(move |state| state.visible(&id).map(|held| held.inbox.clone()).unwrap_or_default())
+        self.look_for(Reading::Inbox(id.clone()), move |state| {
+            state.visible(&id).map(|held| held.inbox.clone()).unwrap_or_default()
+        })
     }
 
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
-        self.look(move |state| state.adoptable(self.generation, false, now, max))
+        self.look_for(Reading::Due, move |state| state.adoptable(self.generation, false, now, max))
     }
 
     fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
