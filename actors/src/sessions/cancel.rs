@@ -1,6 +1,7 @@
 //! Stops a run, wherever it stands: its owner is told, else the cancel is committed for whoever owns it next.
 //!
-//! Invariant: a cancel that was accepted is done, or is durable and read by the next life before it does anything.
+//! Invariant: a cancel that was accepted is done, or is durable and read by the next life before it does anything. Who is
+//! told that it is accepted finds the run over, unless its owner or the store is slow, or the process stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +14,10 @@ use crate::session_manager::TellOwner;
 use crate::stream::Log;
 use crate::supervisor::Signal;
 
-/// How long whoever cancels waits for the owner to end its run before it says that the cancel is on its way.
+/// How long whoever cancels waits for a run to end before it says that the cancel is on its way.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
-/// So often a run is found to have an owner that is gone when it is told. Each time another life begins and ends between two
-/// steps of one cancel.
-const CANCEL_ROUNDS: usize = 8;
-
-/// What telling a run's owner to stop came to.
-enum Told {
-    /// The run is over.
-    Over(Posted),
-    /// The owner knows, and has not ended the run yet.
-    Waits,
-    /// The run has no owner here, or one that left without hearing it.
-    Nobody,
-}
+/// It looks again after this long when nothing is heard of an owner: one that leaves is listed a moment longer.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Sessions {
     /// Stops a workflow, live or not. [`Posted::Accepted`] says that its end is durable, or the cancel is, which whoever
@@ -40,50 +30,58 @@ impl Sessions {
     pub async fn cancel(&self, workflow: &WorkflowId, reason: &str) -> Result<Posted, StartError> {
         let log = self.services.logs.open(workflow);
         let reason: Arc<str> = reason.into();
-        if let Told::Over(posted) = self.stop(&log, Signal::Cancel(reason.clone())).await? {
-            return Ok(posted);
+        // Before the owner is told, so that its end cannot pass unseen.
+        let left = log.left();
+        if self.tell(workflow, Signal::Cancel(reason.clone())).await? {
+            // The owner commits the end; a store that is slow is not a reason to say less than the truth.
+            drop(tokio::time::timeout(CANCEL_PATIENCE, left).await);
+            if let Some(posted) = self.over(workflow).await? {
+                return Ok(posted);
+            }
         }
         let posted = self.post(workflow, Command::Cancel { reason }).await?;
         if posted != Posted::Accepted {
             return Ok(posted);
         }
-        // Whoever claimed the run while this was written may have read its inbox before, and must be told; whoever does
-        // so from here on reads it. Each round finds an owner or becomes it.
-        for _ in 0..CANCEL_ROUNDS {
-            match self.stop(&log, Signal::Inbox).await? {
-                Told::Over(posted) => return Ok(posted),
-                Told::Waits => return Ok(Posted::Accepted),
-                Told::Nobody => {}
-            }
-            match self.take_up(workflow, None, None, true).await {
-                Ok(()) => return Ok(Posted::Accepted),
-                Err(StartError::Owned) => {}
-                Err(StartError::Draining) => return self.left_to_the_next_process(workflow).await,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Posted::Accepted)
+        let done = tokio::time::timeout(CANCEL_PATIENCE, self.see_to_it(&log)).await;
+        done.unwrap_or(Ok(Posted::Accepted))
     }
 
-    /// Tells the owner of a run to stop it, and waits until it did.
-    async fn stop(&self, log: &Log, signal: Signal) -> Result<Told, StartError> {
+    /// Waits for the end of a run whose cancel is durable.
+    ///
+    /// Whoever claims the run from here on reads the cancel first. Whoever claimed it before may have read its inbox, and
+    /// is told; one that hears nothing any more is on its way to rest, and one whose mailbox is full has words in it that
+    /// make it read its inbox. So each round becomes the owner, or waits for the one there is to end the run or leave it.
+    async fn see_to_it(&self, log: &Log) -> Result<Posted, StartError> {
         let workflow = log.workflow();
-        // Before the owner is told, so that its end cannot pass unseen.
-        let left = log.left();
-        if !self.manager.door.ask(TellOwner { workflow: workflow.clone(), signal }).await? {
-            return Ok(Told::Nobody);
+        loop {
+            let left = log.left();
+            if !self.tell(workflow, Signal::Inbox).await? {
+                match self.take_up(workflow, None, None, true).await {
+                    Ok(()) | Err(StartError::Owned) => {}
+                    Err(StartError::Draining) => return self.left_to_the_next_process(workflow).await,
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(posted) = self.over(workflow).await? {
+                return Ok(posted);
+            }
+            drop(tokio::time::timeout(LOOK_AGAIN, left).await);
         }
-        // The owner commits the end; a store that is slow is not a reason to say less than the truth.
-        if tokio::time::timeout(CANCEL_PATIENCE, left).await.is_err() {
-            return Ok(Told::Waits);
-        }
+    }
+
+    /// Tells the owner of a run something; false when it has none here, or one that did not take it.
+    async fn tell(&self, workflow: &WorkflowId, signal: Signal) -> Result<bool, StartError> {
+        Ok(self.manager.door.ask(TellOwner { workflow: workflow.clone(), signal }).await?)
+    }
+
+    /// What a cancel came to, if its run is over: it may have come to another end meanwhile. One that was removed is done.
+    async fn over(&self, workflow: &WorkflowId) -> Result<Option<Posted>, StartError> {
         let row = self.services.store.workflow(workflow).await?;
         Ok(match row.map(|row| row.state) {
-            Some(WorkflowState::Ended(RunOutcome::Cancelled)) | None => Told::Over(Posted::Accepted),
-            // It may have come to another end while it was being told.
-            Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Told::Over(Posted::Closed),
-            // Its owner was on its way to rest, and heard nothing any more.
-            Some(WorkflowState::Running | WorkflowState::Parked | WorkflowState::Resting(_)) => Told::Nobody,
+            Some(WorkflowState::Ended(RunOutcome::Cancelled)) | None => Some(Posted::Accepted),
+            Some(WorkflowState::Ended(RunOutcome::Completed | RunOutcome::Failed)) => Some(Posted::Closed),
+            Some(WorkflowState::Running | WorkflowState::Parked | WorkflowState::Resting(_)) => None,
         })
     }
 

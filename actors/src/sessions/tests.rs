@@ -1,4 +1,5 @@
-//! Cancels that meet a run on its way, and waits for a permit that nobody needs any more. One workflow: it asks a human.
+//! Cancels that meet a run on its way, and waits for a permit that nobody needs any more. Two workflows: one asks a human,
+//! one calls a model.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -6,22 +7,25 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::{EventStream, Sessions, StartError, StartTurn, StreamItem};
 use crate::admission::{Admission, Claimant};
 use crate::cache::MemoryCache;
 use crate::checkpoint::CheckpointActor;
-use crate::event::RunOutcome;
+use crate::event::{Audience, RunOutcome};
 use crate::ids::{Seq, Timestamp, WorkflowId};
+use crate::journal::Context;
 use crate::limits::RunLimits;
 use crate::ports::{
-    AgentClients, Command, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply, OnDisconnect,
-    Pinned, Posted, ReasoningEffort, Rest, RunOutput, Store as _, TaskInput, WorkflowFn, WorkflowState, Workflows,
+    AgentClients, ChatMessage, Command, LocalFuture, ModelCall, ModelClient, ModelDelta, ModelError, ModelReply,
+    ModelRequest, NewWorkflow, Next, OnDisconnect, OutputForm, Pinned, Posted, ReasoningEffort, Rest, Role, RunOutput,
+    Store as _, StoreError, TaskInput, WorkflowFn, WorkflowState, Workflows,
 };
 use crate::recovery;
 use crate::stream::Logs;
 use crate::supervisor::Services;
-use crate::testing::{ManualClock, MemoryStore, NoTools, plain};
+use crate::testing::{CommitFault, ManualClock, MemoryStore, NoTools, plain};
 use crate::turn::{HumanRequest, StepResult, Turn};
 
 /// By the clock of the tests nothing takes longer, unless it is broken.
@@ -30,8 +34,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 struct Asks;
 
 impl Workflows for Asks {
-    fn find(&self, _: &str, _: u32) -> Option<WorkflowFn> {
-        Some(ask)
+    fn find(&self, name: &str, _: u32) -> Option<WorkflowFn> {
+        Some(if name == "call" { call } else { ask })
     }
 }
 
@@ -40,26 +44,45 @@ fn ask<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<R
         let expires_in = Duration::from_secs(86_400);
         let (request_type, request) = ("user_input".into(), json!("which?"));
         let asked = HumanRequest { request_type, request, answer_schema: None, expires_in };
+        turn.emit(&json!("it asks"));
         turn.ask_human("ask", asked).await;
         Ok(RunOutput::default())
     })
 }
 
-struct Nobody;
+fn call<'a>(turn: &'a mut Turn, _: &'a TaskInput) -> LocalFuture<'a, StepResult<RunOutput>> {
+    Box::pin(async move {
+        let request = ModelRequest {
+            model: "m".into(),
+            agent: None,
+            audience: Audience::User,
+            context: Context::of([ChatMessage::new(Role::User, "a prompt")]),
+            tools: Arc::from([]),
+            output: OutputForm::Text,
+            temperature: None,
+            max_output_tokens: None,
+        };
+        turn.model("call", request).await?;
+        Ok(RunOutput::default())
+    })
+}
 
-impl AgentClients for Nobody {
+/// A model that answers when its gate opens.
+struct Gated(Arc<Notify>);
+
+impl AgentClients for Gated {
     fn client(&self, _: Option<ReasoningEffort>) -> Rc<dyn ModelClient> {
-        Rc::new(Self)
+        Rc::new(Self(self.0.clone()))
     }
 }
 
-impl ModelClient for Nobody {
+impl ModelClient for Gated {
     fn call<'a>(
         &'a self,
         _: &'a ModelCall,
         _: &'a mut dyn FnMut(ModelDelta),
     ) -> LocalFuture<'a, Result<ModelReply, ModelError>> {
-        Box::pin(std::future::pending())
+        Box::pin(self.0.notified().map(|()| Ok(ModelReply::default())))
     }
 }
 
@@ -68,19 +91,20 @@ pub(crate) struct House {
     pub store: MemoryStore,
     pub sessions: Sessions,
     pub clock: Arc<ManualClock>,
+    gate: Arc<Notify>,
 }
 
 impl House {
     pub fn over(store: MemoryStore) -> Self {
         let arbiter = actix::Arbiter::current();
         let shared: Arc<dyn crate::ports::Store> = Arc::new(store.clone());
-        let clock = Arc::new(ManualClock::default());
+        let (clock, gate) = (Arc::new(ManualClock::default()), Arc::new(Notify::new()));
         let services = Services {
             checkpoints: CheckpointActor::start_on(&arbiter, shared.clone(), Arc::new(|text| panic!("{text}"))),
             store: shared,
             cache: Arc::new(MemoryCache::new(clock.clone(), 1)),
             clock: clock.clone(),
-            agents: Arc::new(Nobody),
+            agents: Arc::new(Gated(gate.clone())),
             tools: Arc::new(NoTools),
             meter: Arc::default(),
             tracer: None,
@@ -88,7 +112,7 @@ impl House {
             logs: Logs::new(1),
             limits: RunLimits::default(),
         };
-        Self { store, sessions: Sessions::start_on(&arbiter, services, Admission::new(1)), clock }
+        Self { store, sessions: Sessions::start_on(&arbiter, services, Admission::new(1)), clock, gate }
     }
 
     pub fn new() -> Self {
@@ -102,7 +126,11 @@ impl House {
 
     /// A run that has asked its question and waits, live.
     pub async fn asking(&self, on_disconnect: OnDisconnect) -> EventStream {
-        let made = crate::ports::NewWorkflow { on_disconnect, ..plain::made("ask", "a task", Timestamp(0)) };
+        self.start("ask", on_disconnect).await
+    }
+
+    async fn start(&self, name: &str, on_disconnect: OnDisconnect) -> EventStream {
+        let made = NewWorkflow { on_disconnect, ..plain::made(name, "a task", Timestamp(0)) };
         let turn = StartTurn {
             workflow: WorkflowId::generate(),
             made,
@@ -122,6 +150,18 @@ impl House {
         let workflow = stream.workflow().clone();
         until(async || !self.sessions.is_live(&workflow).await.expect("an answer")).await;
         workflow
+    }
+
+    /// From here on the store takes its time for an end.
+    fn ends_slowly(&self) {
+        let mut refusals = 3;
+        self.store.on_commit(move |appends| {
+            if refusals == 0 || appends.iter().all(|append| !matches!(append.next, Next::Ended(_))) {
+                return CommitFault::Proceed;
+            }
+            refusals -= 1;
+            CommitFault::RefuseBefore(StoreError::Unavailable("slow".into()))
+        });
     }
 
     pub async fn state(&self, workflow: &WorkflowId) -> WorkflowState {
@@ -165,6 +205,56 @@ async fn a_cancel_that_meets_a_run_on_its_way_awake_is_done() {
 }
 
 #[actix::test]
+async fn a_parked_run_is_over_when_its_cancel_is_answered() {
+    tokio::time::pause();
+    let house = House::new();
+    let workflow = house.parked().await;
+    house.ends_slowly();
+    assert_eq!(house.sessions.cancel(&workflow, "client").await, Ok(Posted::Accepted));
+    assert_eq!(house.state(&workflow).await, CANCELLED);
+}
+
+#[actix::test]
+async fn a_cancel_that_is_about_to_own_its_run_waits_for_whoever_was_faster() {
+    tokio::time::pause();
+    let house = House::new();
+    let workflow = house.parked().await;
+    house.ends_slowly();
+    let mut cancel = Box::pin(house.sessions.cancel(&workflow, "client"));
+    while house.store.inbox(&workflow).await.expect("an inbox").is_empty() {
+        assert!((&mut cancel).now_or_never().is_none());
+        settle().await;
+    }
+    // It has posted, and learns that there is no owner.
+    assert!((&mut cancel).now_or_never().is_none());
+    settle().await;
+    assert!(!house.sessions.is_live(&workflow).await.expect("an answer"));
+    house.sessions.resume(&workflow, None).await.expect("resumed");
+    assert_eq!(cancel.await, Ok(Posted::Accepted));
+    assert_eq!(house.state(&workflow).await, CANCELLED);
+}
+
+#[actix::test]
+async fn a_cancel_that_another_end_overtook_says_so() {
+    tokio::time::pause();
+    let died = House::new();
+    let workflow = died.start("call", OnDisconnect::Continue).await.workflow().clone();
+    let house = died.restarted();
+    let mut cancel = Box::pin(house.sessions.cancel(&workflow, "client"));
+    assert!((&mut cancel).now_or_never().is_none());
+    settle().await;
+    house.sessions.resume(&workflow, None).await.expect("resumed");
+    settle().await;
+    // It has learnt that the run has no owner. It posts, and whoever came to be the owner meanwhile is not told yet.
+    assert!((&mut cancel).now_or_never().is_none());
+    settle().await;
+    assert!(!house.store.inbox(&workflow).await.expect("an inbox").is_empty());
+    house.gate.notify_one();
+    until(async || house.state(&workflow).await == WorkflowState::Ended(RunOutcome::Completed)).await;
+    assert_eq!(cancel.await, Ok(Posted::Closed));
+}
+
+#[actix::test]
 async fn a_cancel_during_the_drain_is_done_by_the_next_process() {
     tokio::time::pause();
     for on_disconnect in [OnDisconnect::Continue, OnDisconnect::Cancel] {
@@ -186,7 +276,7 @@ async fn a_cancel_during_the_drain_is_done_by_the_next_process() {
 }
 
 #[actix::test]
-async fn a_cancel_during_the_drain_of_a_run_that_nobody_takes_up_is_refused() {
+async fn a_cancel_during_the_drain_of_a_run_that_nobody_takes_up_is_refused_and_done_when_somebody_does() {
     tokio::time::pause();
     let house = House::new();
     let parked = house.parked().await;
@@ -194,6 +284,9 @@ async fn a_cancel_during_the_drain_of_a_run_that_nobody_takes_up_is_refused() {
     house.sessions.drain(true).await.expect("drained");
     assert_eq!(house.sessions.cancel(&parked, "client").await, Ok(Posted::Accepted), "it is due in the next process");
     assert_eq!(house.sessions.cancel(&resting, "client").await, Err(StartError::Draining));
+    let next = house.restarted();
+    next.sessions.resume(&resting, None).await.expect("resumed");
+    until(async || next.state(&resting).await == CANCELLED).await;
 }
 
 #[actix::test]
@@ -234,6 +327,29 @@ async fn a_stream_of_a_run_at_rest_is_that_of_its_next_life_in_the_one_place_the
 }
 
 #[actix::test]
+async fn a_stream_that_is_begun_anew_half_read_shows_nothing_twice() {
+    tokio::time::pause();
+    let house = House::new();
+    let parked = house.parked().await;
+    let fork = house.sessions.fork(&parked, None).await.expect("a fork");
+    let mut stream = house.sessions.watch(&fork, Seq(0)).await.expect("a place");
+    let StreamItem::Event(first) = stream.next().await.expect("an item") else { panic!("no event") };
+    assert_eq!(
+        crate::sessions::stored_events(&house.store, &fork, first.seq).await.expect("events").len(),
+        1,
+        "not read"
+    );
+    house.sessions.resume(&fork, None).await.expect("resumed");
+    house.sessions.watch_anew(&mut stream, first.seq).await.expect("followed");
+    assert_eq!(house.sessions.cancel(&fork, "client").await, Ok(Posted::Accepted));
+    let mut seen = vec![first.seq];
+    while let StreamItem::Event(event) = stream.next().await.expect("an item") {
+        seen.push(event.seq);
+    }
+    assert!(seen.len() > 2 && seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+}
+
+#[actix::test]
 async fn nobody_waits_for_a_permit_of_a_run_that_is_over() {
     tokio::time::pause();
     let house = House::new();
@@ -251,17 +367,20 @@ async fn nobody_waits_for_a_permit_of_a_run_that_is_over() {
 }
 
 #[actix::test]
-async fn who_stops_waiting_for_a_permit_leaves_the_run_at_rest() {
+async fn nobody_waits_for_a_permit_of_a_run_that_somebody_else_lives() {
     tokio::time::pause();
     let house = House::new();
-    let parked = house.parked().await;
-    let fork = house.sessions.fork(&parked, None).await.expect("a fork");
+    let workflow = house.parked().await;
     let full = house.sessions.admission().take(Claimant::New).expect("a place");
-    let waited = tokio::time::timeout(Duration::from_secs(5), house.sessions.resume(&fork, None)).await;
-    assert!(waited.is_err());
+    let resume = house.sessions.resume(&workflow, None);
+    let other = async {
+        settle().await;
+        // A place that is none of the house's.
+        house.sessions.resume_with(&workflow, None, None, true).await
+    };
+    let both = futures_util::future::join(resume, other);
+    let both = tokio::time::timeout(Duration::from_secs(1), both).await.expect("in time");
+    assert_eq!(both, (Ok(()), Ok(())));
+    assert!(house.sessions.is_live(&workflow).await.expect("an answer"));
     drop(full);
-    tokio::time::advance(Duration::from_secs(5)).await;
-    settle().await;
-    assert_eq!(house.state(&fork).await, WorkflowState::Resting(Rest::Interrupted));
-    assert_eq!(house.sessions.admission().live(), 0);
 }
