@@ -407,3 +407,6 @@ impl Logs {
         log
     }
 }
+
+#[cfg(test)]
+mod tests;
