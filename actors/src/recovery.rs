@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::failpoint::{FailPoint, reach};
 use crate::ids::WorkflowId;
-use crate::ports::{Command, OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
+use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
 use crate::sessions::{Sessions, StartError};
-use crate::supervisor::Place;
+use crate::supervisor::{Place, is_cancelled};
 
 /// Rows taken from the store at a time.
 const PAGE: u32 = 1_024;
@@ -103,8 +103,7 @@ pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
 
 /// Ends a run that was cancelled; false when it was not. An inbox that cannot be read is not an empty one.
 async fn end_if_cancelled(sessions: &Sessions, workflow: &WorkflowId) -> Result<bool, StartError> {
-    let inbox = sessions.store().inbox(workflow).await?;
-    let cancelled = inbox.iter().any(|command| matches!(command, Command::Cancel { .. }));
+    let cancelled = is_cancelled(sessions.store().as_ref(), workflow).await?;
     if cancelled {
         // Without a permit it does nothing but end.
         sessions.resume_with(workflow, None, None, true).await?;

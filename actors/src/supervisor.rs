@@ -183,6 +183,22 @@ async fn load(store: &dyn Store, workflow: &WorkflowId) -> Result<Option<Loaded>
     Ok(Some(Loaded { row, past }))
 }
 
+/// A run whose journal is damaged and that is cancelled: its end needs nothing of what cannot be read.
+async fn load_to_end(store: &dyn Store, workflow: &WorkflowId) -> Option<Loaded> {
+    if !is_cancelled(store, workflow).await.ok()? {
+        return None;
+    }
+    let row = store.workflow(workflow).await.ok()??;
+    let past = Past::of_row(&row);
+    Some(Loaded { row, past })
+}
+
+/// Whether a cancel of the run is committed that nobody has done yet.
+pub(crate) async fn is_cancelled(store: &dyn Store, workflow: &WorkflowId) -> Result<bool, StoreError> {
+    let inbox = store.inbox(workflow).await?;
+    Ok(inbox.iter().any(|command| matches!(command, Command::Cancel { .. })))
+}
+
 /// Every durable record of a workflow, in order.
 ///
 /// # Errors
@@ -343,12 +359,14 @@ async fn prepare(
     } else {
         match load(services.store.as_ref(), workflow).await {
             Ok(loaded) => loaded,
-            Err(error) => {
-                if matches!(error, StoreError::Damaged(_)) {
+            Err(error @ StoreError::Damaged(_)) => match load_to_end(services.store.as_ref(), workflow).await {
+                Some(loaded) => Some(loaded),
+                None => {
                     set_aside(services, workflow).await;
+                    return Err(broken(error));
                 }
-                return Err(broken(error));
-            }
+            },
+            Err(error) => return Err(broken(error)),
         }
     };
     let Some(Loaded { row, past }) = loaded else {
@@ -370,9 +388,7 @@ async fn prepare(
         return Err(LifeEnd::Ended(outcome));
     }
     let (name, version) = past.workflow.clone().unwrap_or((row.made.name.clone(), row.made.version));
-    // A cancel needs no function: it is closed before one would run.
-    let inbox = services.store.inbox(workflow).await.map_err(broken)?;
-    let cancelled = inbox.iter().any(|command| matches!(command, Command::Cancel { .. }));
+    let cancelled = is_cancelled(services.store.as_ref(), workflow).await.map_err(broken)?;
     let rest = |rest: Rest, text: String| async move {
         let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest };
         if let Err(error) = services.checkpoints.write(write).await {
@@ -381,8 +397,9 @@ async fn prepare(
         LifeEnd::Rested(rest, text)
     };
     let function = match services.workflows.find(&name, version) {
+        // A cancel needs no function: it is closed before one would run.
+        _ if cancelled => never,
         Some(function) => function,
-        None if cancelled => never,
         None => {
             let LifeEnd::Rested(kind, text) = unknown(&name, version) else { return Err(LifeEnd::Fenced) };
             return Err(rest(kind, text).await);

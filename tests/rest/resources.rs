@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use fleet_actors::ports::StoreError;
-use fleet_actors::testing::CommitFault;
+use fleet_actors::event::RunOutcome;
+use fleet_actors::ports::{Rest, Store as _, StoreError, WorkflowState};
+use fleet_actors::testing::{CommitFault, Reading};
 use serde_json::{Value, json};
 
 use crate::app::{Script, TestApp};
@@ -89,6 +90,49 @@ async fn a_conversation_is_made_listed_shown_and_deleted() {
     assert_eq!(app.get(&path).await.status(), 200);
     assert_eq!(app.delete(&path).await.status(), 204);
     assert_eq!(app.get(&path).await.status(), 404);
+}
+
+#[actix_web::test]
+async fn a_run_with_a_damaged_journal_is_cancelled_by_each_door_and_deleted_with_its_conversation_or_alone() {
+    let doors = ["session", "chat", "conversation"];
+    for door in doors {
+        let died = TestApp::spawn(Script::Hangs, 1);
+        let path = format!("/api/v1/conversations/{}", conversation(&died).await);
+        let body = json!({ "task": "long", "conversation_id": path.rsplit('/').next() }).to_string();
+        let run: Value = died.post("/api/v1/runs", body).await.json().await.unwrap();
+        let id = run["workflow_id"].as_str().unwrap().to_owned();
+        let app = died.restarted(Script::Hangs, 1);
+        let damaged = Reading::Journal(id.parse().unwrap());
+        app.store.on_read(move |reading| match reading == damaged {
+            true => Err(StoreError::Damaged("a record".to_owned())),
+            false => Ok(()),
+        });
+        let state = async || app.store.workflow(&id.parse().unwrap()).await.unwrap().map(|row| row.state);
+        assert_eq!(app.post(&format!("/api/v1/checkpoints/{id}/resume"), "").await.status(), 500, "{door}");
+        assert_eq!(state().await, Some(WorkflowState::Resting(Rest::Quarantined)), "{door}");
+        let entry = format!("/api/v1/history/{id}");
+        assert_eq!(app.delete(&entry).await.status(), 409, "{door}: it is not over");
+        let cancelled = match door {
+            "session" => app.delete(&format!("/api/v1/sessions/{id}")).await,
+            "chat" => {
+                let talk = path.rsplit('/').next().unwrap();
+                app.post(&format!("/api/chat/{talk}/cancel?workflow_id={id}"), "").await
+            }
+            _ => app.delete(&path).await,
+        };
+        assert!(cancelled.status().is_success(), "{door}: {}", cancelled.status());
+        if door != "conversation" {
+            assert_eq!(state().await, Some(WorkflowState::Ended(RunOutcome::Cancelled)), "{door}");
+            assert_eq!(app.get(&entry).await.json::<Value>().await.unwrap()["status"], "cancelled", "{door}");
+            assert_eq!(app.delete(&entry).await.status(), 204, "{door}");
+        }
+        assert_eq!(state().await, None, "{door}");
+    }
+}
+
+async fn conversation(app: &TestApp) -> String {
+    let made: Value = app.post("/api/v1/conversations", "{}").await.json().await.unwrap();
+    made["id"].as_str().unwrap().to_owned()
 }
 
 #[actix_web::test]

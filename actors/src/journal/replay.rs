@@ -9,7 +9,7 @@ use crate::event::{Answer, Audience, Channel, EventBody, Failure, LogEvent, Ques
 use crate::ids::{Epoch, Position, RequestId, Seq, Timestamp};
 use crate::journal::record::{MalformedRecord, Positioned, Record};
 use crate::mutant::{self, Mutant};
-use crate::ports::{ModelReply, ReasoningEffort, TaskInput};
+use crate::ports::{ModelReply, NewWorkflow, ReasoningEffort, TaskInput, WorkflowRow};
 use crate::spend::Spend;
 
 /// Why a takeover voids the attempts that the lost life left open.
@@ -109,6 +109,30 @@ impl Past {
             past.take(entry).map_err(|reason| MalformedRecord { position: entry.position.0, reason })?;
         }
         Ok(past)
+    }
+
+    /// A run whose journal cannot be read, as its row tells it: enough for a life that does nothing but end.
+    #[must_use]
+    pub fn of_row(row: &WorkflowRow) -> Self {
+        let NewWorkflow { name, version, conversation, task, effort, .. } = &row.made;
+        let input = TaskInput {
+            message: task.to_string(),
+            conversation: conversation.clone(),
+            mode: None,
+            additional_context: None,
+            principal: TaskInput::local(),
+            checkpoints_listed: true,
+            traceparent: None,
+        };
+        Self {
+            head: row.head,
+            epoch: row.epoch,
+            workflow: Some((name.clone(), *version)),
+            config: Some("{}".into()),
+            input: Some(input),
+            effort: *effort,
+            ..Self::default()
+        }
     }
 
     fn take(&mut self, entry: &Positioned) -> Result<(), String> {
