@@ -3,7 +3,7 @@
 //! The order of refusals: origin (403), places for sockets (503), then for version 1 alone a full house: 429 for tools,
 //! and for browsers, which cannot read the status of a refused handshake, an accepted socket that is told so.
 
-mod frames;
+mod headers;
 mod reader;
 mod socket;
 mod v1;
@@ -13,7 +13,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload, ServiceConfig, get};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 
-use self::frames::Frames;
+use self::headers::Bounded;
 use self::socket::Socket;
 use super::error::ApiError;
 use super::origin::{self, Visitor};
@@ -42,10 +42,10 @@ async fn open(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<Htt
         (full, Visitor::Tool | Visitor::Browser) => full,
     };
     let server = &api.settings.server;
-    let frames = Frames::new(body.into_inner(), server.frame_bytes_max.get());
+    let bounded = Bounded::new(body.into_inner(), server.frame_bytes_max.get());
     let invalid =
         |error: actix_web::Error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_handshake", error.to_string());
-    let mut body: actix_web::dev::Payload = actix_web::dev::Payload::Stream { payload: Box::pin(frames) };
+    let mut body: actix_web::dev::Payload = actix_web::dev::Payload::Stream { payload: Box::pin(bounded) };
     let body = Payload::from_request(&request, &mut body).await.map_err(invalid)?;
     let upgraded = actix_ws::handle_with_protocols(&request, body, &[FLEET_V2]);
     let (response, session, frames) = upgraded.map_err(invalid)?;

@@ -18,7 +18,7 @@ const HEADER: usize = 10;
 const MASK: u64 = 4;
 
 /// A payload that ends with [`PayloadError::Overflow`] where a frame above a limit begins.
-pub(super) struct Frames {
+pub(super) struct Bounded {
     payload: Payload,
     /// Bytes that a frame may carry.
     max: u64,
@@ -33,7 +33,7 @@ pub(super) struct Frames {
 #[derive(Debug, PartialEq, Eq)]
 struct TooBig;
 
-impl Frames {
+impl Bounded {
     pub fn new(payload: Payload, max: u64) -> Self {
         Self { payload, max, left: 0, header: [0; HEADER], has: 0 }
     }
@@ -74,7 +74,7 @@ impl Frames {
     }
 }
 
-impl Stream for Frames {
+impl Stream for Bounded {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -113,8 +113,8 @@ mod tests {
 
     /// How many bytes of these pass, in pieces of one size.
     fn passed(bytes: &[u8], piece: usize) -> usize {
-        let mut frames = Frames::new(Payload::None, 70_000);
-        bytes.chunks(piece).take_while(|piece| frames.look(piece).is_ok()).map(<[u8]>::len).sum()
+        let mut bounded = Bounded::new(Payload::None, 70_000);
+        bytes.chunks(piece).take_while(|piece| bounded.look(piece).is_ok()).map(<[u8]>::len).sum()
     }
 
     #[test]
