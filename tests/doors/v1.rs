@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
-use crate::app::{TestApp, app, until};
+use crate::app::{DEADLINE, TestApp, app, until};
 use crate::client::{Sse, status, types};
 
 pub const GOLDEN: [&str; 11] = [
@@ -276,6 +276,38 @@ async fn a_frame_that_is_too_big_is_closed_with_1009_when_its_header_has_come() 
         let MaybeTlsStream::Plain(stream) = ws.0.get_mut() else { panic!("a socket without TLS") };
         stream.write_all(&header).await.expect("sent");
         assert_eq!(ws.rest().await, (vec![], 1009), "{length}");
+    }
+}
+
+#[actix_web::test]
+async fn a_message_in_1024_fragments_and_a_last_is_read_and_one_that_goes_on_without_end_is_closed_with_1008() {
+    let fragment = |code: Data, text: &str, is_last: bool| {
+        Message::Frame(Frame::message(text.as_bytes().to_vec(), OpCode::Data(code), is_last))
+    };
+    let app = app().await;
+    let mut ws = app.ws().await;
+    ws.0.feed(fragment(Data::Text, r#"{"mess"#, false)).await.expect("sent");
+    for _ in 1..1_024 {
+        ws.0.feed(fragment(Data::Continue, "", false)).await.expect("sent");
+    }
+    ws.0.send(fragment(Data::Continue, r#"age":"hello"}"#, true)).await.expect("sent");
+    assert_eq!(ws.rest().await.1, 1000);
+    for text in ["", "x"] {
+        let (mut frames, mut answers) = app.ws2().await.0.split();
+        actix_web::rt::spawn(async move {
+            let _ = frames.send(fragment(Data::Text, "{", false)).await;
+            while frames.send(fragment(Data::Continue, text, false)).await.is_ok() {}
+        });
+        let closed = async {
+            loop {
+                let message = answers.next().await.expect("a close frame").expect("a close frame");
+                if let Message::Close(frame) = message {
+                    return frame.map(|frame| u16::from(frame.code));
+                }
+            }
+        };
+        let closed = tokio::time::timeout(DEADLINE, closed).await;
+        assert_eq!(closed.expect("in time"), Some(1008), "{text:?}");
     }
 }
 

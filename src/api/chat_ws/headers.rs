@@ -1,7 +1,9 @@
-//! The bytes of a socket, up to the header of a frame that is too big.
+//! The bytes of a socket, up to the header of a frame that may not come.
 //!
 //! The parser compares a frame's length with the limit when all of the frame has come, and holds it until then: a client
-//! could fill the memory with one that never ends. Here only headers are looked at (RFC 6455, 5.2).
+//! could fill the memory with one that never ends. And it takes the frames of one message without telling anybody, until
+//! the last: a client could go on with them for ever. Here only headers are looked at (RFC 6455, 5.2).
+//!
 //! Absent on purpose: what else may be wrong with a frame. The parser says that.
 
 use std::pin::Pin;
@@ -16,8 +18,12 @@ use futures_util::Stream;
 const HEADER: usize = 10;
 /// Bytes of that key.
 const MASK: u64 = 4;
+/// Frames of a message before its last. A message of the usual limit has as many of a kilobyte; each costs a look at its
+/// header and what is held beside its bytes, and the pace counts whole messages alone.
+const FRAGMENTS_MAX: u32 = 1_024;
 
-/// A payload that ends with [`PayloadError::Overflow`] where a frame above a limit begins.
+/// A payload that ends with an error where a frame above a limit begins: [`PayloadError::Overflow`] when the frame is too
+/// big, [`TooManyFragments`] inside of a [`PayloadError::Io`].
 pub(super) struct Bounded {
     payload: Payload,
     /// Bytes that a frame may carry.
@@ -27,18 +33,37 @@ pub(super) struct Bounded {
     /// What has come of the next one's header.
     header: [u8; HEADER],
     has: usize,
+    /// Frames of a message that is not complete.
+    fragments: u32,
 }
 
-/// A frame is above the limit.
+/// A message has more frames than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the message has more than {FRAGMENTS_MAX} fragments")]
+pub(super) struct TooManyFragments;
+
+/// Which limit a header is above.
 #[derive(Debug, PartialEq, Eq)]
-struct TooBig;
+enum Above {
+    Bytes,
+    Fragments,
+}
+
+impl From<Above> for PayloadError {
+    fn from(above: Above) -> Self {
+        match above {
+            Above::Bytes => Self::Overflow,
+            Above::Fragments => Self::Io(std::io::Error::other(TooManyFragments)),
+        }
+    }
+}
 
 impl Bounded {
     pub fn new(payload: Payload, max: u64) -> Self {
-        Self { payload, max, left: 0, header: [0; HEADER], has: 0 }
+        Self { payload, max, left: 0, header: [0; HEADER], has: 0, fragments: 0 }
     }
 
-    fn look(&mut self, mut bytes: &[u8]) -> Result<(), TooBig> {
+    fn look(&mut self, mut bytes: &[u8]) -> Result<(), Above> {
         while let Some((next, behind)) = bytes.split_first() {
             if self.left > 0 {
                 let skipped = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -50,15 +75,27 @@ impl Bounded {
             self.has += 1;
             bytes = behind;
             if let Some(length) = self.length() {
+                self.has = 0;
                 if length > self.max {
-                    return Err(TooBig);
+                    return Err(Above::Bytes);
                 }
+                self.count()?;
                 let is_masked = self.header[1] & 0x80 != 0;
                 self.left = length + if is_masked { MASK } else { 0 };
-                self.has = 0;
             }
         }
         Ok(())
+    }
+
+    /// Counts a frame of a message. Those that control the connection may stand between them, and are told of one by one.
+    fn count(&mut self) -> Result<(), Above> {
+        let (is_last, is_control) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 != 0);
+        self.fragments = match (is_control, is_last) {
+            (true, _) => self.fragments,
+            (false, true) => 0,
+            (false, false) => self.fragments + 1,
+        };
+        if self.fragments > FRAGMENTS_MAX { Err(Above::Fragments) } else { Ok(()) }
     }
 
     /// What the frame carries, when its header says so.
@@ -80,9 +117,9 @@ impl Stream for Bounded {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = Pin::new(&mut self.payload).poll_next(cx);
         if let Poll::Ready(Some(Ok(bytes))) = &polled
-            && self.look(bytes) == Err(TooBig)
+            && let Err(above) = self.look(bytes)
         {
-            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+            return Poll::Ready(Some(Err(above.into())));
         }
         polled
     }
@@ -133,6 +170,19 @@ mod tests {
             let before = bytes.len();
             bytes.extend(frame(length));
             assert_eq!(passed(&bytes, 1), before + HEADER - 1, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_more_fragments_than_may_be_ends_the_bytes_whatever_stands_between_them() {
+        let (open, close, ping) = ([0x00, 0x00], [0x80, 0x00], [0x89, 0x00]);
+        let message: Vec<u8> =
+            [[0x01, 0x00], ping].into_iter().chain([open; FRAGMENTS_MAX as usize - 1]).flatten().collect();
+        let whole = [&*message, &close].concat().repeat(3);
+        let endless = [&*message, &ping, &open, &open].concat();
+        for piece in [1, 7, 4_096] {
+            assert_eq!(passed(&whole, piece), whole.len(), "{piece}");
+            assert_eq!(passed(&endless, piece), (endless.len() - 3) / piece * piece, "{piece}");
         }
     }
 }

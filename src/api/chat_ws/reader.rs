@@ -1,7 +1,8 @@
 //! The reading side of a socket: frames in, one bounded queue out.
 //!
 //! The queue is what pauses reading: while the socket's task is busy writing, frames wait in the kernel. A socket that
-//! sends faster than it may is read slower, and closed when it goes on.
+//! sends faster than it may is read slower, and closed when it goes on. What is counted are whole messages; those that are
+//! none yet are bounded by [`headers`](super::headers).
 //!
 //! Absent on purpose: any JSON.
 
@@ -12,6 +13,8 @@ use actix_web::web::Bytes;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+
+use super::headers::TooManyFragments;
 
 /// Frames that wait for the socket's task.
 const QUEUE: usize = 8;
@@ -125,6 +128,9 @@ fn broken(error: &ProtocolError) -> Incoming {
             None => Incoming::Refused(CloseCode::Size, "the message is too big"),
             // Of a frame whose header alone has come.
             Some(PayloadError::Overflow) => Incoming::Refused(CloseCode::Size, "the frame is too big"),
+            Some(PayloadError::Io(error)) if error.get_ref().is_some_and(|inner| inner.is::<TooManyFragments>()) => {
+                Incoming::Refused(CloseCode::Policy, "too many fragments")
+            }
             Some(_) => Incoming::Gone,
         },
         ProtocolError::UnmaskedFrame
