@@ -365,7 +365,11 @@ impl Sessions {
     /// # Cancel safety
     /// The stream is as it was when the caller stops waiting.
     pub async fn watch_anew(&self, stream: &mut EventStream, after: Seq) -> Result<(), StartError> {
-        let state = self.standing(stream.watcher()).await?;
+        let state = match (self.standing(stream.watcher()).await, stream.entry()) {
+            // It came to its end here, and was removed since. What it said last is in its tail.
+            (Err(StartError::Unknown), Some(entry)) => WorkflowState::Ended(entry.status),
+            (state, _) => state?,
+        };
         stream.begin_anew(after, state);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use agentic_fleet::settings::Settings;
 use agentic_fleet::settings::units::Count;
 use fleet_actors::ids::WorkflowId;
-use fleet_actors::ports::{Rest, WorkflowState};
+use fleet_actors::ports::{Posted, Rest, StoreWrite, WorkflowState, Written};
 use serde_json::{Value, json};
 
 use crate::app::{TestApp, until};
@@ -102,5 +102,43 @@ async fn a_client_that_leaves_while_its_run_waits_for_a_place_leaves_the_run_at_
             tokio::time::sleep(Duration::from_millis(10)).await;
             assert_eq!(state(&app, &run).await, WorkflowState::Resting(Rest::Interrupted), "{door}");
         }
+    }
+}
+
+#[actix_web::test]
+async fn a_run_that_is_cancelled_and_removed_while_it_waits_for_a_place_says_so_and_is_done() {
+    for door in DOORS {
+        let one = |s: &mut Settings| s.sessions.max_concurrent_workflows = Count::new(1).expect("in range");
+        let app = TestApp::with(one).await;
+        let run = resting(&app).await;
+        let full = app.api.sessions.admit().expect("a place");
+        let mut client = Client::back(&app, door, &run).await;
+        assert_eq!(app.api.sessions.cancel(&run, "client").await, Ok(Posted::Accepted));
+        let delete = StoreWrite::DeleteConversation("c".parse().expect("an id"));
+        assert_eq!(app.api.sessions.services().checkpoints.write(delete).await, Ok(Written::Done));
+        let mut last = Vec::new();
+        while last.last().is_none_or(|kind| kind != "done") {
+            let event = client.next().await;
+            assert_ne!(event["type"], "error", "{door}: {event}");
+            last.push(event["type"].clone());
+        }
+        assert!(last.contains(&json!("cancelled")), "{door}: {last:?}");
+        drop(full);
+    }
+}
+
+#[actix_web::test]
+async fn a_socket_of_many_runs_is_told_which_of_them_does_not_go_on() {
+    let app = TestApp::with(|_| {}).await;
+    let runs = [resting(&app).await, resting(&app).await];
+    app.api.sessions.drain(false).await.expect("drained");
+    let mut ws = app.ws2().await;
+    for run in runs {
+        ws.send(json!({"type": "chat.resume", "workflow_id": run})).await;
+        let error = ws.until("error").await.pop().expect("an error");
+        assert_eq!((&error["data"]["code"], &error["workflow_id"]), (&json!("draining"), &json!(run)));
+        ws.send(json!({"type": "chat.respond", "workflow_id": run, "request_id": "r", "response": 1})).await;
+        let error = ws.until("error").await.pop().expect("an error");
+        assert_eq!((&error["data"]["code"], &error["workflow_id"]), (&json!("request_unknown"), &json!(run)));
     }
 }

@@ -47,7 +47,24 @@ enum Told {
     Opened(Box<Opening>),
     /// A run that was at rest goes on: its stream, opened again.
     Woken(Box<Watched>),
-    Failed(ApiError, Option<String>),
+    Failed(ApiError, About),
+}
+
+/// What a failure is about: the run that the frame names, or is about to be watched, and the frame's own id.
+#[derive(Clone, Default)]
+struct About {
+    workflow: Option<WorkflowId>,
+    key: Option<String>,
+}
+
+impl About {
+    fn run(workflow: &WorkflowId) -> Self {
+        Self { workflow: Some(workflow.clone()), key: None }
+    }
+
+    fn key(key: Option<String>) -> Self {
+        Self { workflow: None, key }
+    }
 }
 
 /// A run that is about to be watched.
@@ -62,7 +79,7 @@ struct Opening {
 /// How a frame wants its run shown.
 #[derive(Clone, Default)]
 struct Wish {
-    key: Option<String>,
+    about: About,
     deltas: Deltas,
     effort: Option<ReasoningEffort>,
     after: Seq,
@@ -160,23 +177,26 @@ impl Turns {
         let api = Api::clone(&socket.api);
         let ask: LocalFuture<'static, Told> = match V2Frame::parse(text) {
             Ok(V2Frame::Send(frame)) if self.is_full() => {
-                return Some(failed(socket, &too_many_runs(), frame.run.key));
+                return Some(failed(socket, &too_many_runs(), About::key(frame.run.key)));
             }
-            Ok(V2Frame::Resume(_) | V2Frame::Watch { .. }) if self.is_full() => {
-                return Some(failed(socket, &too_many_runs(), None));
+            Ok(V2Frame::Resume(frame)) if self.is_full() => {
+                return Some(failed(socket, &too_many_runs(), About::run(&frame.checkpoint.workflow)));
+            }
+            Ok(V2Frame::Watch { workflow, .. }) if self.is_full() => {
+                return Some(failed(socket, &too_many_runs(), About::run(&workflow)));
             }
             Ok(V2Frame::Send(frame)) => Box::pin(send(api, *frame, socket.traceparent)),
             Ok(V2Frame::Resume(frame)) => Box::pin(resume(api, *frame)),
             Ok(V2Frame::Watch { workflow, after, deltas }) => Box::pin(watch(api, workflow, after, deltas)),
             Ok(V2Frame::Cancel(workflow)) => Box::pin(async move {
                 let posted = api.sessions.cancel(&workflow, "client").await;
-                settled(posted.map_err(|error| api.refusal(error)).and_then(stopped))
+                settled(posted.map_err(|error| api.refusal(error)).and_then(stopped), &workflow)
             }),
             Ok(V2Frame::Respond(workflow, request, response)) => {
-                Box::pin(async move { settled(api.respond(&workflow, &request, response).await) })
+                Box::pin(async move { settled(api.respond(&workflow, &request, response).await, &workflow) })
             }
             Ok(V2Frame::Ping) => return Some(WireEvent::pong(socket.now())),
-            Err((error, key)) => return Some(failed(socket, &error, key)),
+            Err((error, key)) => return Some(failed(socket, &error, About::key(key))),
         };
         self.asks.push(actix_web::rt::spawn(ask));
         None
@@ -190,7 +210,7 @@ impl Turns {
     fn told(&mut self, socket: &Socket, told: Told) -> Option<WireEvent> {
         match told {
             Told::Nothing => None,
-            Told::Failed(error, key) => Some(failed(socket, &error, key)),
+            Told::Failed(error, about) => Some(failed(socket, &error, about)),
             Told::Woken(watched) => {
                 self.watch(*watched);
                 None
@@ -199,9 +219,9 @@ impl Turns {
                 let Opening { stream, conversation, how, listed, wish } = *opening;
                 let workflow = stream.workflow().clone();
                 let hello = connected(&socket.api, &workflow, conversation, how, listed);
-                let hello = hello.of_request(wish.key.clone());
+                let hello = hello.of_request(wish.about.key.clone());
                 let renderer = Renderer::new(Version::V2, &workflow, wish.deltas);
-                let watched = Watched { stream, renderer, after: wish.after, key: wish.key };
+                let watched = Watched { stream, renderer, after: wish.after, key: wish.about.key };
                 if how == How::Resting && wish.wakes {
                     let waking = wake(Api::clone(&socket.api), watched, wish.effort);
                     self.waking.spawn_local(waking);
@@ -214,8 +234,12 @@ impl Turns {
     }
 }
 
-fn failed(socket: &Socket, error: &ApiError, key: Option<String>) -> WireEvent {
-    WireEvent::refusal(socket.now(), error).of_request(key)
+fn failed(socket: &Socket, error: &ApiError, about: About) -> WireEvent {
+    let event = WireEvent::refusal(socket.now(), error).of_request(about.key);
+    match about.workflow {
+        Some(workflow) => event.of_workflow(&workflow),
+        None => event,
+    }
 }
 
 fn too_many_runs() -> ApiError {
@@ -223,10 +247,10 @@ fn too_many_runs() -> ApiError {
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "socket_runs_max_reached", text)
 }
 
-fn settled(result: Result<(), ApiError>) -> Told {
+fn settled(result: Result<(), ApiError>, workflow: &WorkflowId) -> Told {
     match result {
         Ok(()) => Told::Nothing,
-        Err(error) => Told::Failed(error, None),
+        Err(error) => Told::Failed(error, About::run(workflow)),
     }
 }
 
@@ -235,25 +259,26 @@ fn opened(result: Result<Opened, ApiError>, wish: Wish) -> Told {
         Ok(Opened { stream, conversation, how, listed }) => {
             Told::Opened(Box::new(Opening { stream, conversation, how, listed, wish }))
         }
-        Err(error) => Told::Failed(error, wish.key),
+        Err(error) => Told::Failed(error, wish.about),
     }
 }
 
 async fn send(api: Api, frame: RunFrame, traceparent: Option<TraceParent>) -> Told {
     let (key, deltas) = (frame.run.key.clone(), frame.deltas);
-    let wish = Wish { key, deltas, wakes: true, ..Wish::default() };
+    let wish = Wish { about: About::key(key), deltas, wakes: true, ..Wish::default() };
     let run = async { api.open(api.prepare(NewRun { traceparent, ..frame.run })?, Returning::Never).await };
     opened(run.await, wish)
 }
 
 async fn resume(api: Api, frame: ResumeFrame) -> Told {
     let ResumeFrame { deltas, effort, after, .. } = frame;
-    let wish = Wish { deltas, effort, after, wakes: true, ..Wish::default() };
+    let about = About::run(&frame.checkpoint.workflow);
+    let wish = Wish { about, deltas, effort, after, wakes: true };
     opened(api.reopen(&frame).await, wish)
 }
 
 async fn watch(api: Api, workflow: WorkflowId, after: Seq, deltas: Deltas) -> Told {
-    let wish = Wish { deltas, after, ..Wish::default() };
+    let wish = Wish { about: About::run(&workflow), deltas, after, ..Wish::default() };
     let found = async { api.follow(api.row(&workflow).await?, after).await };
     opened(found.await, wish)
 }
@@ -266,6 +291,6 @@ async fn wake(api: Api, mut watched: Watched, effort: Option<ReasoningEffort>) -
     };
     match woken.await {
         Ok(()) => Told::Woken(Box::new(watched)),
-        Err(error) => Told::Failed(error, watched.key),
+        Err(error) => Told::Failed(error, About { workflow: Some(workflow), key: watched.key }),
     }
 }
