@@ -14,6 +14,7 @@ use crate::ids::WorkflowId;
 use crate::ports::{OnDisconnect, Rest, StoreWrite, WorkflowState, Written};
 use crate::sessions::{Sessions, StartError};
 use crate::supervisor::{Place, is_cancelled};
+use crate::trouble::Trouble;
 
 /// Rows taken from the store at a time.
 const PAGE: u32 = 1_024;
@@ -21,6 +22,8 @@ const PAGE: u32 = 1_024;
 const CHILDREN_PAGE: usize = 64;
 /// The queue looks again after this long when nothing wakes it: another process may have committed a command.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The longest that a run which did not go on at a start waits for its next try.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(40);
 /// At most this many runs that did not go on are left alone while others are tried.
 const FAILED_MAX: usize = 64;
 /// The queue looks for others that often while some are left alone and nothing wakes it.
@@ -50,8 +53,20 @@ pub async fn adopt_at_start(sessions: &Sessions) -> Result<Vec<WorkflowId>, crat
 
 /// Goes on with a run that nobody needs to watch, as soon as the store has and takes it.
 async fn take_up(sessions: &Sessions, workflow: &WorkflowId) {
-    while go_on(sessions, workflow).await.is_err_and(|error| passes(&error)) {
-        tokio::time::sleep(LOOK_AGAIN).await;
+    // There may be thousands of them behind one full disk.
+    let (mut wait, mut trouble) = (LOOK_AGAIN, Trouble::default());
+    while let Err(error) = go_on(sessions, workflow).await {
+        if error == StartError::Draining {
+            return;
+        }
+        if trouble.shows(&error) {
+            tracing::warn!(%workflow, %error, "a workflow did not go on");
+        }
+        if !passes(&error) {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(LOOK_AGAIN_MAX);
     }
 }
 
@@ -70,35 +85,68 @@ fn passes(error: &StartError) -> bool {
 /// stopped wait for nobody. What the store does not give or take is tried again.
 pub async fn rest_unclaimed(sessions: &Sessions, waiting: Vec<WorkflowId>) {
     let grace = Instant::now() + sessions.services().limits.disconnect_grace;
-    let (mut unread, mut unclaimed) = (waiting, Vec::new());
+    let (mut unread, mut unclaimed) = (VecDeque::from(waiting), VecDeque::new());
+    let mut trouble = Trouble::default();
     loop {
-        for workflow in std::mem::take(&mut unread) {
-            match end_if_cancelled(sessions, &workflow).await {
-                Ok(true) => {}
-                Ok(false) => unclaimed.push(workflow),
-                Err(error) if passes(&error) => {
-                    tracing::warn!(%workflow, %error, "a workflow that may be cancelled is looked at again");
-                    unread.push(workflow);
-                }
-                Err(StartError::Draining) => return,
-                Err(error) => tracing::warn!(%workflow, %error, "a workflow that may be cancelled is left as it is"),
+        let ended = look_for_cancels(sessions, &mut unread, &mut unclaimed).await;
+        let is_over = Instant::now() >= grace;
+        let rested = if is_over { rest_all(sessions, &mut unclaimed).await } else { Ok(()) };
+        match ended.and(rested) {
+            Err(StartError::Draining) => return,
+            Err(error) if trouble.shows(&error) => {
+                let runs = unread.len() + unclaimed.len();
+                tracing::warn!(%error, runs, "runs of the last process are neither ended nor put to rest yet");
             }
+            Err(_) => {}
+            Ok(()) if unread.is_empty() && unclaimed.is_empty() => return,
+            Ok(()) => {}
         }
         let now = Instant::now();
-        if now >= grace {
-            for workflow in std::mem::take(&mut unclaimed) {
-                if let Err(error) = rest(sessions, &workflow).await {
-                    tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest");
-                    unclaimed.push(workflow);
-                }
-            }
-        }
-        if unread.is_empty() && unclaimed.is_empty() {
-            return;
-        }
         let next = if unread.is_empty() && now < grace { grace } else { now + LOOK_AGAIN };
         tokio::time::sleep_until(next).await;
     }
+}
+
+/// Ends those that were cancelled, and moves the others on.
+///
+/// # Errors
+/// The first trouble that passes; that run is the last then, so it keeps nobody from his turn.
+async fn look_for_cancels(
+    sessions: &Sessions,
+    unread: &mut VecDeque<WorkflowId>,
+    unclaimed: &mut VecDeque<WorkflowId>,
+) -> Result<(), StartError> {
+    while let Some(workflow) = unread.pop_front() {
+        match end_if_cancelled(sessions, &workflow).await {
+            Ok(true) => {}
+            Ok(false) => unclaimed.push_back(workflow),
+            Err(StartError::Draining) => return Err(StartError::Draining),
+            Err(error) if passes(&error) => {
+                unread.push_back(workflow);
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(%workflow, %error, "a workflow that may be cancelled is left as it is"),
+        }
+    }
+    Ok(())
+}
+
+/// Puts all of them to rest.
+///
+/// # Errors
+/// As those of [`look_for_cancels`].
+async fn rest_all(sessions: &Sessions, unclaimed: &mut VecDeque<WorkflowId>) -> Result<(), StartError> {
+    while let Some(workflow) = unclaimed.pop_front() {
+        match rest(sessions, &workflow).await {
+            Ok(()) => {}
+            Err(error) if passes(&error) => {
+                unclaimed.push_back(workflow);
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(%workflow, %error, "an interrupted workflow was not put to rest"),
+        }
+    }
+    Ok(())
 }
 
 /// Ends a run that was cancelled; false when it was not. An inbox that cannot be read is not an empty one.
@@ -157,7 +205,10 @@ pub async fn wake_queue(sessions: &Sessions) {
                     sessions.admission().set_waiting(false);
                     return;
                 }
-                Err(_) => failed.insert(row.workflow),
+                Err(error) => {
+                    tracing::warn!(workflow = %row.workflow, %error, "a workflow did not go on");
+                    failed.insert(row.workflow);
+                }
             }
         }
         sessions.admission().set_waiting(false);
@@ -245,7 +296,7 @@ async fn next_child(sessions: &Sessions, found: &mut VecDeque<WorkflowId>, faile
     None
 }
 
-/// Waits for a permit and goes on with a run that nobody needs to watch; says in the log if it did not.
+/// Waits for a permit and goes on with a run that nobody needs to watch.
 async fn go_on(sessions: &Sessions, workflow: &WorkflowId) -> Result<(), StartError> {
     let (mut kept, patience) = (None, sessions.services().limits.new_work_patience);
     let permit = loop {
@@ -262,13 +313,7 @@ async fn go_on(sessions: &Sessions, workflow: &WorkflowId) -> Result<(), StartEr
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     };
-    let went_on = sessions.resume_with(workflow, None, Some(Place::House(permit)), true).await;
-    if let Err(error) = went_on.as_ref()
-        && *error != StartError::Draining
-    {
-        tracing::warn!(%workflow, %error, "a workflow did not go on");
-    }
-    went_on
+    sessions.resume_with(workflow, None, Some(Place::House(permit)), true).await
 }
 
 #[cfg(test)]

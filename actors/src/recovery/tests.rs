@@ -165,6 +165,27 @@ async fn done_behind_a_trouble(house: House, cancelled: WorkflowId, unclaimed: W
 }
 
 #[actix::test]
+async fn a_store_that_gives_nothing_at_a_start_is_asked_for_one_run_at_a_time() {
+    tokio::time::pause();
+    let mut next = House::new();
+    for _ in 0..20 {
+        next.asking(OnDisconnect::Cancel).await;
+        next = next.restarted();
+    }
+    let waiting = adopt_at_start(&next.sessions).await.expect("adopted");
+    assert_eq!(waiting.len(), 20);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    unreadable(&next, move |_| count.fetch_add(1, Ordering::SeqCst) < usize::MAX);
+    tokio::select! {
+        () = rest_unclaimed(&next.sessions, waiting) => panic!("it gave up"),
+        () = tokio::time::sleep(Duration::from_secs(61)) => {} // allow-sleep: on paused time
+    }
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((5..=20).contains(&asked), "{asked}");
+}
+
+#[actix::test]
 async fn while_the_store_takes_nothing_a_bounded_number_of_due_runs_is_tried_and_it_is_seldom_asked_for_more() {
     const MANY: usize = 2 * FAILED_MAX;
     const WATCHED: Duration = Duration::from_secs(60);
