@@ -287,13 +287,27 @@ impl SqliteStore {
         subject: Subject,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
     ) -> SendFuture<'a, Result<T, StoreError>> {
-        Box::pin(self.in_time(async move {
-            self.settled(&subject).await?;
-            match &self.readers {
-                Some(readers) => readers.read(work).await,
-                None => Err(StoreError::Unavailable("the store was closed".into())),
-            }
-        }))
+        Box::pin(self.in_time(self.read_about(subject, work)))
+    }
+
+    async fn read_about<T: Send + 'static>(
+        &self,
+        subject: Subject,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.settled(&subject).await?;
+        match &self.readers {
+            Some(readers) => readers.read(work).await,
+            None => Err(StoreError::Unavailable("the store was closed".into())),
+        }
+    }
+
+    /// As [`look`](Self::look), for as long as it takes: nobody outside waits for it, and it may be all there is.
+    fn look_through<'a, T: Send + 'static>(
+        &'a self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> SendFuture<'a, Result<T, StoreError>> {
+        Box::pin(self.read_about(Subject::Anything, work))
     }
 
     /// A disk that hangs keeps nobody waiting for ever.
@@ -365,12 +379,12 @@ impl Store for SqliteStore {
 
     fn adopt(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
         let opening = self.opening;
-        self.look(move |db| lists::adoptable(db, opening, now, max))
+        self.look_through(move |db| lists::adoptable(db, opening, now, max))
     }
 
     fn adopt_children(&self, now: Timestamp, max: u32) -> SendFuture<'_, Result<Vec<WorkflowRow>, StoreError>> {
         let opening = self.opening;
-        self.look(move |db| lists::adoptable_children(db, opening, now, max))
+        self.look_through(move |db| lists::adoptable_children(db, opening, now, max))
     }
 
     fn next_wake(&self) -> SendFuture<'_, Result<Option<Timestamp>, StoreError>> {

@@ -165,6 +165,10 @@ async fn rest(sessions: &Sessions, workflow: &WorkflowId) -> Result<(), StartErr
         return Ok(());
     }
     let Some(row) = sessions.store().workflow(workflow).await? else { return Ok(()) };
+    if row.state != WorkflowState::Running {
+        // It went on and was parked, or rests for another reason.
+        return Ok(());
+    }
     let write = StoreWrite::Rest { workflow: workflow.clone(), epoch: row.epoch, rest: Rest::Interrupted };
     match sessions.services().checkpoints.write(write).await? {
         Written::Done => {

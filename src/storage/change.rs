@@ -115,12 +115,34 @@ pub(super) fn rest(
     if over || stored != epoch.0 {
         return Ok(Written::Conflict);
     }
+    set_resting(db, num, rest, now)?;
+    super::append::leave_parent(db, num, rest)?;
+    Ok(Written::Done)
+}
+
+/// Puts a workflow to rest that the life `epoch` owns or was about to; its parent is told of it if `tells`.
+pub(super) fn quarantine(
+    db: &Connection,
+    id: &WorkflowId,
+    epoch: Epoch,
+    now: Timestamp,
+    tells: bool,
+) -> Result<(), Fault> {
+    let mut find = db.prepare_cached(
+        "SELECT w.num FROM workflows w JOIN lives l USING (num) WHERE w.id = ?1 AND l.ended_at IS NULL AND l.epoch <= ?2",
+    )?;
+    let found = find.query_row(params![id.as_str(), epoch.0], |row| row.get(0)).optional()?;
+    let Some(num) = found else { return Ok(()) };
+    set_resting(db, num, Rest::Quarantined, now)?;
+    if tells { super::append::leave_parent(db, num, Rest::Quarantined) } else { Ok(()) }
+}
+
+fn set_resting(db: &Connection, num: i64, rest: Rest, now: Timestamp) -> Result<(), Fault> {
     db.prepare_cached(
         "UPDATE lives SET state = 'resting', detail = ?2, wake_at = NULL, updated_at = ?3 WHERE num = ?1",
     )?
     .execute(params![num, to_text(&rest), now.0])?;
-    super::append::leave_parent(db, num, rest)?;
-    Ok(Written::Done)
+    Ok(())
 }
 
 /// Bytes that a probe asks of the disk.

@@ -50,7 +50,8 @@ pub(super) struct Commits {
     given_up: bool,
     /// Commits that the database's log was not synced behind.
     unsynced: bool,
-    /// The redo log was set aside since the opening.
+    /// Something that was acknowledged could not be written since the opening, or at it, and the redo log was set aside. From
+    /// then on nothing is acknowledged that is not written: what meets the damage is refused to whoever asks for it.
     is_set_aside: bool,
 }
 
@@ -78,7 +79,7 @@ impl Commits {
             written: 0,
             given_up: false,
             unsynced: false,
-            is_set_aside: false,
+            is_set_aside: done.gave_way(),
         };
         match durability {
             Durability::Power => commits.redo = Redo::open(done)?,
@@ -100,7 +101,9 @@ impl Commits {
             // Nothing more is acknowledged until what is kept can be read.
             self.settle()?;
         }
-        if !appends.iter().enumerate().all(|(at, one)| appends[..at].iter().all(|other| is_apart(one, other))) {
+        if self.is_set_aside
+            || !appends.iter().enumerate().all(|(at, one)| appends[..at].iter().all(|other| is_apart(one, other)))
+        {
             // Judged and written one behind the other, all or none.
             return self.directly(appends, at);
         }
@@ -203,8 +206,8 @@ impl Commits {
         !self.kept.is_empty() && self.since.elapsed() >= age
     }
 
-    /// Commits what is open, so that it can be read. If that fails, readers see what was there before, and what was
-    /// acknowledged waits in memory and in the redo log.
+    /// Commits what is open, so that it can be read. If that fails, what was acknowledged waits in memory and in the redo log,
+    /// and reads that are about it are refused.
     pub fn settle(&mut self) -> Result<(), Fault> {
         let settled = self.commit();
         self.settling.let_go(settled.is_err());
@@ -301,11 +304,13 @@ impl Commits {
                 self.written = 0;
                 self.db.execute_batch("BEGIN IMMEDIATE")?;
             }
-            let Some(next) = self.kept[..until].get_mut(self.written) else { return Ok(()) };
+            let Some(next) = self.kept[..until].get(self.written) else { return Ok(()) };
             match next.write(&self.db) {
                 Ok(()) => self.written += 1,
-                Err(fault) if next.gives_way(&fault) => {
-                    self.set_aside();
+                Err(damage) if damage.is_damaged() => {
+                    self.set_aside()?;
+                    self.kept[self.written].give_way(&damage);
+                    // From the beginning: that is rare, and there are at most `KEPT_MAX` of them.
                     self.give_up();
                 }
                 Err(fault) => return Err(fault),
@@ -314,10 +319,15 @@ impl Commits {
     }
 
     /// Something of the redo log cannot be written: it is kept for whoever mends the database.
-    fn set_aside(&mut self) {
-        if let (Some(redo), false) = (&self.redo, std::mem::replace(&mut self.is_set_aside, true)) {
-            redo.set_aside();
+    ///
+    /// # Errors
+    /// It cannot be kept either, for now.
+    fn set_aside(&mut self) -> Result<(), Fault> {
+        if let (Some(redo), false) = (&self.redo, self.is_set_aside) {
+            redo.set_aside()?;
         }
+        self.is_set_aside = true;
+        Ok(())
     }
 
     fn give_up(&mut self) {
@@ -438,6 +448,12 @@ mod tests {
         assert_eq!(count(&commits.db), Ok(2));
     }
 
+    /// Lets inserts fail as a damaged page does: no judgement meets it.
+    fn damage(commits: &mut Commits, inserts: &str) {
+        let trigger = format!("CREATE TRIGGER damage BEFORE INSERT ON {inserts} BEGIN SELECT raise(ABORT, 'no'); END");
+        commits.transact(|db| Ok(db.execute_batch(&trigger)?)).unwrap();
+    }
+
     /// Files that were set aside.
     fn aside(dir: &Path) -> usize {
         let files = std::fs::read_dir(dir).unwrap().flatten();
@@ -454,9 +470,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut commits = open(dir.path(), 400);
             // As a damaged page does: no judgement meets it.
-            let damage = "CREATE TRIGGER damage BEFORE INSERT ON workflows WHEN new.id = 'bad' \
-                          BEGIN SELECT raise(ABORT, 'damaged'); END";
-            commits.transact(|db| Ok(db.execute_batch(damage)?)).unwrap();
+            damage(&mut commits, "workflows WHEN new.id = 'bad'");
             let runs = ["a", "bad", "c"].map(|name| first(name, 10));
             assert_eq!(commits.group(&runs, AT).unwrap().len(), 3);
             if is_killed {
@@ -470,6 +484,68 @@ mod tests {
             commits.settle().unwrap();
             assert_eq!(workflows(&commits.db), ["a", "c", "d"], "{is_killed}");
         }
+    }
+
+    #[test]
+    fn behind_damage_that_was_met_nothing_is_acknowledged_that_is_not_written() {
+        for is_killed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut commits = open(dir.path(), 400);
+            damage(&mut commits, "workflows WHEN new.id LIKE 'bad%'");
+            commits.group(&[first("bad", 10)], AT).unwrap();
+            if is_killed {
+                drop(commits);
+                commits = open(dir.path(), 400);
+            }
+            commits.settle().unwrap();
+            for _ in 0..3 {
+                let refused = commits.group(&[first("bad-too", 10)], AT);
+                assert!(matches!(&refused, Err(fault) if fault.is_damaged()), "{is_killed}: {refused:?}");
+                commits.settle().unwrap();
+            }
+            let done = commits.group(&[first("well", 10)], AT).unwrap();
+            assert_eq!((done.len(), commits.kept.len()), (1, 0), "{is_killed}: it is written");
+        }
+    }
+
+    #[test]
+    fn a_run_whose_next_life_cannot_be_written_rests() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commits = open(dir.path(), 400);
+        commits.group(&[first("w", 10)], AT).unwrap();
+        commits.settle().unwrap();
+        damage(&mut commits, "journal WHEN new.epoch = 1");
+        let mut next = Append { create: None, ..Append::clone(&first("w", 10)) };
+        (next.claim.epoch, next.after) = (Epoch(1), Position(1));
+        (next.records[0].epoch, next.records[0].position, next.records[0].seq) = (Epoch(1), Position(2), None);
+        commits.group(&[next.into()], AT).unwrap();
+        commits.settle().unwrap();
+        let state =
+            |db: &Connection| db.query_row("SELECT state, detail FROM lives", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        assert_eq!(state(&commits.db), Ok(("resting".to_owned(), Some("quarantined".to_owned()))));
+    }
+
+    #[test]
+    fn an_entry_whose_shared_body_is_gone_keeps_no_start_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commits = open(dir.path(), 400);
+        let body = RecordBody { bytes: vec![b's'; 20_000].into(), shared: true };
+        let shares = |name: &str| {
+            let mut append = Append::clone(&first(name, 10));
+            append.records[0].body = Some(body.clone());
+            Arc::new(append)
+        };
+        commits.group(&[shares("a")], AT).unwrap();
+        commits.settle().unwrap();
+        commits.group(&[shares("b")], AT).unwrap();
+        commits.group(&[first("c", 10)], AT).unwrap();
+        drop(commits);
+        let db = Connection::open(dir.path().join("fleet.db")).unwrap();
+        assert_eq!(db.execute("DELETE FROM shared_payloads", []), Ok(1));
+        drop(db);
+        let commits = open(dir.path(), 400);
+        let count = commits.db.query_row("SELECT count(*) FROM workflows", [], |row| row.get::<_, i64>(0));
+        assert_eq!((count, aside(dir.path())), (Ok(2), 1));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Each was judged, so it fits; but no judgement reads all that is changed by it. Where something of that is damaged, its
 //! workflow rests as `quarantined` instead, and the others are written: a damaged page keeps nobody else from working, and
 //! no start out.
-//! Absent on purpose: the transaction, which whoever writes them begins anew when one gives way.
+//! Absent on purpose: the transaction, which whoever writes them begins anew when one gives way, and the log that is set aside
+//! before one does.
 
 use std::sync::Arc;
 
-use fleet_actors::ports::{Append, Rest};
+use fleet_actors::ports::Append;
 use rusqlite::Connection;
 
 use super::append::{self, Moment};
@@ -21,12 +22,14 @@ pub(super) struct Kept {
     written: Written,
 }
 
-/// What of an append is written.
+/// What of an append is written. Each next one is less.
 #[derive(Clone, Copy)]
 enum Written {
     All,
     /// That its workflow rests.
     Rest,
+    /// The same, of which its parent hears nothing.
+    RestUntold,
     Nothing,
 }
 
@@ -41,31 +44,31 @@ impl Kept {
 
     /// Writes what can be written of it, which may be there already.
     pub fn write(&self, db: &Connection) -> Result<(), Fault> {
-        let claim = &self.append.claim;
+        let rests = |tells| {
+            let claim = &self.append.claim;
+            change::quarantine(db, &claim.workflow, claim.epoch, self.at.now, tells)
+        };
         match self.written {
             Written::All => append::again(db, &self.append, self.at),
-            Written::Rest => change::rest(db, &claim.workflow, claim.epoch, Rest::Quarantined, self.at.now).map(drop),
+            Written::Rest => rests(true),
+            Written::RestUntold => rests(false),
             Written::Nothing => Ok(()),
         }
     }
 
-    /// Whether less of it will be written from here on, because of this. What was written in the same transaction is to be
-    /// written again.
-    pub fn gives_way(&mut self, fault: &Fault) -> bool {
-        if !fault.is_damaged() {
-            return false;
-        }
+    /// Less of it is written from here on, because of this damage. What was written in the same transaction is to be written
+    /// again.
+    pub fn give_way(&mut self, damage: &Fault) {
         self.written = match self.written {
             Written::All => {
                 tracing::error!(
-                    workflow = %self.append.claim.workflow, error = %fault.0,
+                    workflow = %self.append.claim.workflow, error = %damage.0,
                     "an append that was acknowledged cannot be written where the database is damaged: its workflow rests"
                 );
                 Written::Rest
             }
-            Written::Rest => Written::Nothing,
-            Written::Nothing => return false,
+            Written::Rest => Written::RestUntold,
+            Written::RestUntold | Written::Nothing => Written::Nothing,
         };
-        true
     }
 }

@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fleet_actors::ports::Append;
+use fleet_actors::ports::{Append, StoreError};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use self::entry::{Bodies, Known, decode, encode};
@@ -79,7 +79,7 @@ impl Redo {
     /// # Errors
     /// [`OpenError`].
     pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
-        let Done { path, id, last } = done;
+        let Done { path, id, last, gave_way: _ } = done;
         match LogFile::open(&path) {
             Ok(file) => match synced(file.sync().and_then(|()| sync_dir(dir_of(&path)))) {
                 Ok(()) => {
@@ -181,8 +181,11 @@ impl Redo {
     }
 
     /// Copies the file for whoever mends the database: something that it holds could not be written there.
-    pub fn set_aside(&self) {
-        set_aside(&self.path, self.last);
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn set_aside(&self) -> Result<(), Fault> {
+        set_aside(&self.path, self.last)
     }
 
     /// Removes the file, when the database has everything and is synced.
@@ -200,9 +203,15 @@ pub(super) struct Done {
     path: PathBuf,
     id: u64,
     last: u64,
+    gave_way: bool,
 }
 
 impl Done {
+    /// Whether something of the log could not be done again.
+    pub fn gave_way(&self) -> bool {
+        self.gave_way
+    }
+
     /// Removes the log, when the database is synced.
     pub fn remove(self) {
         remove(&self.path);
@@ -221,12 +230,12 @@ fn remove(path: &Path) {
 /// Does again what the database has not seen, in one transaction behind that of its id, which the caller must sync before it opens the log.
 ///
 /// # Errors
-/// [`OpenError`]; nothing is changed then.
+/// [`OpenError`]; nothing of the log is given up then.
 pub(super) fn do_again(db: &mut Connection, database: &Path) -> Result<Done, OpenError> {
     let path = path_of(database);
     let left = read(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-    let (id, last) = replay(db, &path, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
-    Ok(Done { path, id, last })
+    let (id, unseen) = replay(db, &path, &left).map_err(|fault| super::schema::explain_fault(database, fault))?;
+    Ok(Done { path, id, last: unseen.last, gave_way: unseen.gave_way })
 }
 
 /// Whether a database has something in its log that it has not seen itself.
@@ -237,8 +246,8 @@ pub(super) fn is_behind(db: &Connection, database: &Path) -> Result<bool, Fault>
     Ok(Entries::new(&left, id.cast_unsigned()).any(|(number, _)| number > seen.cast_unsigned()))
 }
 
-/// Does again what the database has not seen; the database's id and the last number it has seen then.
-fn replay(db: &mut Connection, path: &Path, left: &[u8]) -> Result<(u64, u64), Fault> {
+/// Does again what the database has not seen; the database's id and what that was.
+fn replay(db: &mut Connection, path: &Path, left: &[u8]) -> Result<(u64, Unseen), Fault> {
     // At once: whoever reads first is not let wait for another writer.
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let id = match meta(&tx, ID)? {
@@ -250,57 +259,80 @@ fn replay(db: &mut Connection, path: &Path, left: &[u8]) -> Result<(u64, u64), F
         }
     };
     let seen = meta(&tx, SEEN)?.unwrap_or(0).cast_unsigned();
-    let (last, mut kept) = unseen(&tx, left, id.cast_unsigned(), seen)?;
+    let mut unseen = unseen(&tx, left, id.cast_unsigned(), seen)?;
     tx.commit()?;
-    let mut is_whole = true;
     loop {
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let failed = kept.iter_mut().find_map(|one| one.write(&tx).err().map(|fault| (one, fault)));
+        let failed = unseen.kept.iter_mut().find_map(|one| one.write(&tx).err().map(|fault| (one, fault)));
         let Some((one, fault)) = failed else {
-            set_meta(&tx, SEEN, last.cast_signed())?;
+            set_meta(&tx, SEEN, unseen.last.cast_signed())?;
+            if unseen.gave_way {
+                // Before the database says that it has seen it.
+                set_aside(path, unseen.last)?;
+            }
             tx.commit()?;
             break;
         };
-        if !one.gives_way(&fault) {
+        if !fault.is_damaged() {
             return Err(fault);
         }
-        is_whole = false;
+        one.give_way(&fault);
+        unseen.gave_way = true;
     }
-    if !is_whole {
-        set_aside(path, last);
+    if !unseen.kept.is_empty() {
+        tracing::info!(appends = unseen.kept.len(), "what the last process acknowledged last was done again");
     }
-    if !kept.is_empty() {
-        tracing::info!(appends = kept.len(), "what the last process acknowledged last was done again");
-    }
-    Ok((id.cast_unsigned(), last))
+    Ok((id.cast_unsigned(), unseen))
 }
 
-/// What the database has not seen, and the number of its last entry.
-fn unseen(db: &Connection, left: &[u8], id: u64, seen: u64) -> Result<(u64, Vec<Kept>), Fault> {
+/// What the database has not seen.
+struct Unseen {
+    kept: Vec<Kept>,
+    /// The number of the last entry.
+    last: u64,
+    /// Something of it cannot be written, or read.
+    gave_way: bool,
+}
+
+fn unseen(db: &Connection, left: &[u8], id: u64, seen: u64) -> Result<Unseen, Fault> {
     let stored = |hash: &[u8]| shared_payload(db, hash);
-    let (mut bodies, mut last, mut kept) = (Bodies::new(&stored), seen, Vec::new());
+    let (mut bodies, mut unseen) = (Bodies::new(&stored), Unseen { kept: Vec::new(), last: seen, gave_way: false });
     for (number, bytes) in Entries::new(left, id).filter(|(number, _)| *number > seen) {
-        if number != last + 1 {
+        if number != unseen.last + 1 {
             // Somebody put an older database beside it.
             tracing::warn!(seen, number, "the redo log does not follow the database and is left out");
             break;
         }
-        let (at, appends) = decode(bytes, &mut bodies)?;
-        kept.extend(appends.into_iter().map(|one| Kept::new(one.into(), at)));
-        last = number;
+        match decode(bytes, &mut bodies) {
+            Ok((at, appends)) => unseen.kept.extend(appends.into_iter().map(|one| Kept::new(one.into(), at))),
+            Err(fault) if fault.is_damaged() => {
+                tracing::error!(number, error = %fault.0, "what was acknowledged in an entry of the redo log cannot be read");
+                unseen.gave_way = true;
+            }
+            Err(fault) => return Err(fault),
+        }
+        unseen.last = number;
     }
-    Ok((last, kept))
+    Ok(unseen)
 }
 
 /// Copies the log for whoever mends the database: something that it holds could not be written there.
-fn set_aside(path: &Path, last: u64) {
+///
+/// # Errors
+/// It was not: nothing of it may be given up then.
+fn set_aside(path: &Path, last: u64) -> Result<(), Fault> {
     let aside = beside(path, &format!("-left-{last}"));
-    match std::fs::copy(path, &aside).and_then(|_| File::open(&aside)?.sync_all()) {
+    let copied = std::fs::copy(path, &aside).and_then(|_| File::open(&aside)?.sync_all());
+    match copied.and_then(|()| sync_dir(dir_of(path))) {
         Ok(()) => {
-            tracing::error!(path = %aside.display(), "what was acknowledged and could not be written is kept here")
+            tracing::error!(path = %aside.display(), "what was acknowledged and could not be written is kept here");
+            Ok(())
         }
         Err(error) => {
-            tracing::error!(%error, path = %aside.display(), "what was acknowledged and could not be written was not kept");
+            let _ = std::fs::remove_file(&aside);
+            let text =
+                format!("what was acknowledged and cannot be written was not kept as {}: {error}", aside.display());
+            Err(Fault(if is_without_room(&error) { StoreError::Full } else { StoreError::Unavailable(text) }))
         }
     }
 }
@@ -382,7 +414,7 @@ mod tests {
 
     /// An empty log behind this number.
     fn empty(dir: &Path, last: u64) -> Redo {
-        Redo::open(Done { path: dir.join("log"), id: 7, last }).unwrap().unwrap()
+        Redo::open(Done { path: dir.join("log"), id: 7, last, gave_way: false }).unwrap().unwrap()
     }
 
     fn numbers(redo: &Redo) -> Vec<u64> {

@@ -10,6 +10,9 @@ use fleet_actors::ids::{ConversationId, WorkflowId};
 use fleet_actors::ports::{Append, Next};
 use tokio::sync::oneshot;
 
+/// Fewer readers than this are never looked through.
+const SWEEP_LEAST: usize = 64;
+
 /// Readers that wait until what was acknowledged can be read.
 #[derive(Default)]
 pub(super) struct Settling {
@@ -23,6 +26,8 @@ struct Waiting {
     /// What it changes, where a read may be about that alone.
     touched: HashSet<Subject>,
     readers: Vec<oneshot::Sender<bool>>,
+    /// So many are there when those are looked for that gave up.
+    sweep_at: usize,
     /// Nobody settles anything any more.
     ended: bool,
 }
@@ -86,6 +91,10 @@ impl Settling {
         }
         let (reader, settled) = oneshot::channel();
         let first = state.readers.is_empty();
+        if state.readers.len() >= state.sweep_at {
+            state.readers.retain(|reader| !reader.is_closed());
+            state.sweep_at = 2 * state.readers.len().max(SWEEP_LEAST);
+        }
         state.readers.push(reader);
         Turn::Later(settled, first)
     }
@@ -109,7 +118,7 @@ impl Settling {
         }
     }
 
-    /// Nobody settles anything any more when what this gives is dropped: readers see what is there.
+    /// Nobody settles anything any more when what this gives is dropped: reads that are about what is not settled are refused.
     pub fn until_dropped(self: Arc<Self>) -> Settles {
         Settles(self)
     }
@@ -132,6 +141,19 @@ impl Drop for Settles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn readers_that_gave_up_are_forgotten_while_nobody_settles() {
+        let settling = Settling::default();
+        settling.touch(&[]);
+        let Turn::Later(waits, true) = settling.turn(&Subject::Anything) else { panic!("it is behind") };
+        for _ in 0..10_000 {
+            let Turn::Later(_, false) = settling.turn(&Subject::Anything) else { panic!("one waits already") };
+        }
+        assert!(settling.state.lock().unwrap().readers.len() <= 2 * SWEEP_LEAST + 1);
+        settling.let_go(false);
+        assert_eq!(waits.blocking_recv(), Ok(true));
+    }
 
     #[test]
     fn a_read_that_waits_goes_on_when_nobody_is_left_who_settles() {

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::{FAILED_MAX, LOOK_AGAIN, adopt_at_start, rest_unclaimed, wake_queue};
 use crate::event::RunOutcome;
-use crate::ids::WorkflowId;
+use crate::ids::{Seq, WorkflowId};
 use crate::ports::{Command, OnDisconnect, Posted, Rest, StoreError, StoreWrite, WorkflowState};
 use crate::sessions::tests::House;
 use crate::testing::{CommitFault, Reading};
@@ -162,6 +162,26 @@ async fn done_behind_a_trouble(house: House, cancelled: WorkflowId, unclaimed: W
     house.store.heal();
     rest.await;
     assert_eq!(house.state(&cancelled).await, CANCELLED);
+}
+
+#[actix::test]
+async fn a_run_that_went_on_within_the_grace_and_was_parked_stays_parked() {
+    tokio::time::pause();
+    let house = House::new();
+    let workflow = house.asking(OnDisconnect::Cancel).await.workflow().clone();
+    let next = house.restarted();
+    let waiting = adopt_at_start(&next.sessions).await.expect("adopted");
+    assert_eq!(waiting.len(), 1);
+    // Its client comes back, and it is parked with its question.
+    let stream = next.sessions.watch(&workflow, Seq(0)).await.expect("watched");
+    next.sessions.resume(&workflow, None).await.expect("it goes on");
+    stream.parked().await;
+    while next.sessions.is_live(&workflow).await.expect("an answer") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(next.state(&workflow).await, WorkflowState::Parked, "the control");
+    rest_unclaimed(&next.sessions, waiting).await;
+    assert_eq!(next.state(&workflow).await, WorkflowState::Parked);
 }
 
 #[actix::test]
