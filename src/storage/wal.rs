@@ -21,6 +21,8 @@ use super::mover::{Moved, Mover, checkpoint};
 const PAGE_BYTES: u64 = 4_096;
 /// How long a wanted TRUNCATE waits for an idle moment, and how long one that found readers waits for its next try.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long one waits for reads that are under way when the reserve was lent: until it is back, others could take its room.
+const LOAN_PATIENCE: Duration = Duration::from_secs(1);
 /// Pages that the writer moves itself: about as many as a large commit writes.
 const REST_PAGES: u32 = 128;
 /// Moves one behind the other that left more than that; then the writer moves the rest, however much it is.
@@ -160,9 +162,22 @@ impl Wal {
 
     /// Moves all of it now, and frees its room.
     pub fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.truncate_within(db, Duration::ZERO)
+    }
+
+    /// Moves all of it into room that was lent for it, which finds its way back when the log is cut.
+    pub fn truncate_for_the_reserve(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.truncate_within(db, LOAN_PATIENCE)
+    }
+
+    fn truncate_within(&mut self, db: &Connection, patience: Duration) -> Result<(), Fault> {
         self.mover.wait()?;
+        let end = Instant::now() + patience;
         self.gate.set(true);
-        let done = checkpoint(db, "TRUNCATE");
+        let mut done = checkpoint(db, "TRUNCATE");
+        while done.as_ref().is_ok_and(|done| done.busy) && Instant::now() < end {
+            done = checkpoint(db, "TRUNCATE");
+        }
         self.gate.set(false);
         (self.truncate_by, self.moves) = (None, 0);
         let busy = done.inspect_err(|_| self.want_truncate())?.busy;

@@ -80,6 +80,58 @@ fn a_sync_that_fails_at_the_start_ends_every_command_with_74() {
     }
 }
 
+/// One write of the log in a hundred and fifty is refused: a transaction that makes more finds no room, however often it is tried.
+#[tokio::test(flavor = "current_thread")]
+async fn a_removal_that_is_larger_than_the_free_room_is_made_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let http = client();
+    let (server, url) = serve_with(dir.path(), &model, &[]);
+    let url = url.unwrap();
+    for n in 0..60 {
+        let mut run = json!({ "task": format!("task {n} {}", "x".repeat(2_000)) });
+        if n % 2 == 0 {
+            run["conversation_id"] = "talk".into();
+        }
+        let answer = http.post(format!("{url}/api/v1/run")).json(&run).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+    server.stop().await;
+    let reserve = dir.path().join(".var/reserve");
+    std::fs::write(&reserve, vec![0; 16 << 20]).unwrap();
+    let made = reserve.metadata().unwrap().modified().unwrap();
+    let trace = dir.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(dir.path().join(".var/fleet.db-wal"));
+    command.args(["-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=150+150"]);
+    command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+    command.env("OPENAI_BASE_URL", &model).envs(crate::process::ONE_AGENT);
+    let (_server, docs) = spawn(command, dir.path(), "browser:");
+    let url = docs.unwrap_or_else(|| panic!("{}", log(dir.path()))).trim_end_matches("/docs").to_owned();
+    let count = async || {
+        let page = http.get(format!("{url}/api/v1/history")).send().await.unwrap();
+        page.json::<Value>().await.unwrap().as_array().unwrap().len()
+    };
+    let refused = || std::fs::read_to_string(&trace).unwrap().matches("INJECTED").count();
+    assert!(count().await > 0);
+    let before = refused();
+    let deleted = http.delete(format!("{url}/api/v1/conversations/talk")).send().await.unwrap();
+    assert_eq!(deleted.status(), 204, "{}", deleted.text().await.unwrap());
+    assert!(refused() > before, "the control: it was too large");
+    let before = refused();
+    let cleared = http.delete(format!("{url}/api/v1/history")).send().await.unwrap();
+    assert_eq!(cleared.status(), 204, "{}", cleared.text().await.unwrap());
+    assert!(refused() > before, "the control: it was too large");
+    assert_eq!(count().await, 0);
+    let talk = http.get(format!("{url}/api/v1/conversations/talk")).send().await.unwrap();
+    assert_eq!(talk.status(), 404);
+    assert_eq!(reserve.metadata().unwrap().modified().unwrap(), made, "the reserve was not touched");
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_disk_that_refuses_writes_refuses_new_work_at_once_reads_go_on_and_it_heals_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
