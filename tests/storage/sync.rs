@@ -322,6 +322,36 @@ fn a_redo_log_that_finds_no_room_to_be_erased_is_removed() {
     }
 }
 
+/// The next write, or all there are, of one of the store's files finds no room.
+fn without_room(file: &Path, error: &str, when: &str) -> [String; 6] {
+    let path = file.to_str().expect("a path in UTF-8").to_owned();
+    let inject = format!("inject=pwrite64:error={error}{when}");
+    ["-P".to_owned(), path, "-e".to_owned(), "trace=pwrite64".to_owned(), "-e".to_owned(), inject]
+}
+
+#[test]
+fn a_log_that_finds_no_room_in_the_database_is_no_reason_not_to_open_whatever_the_want_of_room_is_called() {
+    if child_dir().is_some() {
+        return;
+    }
+    for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("data").join("fleet.db");
+        let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
+        let inject = without_room(&database, error, "");
+        let inject: Vec<_> = inject.iter().map(String::as_str).collect();
+        let (opened, trace) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
+        assert!(trace.contains("INJECTED") && opened.status.success(), "{error}: {opened:?} {trace}");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let database = dir.path().join("data").join("fleet.db");
+    traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]).expect("strace");
+    let inject = without_room(&database, "EIO", "");
+    let inject: Vec<_> = inject.iter().map(String::as_str).collect();
+    let (refused, _) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
+    assert!(!refused.status.success(), "the control: a disk with errors is no want of room");
+}
+
 #[test]
 fn what_the_last_process_left_is_written_and_synced_anew_before_the_redo_log_is_erased() {
     if child_dir().is_some() {
