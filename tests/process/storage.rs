@@ -80,6 +80,42 @@ fn a_sync_that_fails_at_the_start_ends_every_command_with_74() {
     }
 }
 
+/// A lock that is cut before it is written gives room away that a full disk may not give back.
+#[tokio::test(flavor = "current_thread")]
+async fn a_lock_that_has_no_room_to_say_who_holds_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, trace) = (dir.path().join(".var/lock"), dir.path().join("trace"));
+    std::fs::create_dir(dir.path().join(".var")).unwrap();
+    std::fs::write(&lock, "4194304\nan address of the process before\n").unwrap();
+    let start = |inject: &str| {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(&lock);
+        command.args(["-e", "trace=write,ftruncate", "-e", inject]);
+        command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+        spawn(command, dir.path(), "browser:")
+    };
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (server, url) = start("inject=write:error=ENOSPC");
+    assert!(url.is_some(), "{}", log(dir.path()));
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), "", "nobody rather than somebody else");
+    let second = Command::new(env!("CARGO_BIN_EXE_agentic-fleet")).arg("serve").current_dir(dir.path()).output();
+    assert_eq!(second.unwrap().status.code(), Some(75), "it is held all the same");
+    server.stop().await;
+    std::fs::write(&lock, "4194304\nan address of the process before\n").unwrap();
+    let (server, url) = start("inject=write:error=ENOSPC:when=999");
+    let url = url.unwrap().trim_end_matches("/docs").to_owned();
+    let said = std::fs::read_to_string(&lock).unwrap();
+    assert_eq!(said.lines().nth(1), Some(&*url), "{said}");
+    assert_eq!(said.lines().count(), 2, "nothing is left of what it said before: {said}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let first = trace.lines().next().unwrap();
+    assert!(first.contains("write("), "written over before it is cut: {trace}");
+    server.stop().await;
+}
+
 /// One write of the log in a hundred and fifty is refused: a transaction that makes more finds no room, however often it is tried.
 #[tokio::test(flavor = "current_thread")]
 async fn a_removal_that_is_larger_than_the_free_room_is_made_in_parts() {
