@@ -80,6 +80,31 @@ fn a_sync_that_fails_at_the_start_ends_every_command_with_74() {
     }
 }
 
+/// That of the directory at the first start is one, too; whoever starts again syncs it.
+#[test]
+fn a_directory_that_cannot_be_synced_at_the_first_start_ends_it_with_74() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join(".var");
+    std::fs::create_dir(&data).unwrap();
+    let trace = dir.path().join("trace");
+    let start = |inject: &str| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(&data).args(["-e", "trace=fsync", "-e", inject]);
+        let output = strace.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["run", "-m", "hello"]);
+        output.current_dir(dir.path()).env_remove("OPENAI_API_KEY").envs(crate::process::ONE_AGENT).output()
+    };
+    let Ok(output) = start("inject=fsync:error=EIO:when=1") else {
+        println!("NOT RUN: strace is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{said}");
+    assert!(said.contains("its directory was not synced") && !said.contains("let this user"), "{said}");
+    let output = start("inject=fsync:error=EIO:when=999").unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(trace).unwrap().contains("fsync("), "the directory is synced");
+}
+
 /// A lock that is cut before it is written gives room away that a full disk may not give back.
 #[tokio::test(flavor = "current_thread")]
 async fn a_lock_that_has_no_room_to_say_who_holds_it_holds() {
