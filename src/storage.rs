@@ -58,6 +58,7 @@ use self::readers::Readers;
 use self::reserve::Reserve;
 use self::settling::{Settling, Subject, Turn};
 use self::wal::{Gate, Wal};
+use self::wal_file::WalFile;
 use self::writer::{Job, Reply, Writer};
 
 /// Jobs that wait for the writer, more than its door hands on at once. A full queue is an answer: [`StoreError::Unavailable`].
@@ -180,15 +181,30 @@ impl SqliteStore {
     pub fn open_watched(options: &SqliteOptions, clock: Arc<dyn Clock>, watch: &Watch) -> Result<Self, OpenError> {
         let path = &options.database;
         let explain = |fault: Fault| schema::explain_fault(path, fault);
-        let db = schema::open_writer(path, options.pages_max)?;
         let settling = Arc::new(Settling::default());
-        let mut commits = Commits::open(db, path, options.durability, settling.clone())?;
-        let opening = commits.transact(schema::next_opening).map_err(explain)?;
+        let begin = || {
+            let db = schema::open_writer(path, options.pages_max)?;
+            let mut commits = Commits::open(db, path, options.durability, settling.clone())?;
+            let opening = commits.transact(schema::next_opening).map_err(explain)?;
+            Ok((commits, opening))
+        };
+        let mut reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
+        let begun = match begin() {
+            Err(OpenError::Store { error: StoreError::Full, .. }) => {
+                // The last process may have left no other room than that of its own files.
+                WalFile::give_back(path);
+                reserve.give_up();
+                let again = begin();
+                reserve.take_back();
+                again
+            }
+            begun => begun,
+        };
+        let (mut commits, opening) = begun?;
         let gate = Arc::new(Gate::default());
         let wal = Wal::new(&mut commits.db, options, gate.clone(), Mover::start(path, watch)?)
             .map_err(|e| explain(e.into()))?;
         let readers = Readers::start(path, options.readers, &gate, watch)?;
-        let reserve = Reserve::new(options.reserve.clone(), options.reserve_bytes);
         let writer = Writer::new(commits, wal, reserve, clock, opening, options.group);
         let (jobs, queue) = sync_channel(WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("store-write".into()).spawn({

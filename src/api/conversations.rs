@@ -3,7 +3,8 @@
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use fleet_actors::ids::ConversationId;
-use fleet_actors::ports::{ConversationRow, MessageRow, StoreWrite, WorkflowFilter, Written};
+use fleet_actors::ports::{ConversationRow, MessageRow, StoreError, StoreWrite, WorkflowFilter, Written};
+use fleet_actors::sessions::StartError;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -60,7 +61,8 @@ pub async fn show(api: Data<Api>, id: Path<String>) -> Result<HttpResponse, ApiE
     Ok(HttpResponse::Ok().json(shown(&row, &messages)))
 }
 
-/// `DELETE /conversations/{id}`: its live runs are cancelled first.
+/// `DELETE /conversations/{id}`: its live runs are cancelled first. One whose end a full disk has no room for ends when it finds
+/// itself removed.
 ///
 /// # Errors
 /// [`ApiError`].
@@ -91,8 +93,12 @@ async fn cancel_runs(api: &Api, id: &ConversationId) -> Result<(), ApiError> {
         }
         newest = first;
         for row in &rows {
-            let cancelled = api.sessions.cancel(&row.workflow, "client").await;
-            cancelled.map_err(|error| api.refusal(error))?;
+            match api.sessions.cancel(&row.workflow, "client").await {
+                Ok(_) => {}
+                // What is removed makes the room that is wanted.
+                Err(StartError::Store(StoreError::Full)) => return Ok(()),
+                Err(error) => return Err(api.refusal(error)),
+            }
         }
         if rows.len() < RUNS_PAGE as usize {
             return Ok(());

@@ -189,7 +189,7 @@ async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
         tokio::time::sleep(storage.sweep_interval_ms.duration()).await;
         let now = sessions.services().clock.now().0;
         let (ended_before, keys_before) = (Timestamp(now - journals), Timestamp(now - keys));
-        let swept = sweep_all(&sessions, StoreWrite::Sweep { ended_before, keys_before, max_rows }, max_rows).await;
+        let swept = sweep_all(&sessions, StoreWrite::Sweep { ended_before, keys_before, max_rows }).await;
         if let Err(error) = swept {
             tracing::warn!(%error, "old journals were not swept");
         }
@@ -198,19 +198,16 @@ async fn sweep(sessions: Sessions, settings: Arc<Settings>) {
         }
         let Some(history) = history else { continue };
         let completed_before = Timestamp(now - history);
-        let swept = sweep_all(&sessions, StoreWrite::SweepHistory { completed_before, max_rows }, max_rows).await;
+        let swept = sweep_all(&sessions, StoreWrite::SweepHistory { completed_before, max_rows }).await;
         if let Err(error) = swept {
             tracing::warn!(%error, "old history was not swept");
         }
     }
 }
 
-/// Sweeps, a transaction at a time with others between them, until nothing is left.
-async fn sweep_all(sessions: &Sessions, write: StoreWrite, max_rows: u32) -> Result<(), StoreError> {
-    while let Written::Removed(removed) = sessions.services().checkpoints.write(write.clone()).await? {
-        if removed < u64::from(max_rows) {
-            break;
-        }
-    }
+/// Sweeps, a transaction at a time with others between them, until nothing is left. One takes fewer than it may where the disk is
+/// full.
+async fn sweep_all(sessions: &Sessions, write: StoreWrite) -> Result<(), StoreError> {
+    while let Written::Removed(1..) = sessions.services().checkpoints.write(write.clone()).await? {}
     Ok(())
 }

@@ -74,7 +74,7 @@ pub struct StorageSettings {
     pub wal_bytes_max: Bytes<1_048_576, 4_294_967_295>,
     /// How long one read may hold its snapshot.
     pub read_timeout_ms: Millis<1, 60_000>,
-    /// A file given up when the disk is full, so that deleting is possible.
+    /// A file given up when the disk is full, so that deleting and starting are possible.
     pub reserve_bytes: Bytes<0, 1_073_741_824>,
     /// Between two probe writes while the disk is full.
     pub probe_interval_ms: Millis<10, 60_000>,

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fleet_actors::ports::{Append, Outcome};
+use fleet_actors::ports::{Append, Outcome, StoreError};
 use rusqlite::Connection;
 
 use super::OpenError;
@@ -63,10 +63,18 @@ impl Commits {
         durability: Durability,
         settling: Arc<Settling>,
     ) -> Result<Self, OpenError> {
-        // What a process with `durability: power` left is done again in any case.
-        let done = redo::do_again(&mut db, database)?;
         let wal = WalFile::open(database)?;
-        make_durable(&db, &wal).map_err(|fault| super::schema::explain_fault(database, fault))?;
+        let explain = |fault| super::schema::explain_fault(database, fault);
+        // What a process with `durability: power` left is done again in any case.
+        let done = match redo::do_again(&mut db, database) {
+            Err(OpenError::Store { error: StoreError::Full, .. }) => {
+                // The log that is moved gives its room to what is done again.
+                make_durable(&db, &wal).map_err(explain)?;
+                redo::do_again(&mut db, database)?
+            }
+            done => done?,
+        };
+        make_durable(&db, &wal).map_err(explain)?;
         let (kept, since) = (Vec::new(), Instant::now());
         let mut commits = Self {
             db,

@@ -5,6 +5,8 @@
 use fleet_actors::ports::StoreError;
 use rusqlite::ErrorCode;
 
+use super::is_without_room;
+
 /// A [`StoreError`] on its way out; `?` makes one of an SQLite error.
 #[derive(Debug)]
 pub(super) struct Fault(pub StoreError);
@@ -38,11 +40,15 @@ impl Fault {
 /// and SQLite's next commit would succeed.
 const SYNC_FAILURES: [i32; 2] = [rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC];
 
-/// A write was refused, and its transaction is rolled back: a disk with errors, or one that became readable alone.
+/// A write was refused, and its transaction is rolled back: a disk with errors, one that became readable alone, or want of
+/// room that is no full disk.
 const WRITE_FAILURES: [i32; 2] = [rusqlite::ffi::SQLITE_IOERR_WRITE, rusqlite::ffi::SQLITE_IOERR_TRUNCATE];
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
+        // SQLite tells a full disk from other refusals, and not a quota or the largest file. The system's reason is left where
+        // its own `sqlite3_system_errno` finds it.
+        let system = std::io::Error::last_os_error();
         let said = error.to_string();
         let Some(failure) = error.sqlite_error() else {
             return Self(if is_unreadable(&error) { StoreError::Damaged(said) } else { StoreError::Unavailable(said) });
@@ -50,7 +56,10 @@ impl From<rusqlite::Error> for Fault {
         let (code, extended) = (failure.code, failure.extended_code);
         Self(if SYNC_FAILURES.contains(&extended) {
             StoreError::Failed(said)
-        } else if code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE {
+        } else if code == ErrorCode::DiskFull
+            || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            || (WRITE_FAILURES.contains(&extended) && is_without_room(&system))
+        {
             StoreError::Full
         } else if code == ErrorCode::ReadOnly || WRITE_FAILURES.contains(&extended) {
             StoreError::Unwritable(said)

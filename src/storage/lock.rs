@@ -153,10 +153,20 @@ fn take(dir: &Path, path: &Path, address: &str) -> Result<File, Refusal> {
     Ok(file)
 }
 
+/// Says who holds it. It holds without that, too, so a full disk is no reason to refuse it.
 fn say(file: &mut File, address: &str) -> std::io::Result<()> {
-    file.set_len(0)?;
+    let said = format!("{}\n{address}\n", std::process::id());
     file.seek(SeekFrom::Start(0))?;
-    write!(file, "{}\n{address}\n", std::process::id())
+    // Written over: a file that is cut first gives its room away, which a full disk may not give back.
+    match file.write_all(said.as_bytes()) {
+        Ok(()) => file.set_len(said.len() as u64),
+        Err(error) if is_without_room(&error) => {
+            tracing::warn!(%error, "the lock has no room to say who holds it");
+            // Nobody rather than whoever held it before.
+            file.set_len(0)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether it is new, or says what a lock says: a number first. A power cut may leave zeros.

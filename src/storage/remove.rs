@@ -12,26 +12,45 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::fault::Fault;
 use super::history;
 
-/// Removes a conversation and everything of it, live workflows and forks included.
-pub(super) fn conversation(db: &Connection, id: &ConversationId) -> Result<Written, Fault> {
+/// Removes up to `max` of what a conversation has, live workflows and forks included, and itself when that was all; nothing is
+/// said while there is more.
+///
+/// Forks go before what they come from, so the store is whole behind each part.
+pub(super) fn conversation(db: &Connection, id: &ConversationId, max: u32) -> Result<Option<Written>, Fault> {
     let mut find = db.prepare_cached("SELECT num FROM conversations WHERE tenant = 'local' AND id = ?1")?;
     let Some(num) = find.query_row([id.as_str()], |row| row.get::<_, i64>(0)).optional()? else {
-        return Ok(Written::NotFound);
+        return Ok(Some(Written::NotFound));
     };
-    for workflow in numbers(db, "SELECT num FROM workflows WHERE tenant = 'local' AND conversation = ?1", id.as_str())?
-    {
-        forget(db, workflow)?;
+    let mut left = max as usize;
+    let mut workflows = db.prepare_cached(
+        "SELECT num, id FROM workflows WHERE tenant = 'local' AND conversation = ?1 ORDER BY num DESC LIMIT ?2",
+    )?;
+    let workflows = workflows.query_map(params![id.as_str(), left], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let workflows: Vec<(i64, String)> = workflows.collect::<Result<_, _>>()?;
+    for (workflow, id) in &workflows {
+        forget(db, *workflow)?;
+        history::remove(db, id)?;
     }
+    left -= workflows.len();
     // History outlives a swept journal, so it is asked for the conversation by itself.
-    let mut entries = db.prepare_cached("SELECT workflow FROM history WHERE tenant = 'local' AND conversation = ?1")?;
-    let entries: Vec<String> = entries.query_map([id.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for workflow in entries {
-        history::remove(db, &workflow)?;
+    let mut entries =
+        db.prepare_cached("SELECT workflow FROM history WHERE tenant = 'local' AND conversation = ?1 LIMIT ?2")?;
+    let entries = entries.query_map(params![id.as_str(), left], |row| row.get(0))?;
+    let entries: Vec<String> = entries.collect::<Result<_, _>>()?;
+    for workflow in &entries {
+        history::remove(db, workflow)?;
     }
-    db.prepare_cached("DELETE FROM messages WHERE conversation = ?1")?.execute([num])?;
-    db.prepare_cached("DELETE FROM conversations WHERE num = ?1")?.execute([num])?;
+    left -= entries.len();
+    left -= db
+        .prepare_cached(
+            "DELETE FROM messages WHERE num IN (SELECT num FROM messages WHERE conversation = ?1 ORDER BY num LIMIT ?2)",
+        )?
+        .execute(params![num, left])?;
+    if left > 0 {
+        db.prepare_cached("DELETE FROM conversations WHERE num = ?1")?.execute([num])?;
+    }
     sweep_shared(db)?;
-    Ok(Written::Done)
+    Ok((left > 0).then_some(Written::Done))
 }
 
 /// Removes one execution that is over.
@@ -90,11 +109,12 @@ pub(super) fn old_executions(db: &Connection, completed_before: Timestamp, max: 
     )?;
     let found = find.query_map(params![completed_before.0, max], |row| row.get(0))?;
     let found: Vec<String> = found.collect::<Result<_, _>>()?;
+    let mut removed = 0;
     for id in &found {
-        retire(db, id)?;
+        removed += u64::from(retire(db, id)? == Written::Done);
     }
     sweep_shared(db)?;
-    Ok(Written::Removed(found.len() as u64))
+    Ok(Written::Removed(removed))
 }
 
 fn retire(db: &Connection, id: &str) -> Result<Written, Fault> {
@@ -180,4 +200,97 @@ fn sweep_shared(db: &Connection) -> Result<(), Fault> {
 fn numbers(db: &Connection, sql: &str, param: &str) -> Result<Vec<i64>, Fault> {
     let mut find = db.prepare_cached(sql)?;
     Ok(find.query_map([param], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use fleet_actors::ids::{Epoch, Position, Seq};
+    use fleet_actors::ports::{Claim, NewWorkflow, Next, Outcome, RecordBody, RecordRow};
+    use fleet_actors::testing::plain;
+
+    use super::super::append::{self, Moment};
+    use super::super::{change, schema};
+    use super::*;
+
+    const AT: Moment = Moment { opening: 1, now: Timestamp(1) };
+
+    fn talk(name: &str) -> ConversationId {
+        ConversationId::from_trusted(name)
+    }
+
+    /// A run of a conversation that is over, with a body of its own and one that all have.
+    fn run(db: &Connection, name: &str, conversation: &str) {
+        let made =
+            NewWorkflow { conversation: Some(talk(conversation)), ..plain::made("chat", "a task", Timestamp(1)) };
+        let id = WorkflowId::from_trusted(name);
+        let record = |at: u64, letter: u8, shared: bool| RecordRow {
+            position: Position(at),
+            epoch: Epoch(0),
+            seq: Some(Seq(at)),
+            kind: "began".into(),
+            path: "".into(),
+            head: b"{}".to_vec(),
+            body: Some(RecordBody { bytes: vec![letter; 20_000].into(), shared }),
+        };
+        let ended = plain::entry(id.clone(), &made, Timestamp(2));
+        let records = vec![record(1, name.as_bytes()[0], false), record(2, b'p', true)];
+        let claim = Claim { workflow: id, epoch: Epoch(0) };
+        let append = fleet_actors::ports::Append {
+            create: Some(Box::new(made)),
+            next: Next::Ended(ended.into()),
+            ..plain::append(claim, Position(0), records)
+        };
+        assert_eq!(append::append(db, &append, AT).unwrap(), Outcome::Done { head: Position(2) });
+        let message = "INSERT INTO messages (id, conversation, role, content, created_at, workflow) \
+                       SELECT 'm-' || ?1, num, 'user', 'hello', 1, ?1 FROM conversations WHERE id = ?2";
+        assert_eq!(db.execute(message, [name, conversation]).unwrap(), 1);
+    }
+
+    fn count(db: &Connection, sql: &str) -> i64 {
+        db.query_row(&format!("SELECT count(*) FROM {sql}"), [], |row| row.get(0)).unwrap()
+    }
+
+    /// Nothing stands alone that belongs to something.
+    fn assert_whole(db: &Connection, part: usize) {
+        for orphans in [
+            "workflows f WHERE parent IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows p WHERE p.num = f.parent)",
+            "journal WHERE workflow NOT IN (SELECT num FROM workflows)",
+            "lives WHERE num NOT IN (SELECT num FROM workflows)",
+            "payloads WHERE root NOT IN (SELECT root FROM workflows)",
+            "journal WHERE scope = 1 AND body_hash NOT IN (SELECT hash FROM payloads)",
+            "journal WHERE scope = 2 AND body_hash NOT IN (SELECT hash FROM shared_payloads)",
+            "history WHERE workflow NOT IN (SELECT id FROM workflows)",
+            "messages WHERE conversation NOT IN (SELECT num FROM conversations)",
+        ] {
+            assert_eq!(count(db, orphans), 0, "behind part {part}: {orphans}");
+        }
+        assert_eq!(history::count(db).unwrap().cast_signed(), count(db, "history"), "behind part {part}");
+    }
+
+    #[test]
+    fn a_conversation_that_is_removed_in_parts_leaves_a_whole_store_behind_each_and_nothing_behind_the_last() {
+        for max in [1, 2, 3, u32::MAX] {
+            let dir = tempfile::tempdir().unwrap();
+            let db = schema::open_writer(&dir.path().join("fleet.db"), None).unwrap();
+            ["a", "b", "c"].into_iter().for_each(|name| run(&db, name, "talk"));
+            run(&db, "other", "another");
+            let (from, fork) = (WorkflowId::from_trusted("a"), WorkflowId::from_trusted("fork"));
+            let forked = change::fork(&db, &from, Some(Position(1)), &fork, Timestamp(3), AT).unwrap();
+            assert_eq!(forked, Written::Done);
+            assert_whole(&db, 0);
+            let mut parts = 1;
+            while conversation(&db, &talk("talk"), max).unwrap().is_none() {
+                assert_whole(&db, parts);
+                parts += 1;
+            }
+            assert_whole(&db, parts);
+            // Four runs, three messages, and a last part for the conversation.
+            assert_eq!(parts, (7 / max as usize) + 1, "{max} at once");
+            assert_eq!(conversation(&db, &talk("talk"), max).unwrap(), Some(Written::NotFound));
+            let left = ["workflows", "history", "messages", "conversations", "payloads", "shared_payloads"];
+            assert_eq!(left.map(|table| count(&db, table)), [1; 6], "the other one's, {max} at once");
+            assert_eq!(count(&db, "export_queue"), 7, "four entries, and three that are gone");
+        }
+    }
 }

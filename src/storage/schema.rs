@@ -39,14 +39,7 @@ const READER_CACHE_KIB: u32 = 1_024;
 ///
 /// Its commits are not synced: [`Commits`](super::commits::Commits) does that.
 pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connection, OpenError> {
-    create(path).map_err(|error| {
-        let path = path.into();
-        if is_without_room(&error) {
-            OpenError::Store { path, error: StoreError::Full }
-        } else {
-            OpenError::Refused { path, why: format!("{error}; let this user make it") }
-        }
-    })?;
+    create(path)?;
     let explain = |error: rusqlite::Error| explain(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags).map_err(explain)?;
@@ -102,18 +95,29 @@ fn keep_statements(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn create(path: &Path) -> io::Result<()> {
+fn create(path: &Path) -> Result<(), OpenError> {
     let dir = dir_of(path);
-    std::fs::create_dir_all(dir)?;
+    let refused = |error: io::Error| {
+        let path = path.into();
+        if is_without_room(&error) {
+            OpenError::Store { path, error: StoreError::Full }
+        } else {
+            OpenError::Refused { path, why: format!("{error}; let this user make it") }
+        }
+    };
+    std::fs::create_dir_all(dir).map_err(refused)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
         // SQLite syncs the directory for the log, not for the database itself.
-        Ok(_) => super::sync_dir(dir),
+        Ok(_) => super::sync_dir(dir).map_err(|error| {
+            let error = StoreError::Failed(format!("its directory was not synced: {error}"));
+            OpenError::Store { path: path.into(), error }
+        }),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => Err(refused(error)),
     }
 }
 

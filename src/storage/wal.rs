@@ -2,8 +2,9 @@
 //!
 //! SQLite's own checkpoints swallow their errors, so we make them ourselves. When the writer is idle or the log has many new
 //! pages, the [`Mover`] makes a PASSIVE one beside the writer; the few pages that came meanwhile are moved by the writer, after
-//! which SQLite begins the log anew. The writer makes a TRUNCATE when the log is too large or after a removal, with new reads
-//! held back, because overlapping readers would let the log grow without end.
+//! which SQLite begins the log anew. The writer makes a TRUNCATE when the log is too large, when a disk that is nearly full might
+//! soon not take what is in it, and after a removal; with new reads held back, because overlapping readers would let the log grow
+//! without end.
 //! Absent on purpose: a checkpoint that waits for readers. A TRUNCATE has the connection's busy timeout to find a moment
 //! without any, else it comes again later.
 
@@ -21,6 +22,8 @@ use super::mover::{Moved, Mover, checkpoint};
 const PAGE_BYTES: u64 = 4_096;
 /// How long a wanted TRUNCATE waits for an idle moment, and how long one that found readers waits for its next try.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long one waits for reads that are under way when the reserve was lent: until it is back, others could take its room.
+const LOAN_PATIENCE: Duration = Duration::from_secs(1);
 /// Pages that the writer moves itself: about as many as a large commit writes.
 const REST_PAGES: u32 = 128;
 /// Moves one behind the other that left more than that; then the writer moves the rest, however much it is.
@@ -58,6 +61,8 @@ pub(super) struct Wal {
     passive_pages: u32,
     /// Pages above which it truncates.
     truncate_pages: u32,
+    /// What can be lent for moving it, bytes.
+    reserve: u64,
     /// Commits since the last checkpoint that moved everything.
     behind: bool,
     /// A TRUNCATE is wanted, at the latest at this time.
@@ -82,6 +87,7 @@ impl Wal {
             passive_at: options.wal_pages_max,
             passive_pages: options.wal_pages_max,
             truncate_pages: u32::try_from(options.wal_bytes_max / PAGE_BYTES).unwrap_or(u32::MAX),
+            reserve: options.reserve_bytes,
             behind: true,
             // What the last process removed may stand in it.
             truncate_by: Some(Instant::now()),
@@ -110,7 +116,7 @@ impl Wal {
         self.behind |= pages != self.seen;
         self.seen = pages;
         let overdue = self.truncate_by.is_some_and(|by| by <= Instant::now());
-        if overdue || (pages >= self.truncate_pages && self.truncate_by.is_none()) {
+        if overdue || (self.truncate_by.is_none() && (pages >= self.truncate_pages || self.is_pressed(db))) {
             self.truncate(db)
         } else if let Some(moved) = self.mover.ended() {
             self.moved(db, moved?)
@@ -134,6 +140,18 @@ impl Wal {
                 Ok(())
             }
         }
+    }
+
+    /// Whether it must be moved while the reserve is enough for that: the disk has no other room for it.
+    fn is_pressed(&self, db: &Connection) -> bool {
+        // What is asked of SQLite and of the system is left out as long as it cannot matter.
+        let most = u64::from(self.seen) * PAGE_BYTES;
+        if self.reserve == 0 || most <= self.reserve / 2 {
+            return false;
+        }
+        let free = |path: &str| rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        let growth = Self::growth(db).unwrap_or(0);
+        growth > self.reserve / 2 && growth > db.path().map_or(u64::MAX, free)
     }
 
     /// Bytes that the database's file must grow by before all of the log is in it.
@@ -160,9 +178,22 @@ impl Wal {
 
     /// Moves all of it now, and frees its room.
     pub fn truncate(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.truncate_within(db, Duration::ZERO)
+    }
+
+    /// Moves all of it into room that was lent for it, which finds its way back when the log is cut.
+    pub fn truncate_for_the_reserve(&mut self, db: &Connection) -> Result<(), Fault> {
+        self.truncate_within(db, LOAN_PATIENCE)
+    }
+
+    fn truncate_within(&mut self, db: &Connection, patience: Duration) -> Result<(), Fault> {
         self.mover.wait()?;
+        let end = Instant::now() + patience;
         self.gate.set(true);
-        let done = checkpoint(db, "TRUNCATE");
+        let mut done = checkpoint(db, "TRUNCATE");
+        while done.as_ref().is_ok_and(|done| done.busy) && Instant::now() < end {
+            done = checkpoint(db, "TRUNCATE");
+        }
         self.gate.set(false);
         (self.truncate_by, self.moves) = (None, 0);
         let busy = done.inspect_err(|_| self.want_truncate())?.busy;

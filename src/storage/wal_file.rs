@@ -38,6 +38,13 @@ impl WalFile {
         }
     }
 
+    /// Gives the room behind its end back, which the last process kept for what it acknowledged.
+    pub fn give_back(database: &Path) {
+        let log = File::options().write(true).open(beside(database, "-wal"));
+        // It is for want of room that it is asked, and there is no harm in a log without that room.
+        let _ = log.and_then(|log| log.set_len(log.metadata()?.len()));
+    }
+
     /// Makes durable what was written, whoever wrote it.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 //! them.
 //! Invariant: after a failed sync nothing is written, checkpointed or closed any more. Whatever SQLite holds in memory may
 //! not be on the disk, and its next commit would claim otherwise.
-//! Absent on purpose: a retry of anything but a removal that found the disk full.
+//! Absent on purpose: a retry of anything but a removal that found the disk full, which then takes less at once.
+
+mod removal;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tokio::sync::oneshot;
 
+use self::removal::Clearing;
 use super::append::Moment;
 use super::change;
 use super::commits::Commits;
@@ -32,8 +35,6 @@ use super::wal::Wal;
 const IDLE: Duration = Duration::from_millis(100);
 /// Without a job for this long, what was acknowledged is settled.
 const SETTLE_IDLE: Duration = Duration::from_millis(2);
-/// Executions that one transaction of a larger removal takes.
-const REMOVED_AT_ONCE: u32 = 200;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -45,14 +46,6 @@ pub(super) enum Job {
     Settle,
     /// The last job.
     Close,
-}
-
-/// A removal of all of history that is under way.
-struct Clearing {
-    after: i64,
-    last: i64,
-    removed: u64,
-    reply: Reply<Written>,
 }
 
 pub(super) struct Writer {
@@ -143,8 +136,8 @@ impl Writer {
         // Nobody waiting for an answer is no reason to leave a job undone: it may be asked again with the same words.
         match job {
             Job::Commit(appends, reply) => self.commit_group(appends, reply, jobs),
-            Job::Write(StoreWrite::ClearHistory, reply) => match self.transact(remove::last_entry) {
-                Ok(last) => self.clearing.push_back(Clearing { after: 0, last, removed: 0, reply }),
+            Job::Write(StoreWrite::ClearHistory, reply) => match self.last_entry() {
+                Ok(last) => self.clearing.push_back(Clearing::new(last, reply)),
                 Err(error) => drop(reply.send(Err(error))),
             },
             Job::Write(write, reply) => drop(reply.send(self.write(&write))),
@@ -246,15 +239,17 @@ impl Writer {
             StoreWrite::CreateConversation { conversation, title, at } => {
                 self.transact(|db| change::create_conversation(db, conversation, title.as_deref(), *at))
             }
-            StoreWrite::DeleteConversation(id) => self.remove(|db| remove::conversation(db, id)),
-            StoreWrite::DeleteHistory(id) => self.remove(|db| remove::execution(db, id)),
+            StoreWrite::DeleteConversation(id) => self.remove_conversation(id),
+            StoreWrite::DeleteHistory(id) => self.remove(&mut 1, |db, _| remove::execution(db, id)),
             // Taken over by `clear_some`; nothing else is left of it here.
             StoreWrite::ClearHistory => Ok(Written::Removed(0)),
             StoreWrite::Sweep { ended_before, keys_before, max_rows } => {
-                self.remove(|db| remove::old(db, *ended_before, *keys_before, *max_rows))
+                let mut at_once = *max_rows;
+                self.remove(&mut at_once, |db, max| remove::old(db, *ended_before, *keys_before, max))
             }
             StoreWrite::SweepHistory { completed_before, max_rows } => {
-                self.remove(|db| remove::old_executions(db, *completed_before, *max_rows))
+                let mut at_once = *max_rows;
+                self.remove(&mut at_once, |db, max| remove::old_executions(db, *completed_before, max))
             }
             StoreWrite::Rest { workflow, epoch, rest } => {
                 self.transact(|db| change::rest(db, workflow, *epoch, *rest, at.now))
@@ -267,43 +262,6 @@ impl Writer {
                 self.transact(|db| history::exported(db, *cursor)).map(|()| Written::Done)
             }
         }
-    }
-
-    /// Goes on with a removal of all of history.
-    fn clear_some(&mut self) {
-        let Some(mut clearing) = self.clearing.pop_front() else { return };
-        let (after, last) = (clearing.after, clearing.last);
-        match self.remove(|db| remove::executions(db, after, last, REMOVED_AT_ONCE)) {
-            Ok((removed, at)) => {
-                clearing.removed += removed;
-                clearing.after = at;
-                if at < last {
-                    self.clearing.push_front(clearing);
-                } else {
-                    drop(clearing.reply.send(Ok(Written::Removed(clearing.removed))));
-                }
-            }
-            Err(error) => drop(clearing.reply.send(Err(error))),
-        }
-    }
-
-    /// A transaction that frees space: if there is none to do it with, the log is cut for it, and then the reserve is given up.
-    fn remove<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
-        let mut done = self.transact(&work);
-        if matches!(done, Err(StoreError::Full)) {
-            match self.wal.truncate(&self.commits.db) {
-                Ok(()) => done = self.transact(&work),
-                Err(fault) => drop(self.judge(fault)),
-            }
-        }
-        if matches!(done, Err(StoreError::Full)) && self.reserve.give_up() {
-            done = self.transact(&work);
-        }
-        if done.is_ok() {
-            self.wal.want_truncate();
-            self.attempt(Commits::scrub)?;
-        }
-        done
     }
 
     fn transact<T>(&mut self, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
@@ -356,10 +314,18 @@ impl Writer {
     /// grows by, the log that is cut gives back, so the reserve finds its room again.
     fn lend(&mut self) -> Option<Result<(), Fault>> {
         let db = &self.commits.db;
-        let is_enough = Wal::growth(db).is_ok_and(|bytes| bytes <= self.reserve.held());
-        (is_enough && self.reserve.give_up()).then(|| {
-            let moved = self.wal.truncate(db);
+        let held = self.reserve.held();
+        let lent = Wal::growth(db).is_ok_and(|bytes| self.reserve.lend(bytes));
+        lent.then(|| {
+            let mut moved = self.wal.truncate_for_the_reserve(db);
+            if moved.as_ref().is_err_and(Fault::is_full) && self.reserve.give_up() {
+                // Others on the disk took a part of what was lent.
+                moved = self.wal.truncate_for_the_reserve(db);
+            }
             self.reserve.take_back();
+            if moved.is_err() && self.reserve.held() == held {
+                self.reserve.was_no_help();
+            }
             moved
         })
     }
@@ -440,6 +406,17 @@ mod tests {
         }
     }
 
+    fn writer(dir: &std::path::Path, reserve_bytes: u64) -> Writer {
+        let path = dir.join("log.db");
+        let db = schema::open_writer(&path, None).unwrap();
+        let mut commits = Commits::open(db, &path, Durability::Process, Arc::default()).unwrap();
+        let options = SqliteOptions { reserve_bytes, ..SqliteOptions::new(dir) };
+        let mover = Mover::start(&path, &Watch::default()).unwrap();
+        let wal = Wal::new(&mut commits.db, &options, Arc::default(), mover).unwrap();
+        let reserve = Reserve::new(options.reserve, reserve_bytes);
+        Writer::new(commits, wal, reserve, Arc::new(ManualClock::default()), 1, options.group)
+    }
+
     #[test]
     fn a_log_that_cannot_be_moved_is_told_of_once_when_it_begins_and_once_when_it_is_over() {
         let log = Log::default();
@@ -447,14 +424,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log.db");
-        let db = schema::open_writer(&path, None).unwrap();
-        let mut commits = Commits::open(db, &path, Durability::Process, Arc::default()).unwrap();
-        let options = SqliteOptions::new(dir.path());
-        let wal = Wal::new(&mut commits.db, &options, Arc::default(), Mover::start(&path, &Watch::default()).unwrap())
-            .unwrap();
-        let reserve = Reserve::new(options.reserve, 0);
-        let mut writer = Writer::new(commits, wal, reserve, Arc::new(ManualClock::default()), 1, options.group);
+        let mut writer = writer(dir.path(), 0);
         let full = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Full));
         let broken = |_: &mut Wal, _: &Connection| Err(Fault(StoreError::Unavailable("disk I/O error".into())));
         // What the opening asks for.
@@ -476,5 +446,57 @@ mod tests {
         assert!(log.lines().len() == 3 && log.lines()[2].contains("INFO"), "{:?}", log.lines());
         writer.housekeep(full);
         assert_eq!(log.lines().len(), 4, "and it may begin again");
+    }
+
+    /// Bytes that the log needs for one thing.
+    const THING: u32 = 1 << 20;
+
+    /// A removal on a disk that has this much room for it: it writes what it needs, and fails as the disk would.
+    fn needs(db: &Connection, things: u32, room: u64) -> Result<u32, Fault> {
+        db.execute("INSERT INTO probe (filler) VALUES (randomblob(?1))", [things.saturating_mul(THING).min(12 << 20)])?;
+        if u64::from(things) * u64::from(THING) > room { Err(Fault(StoreError::Full)) } else { Ok(things) }
+    }
+
+    #[test]
+    fn a_removal_takes_as_much_at_once_as_there_is_room_for_and_gives_the_reserve_up_for_a_single_thing_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = (dir.path().join("reserve"), dir.path().join("log.db-wal"));
+        let bytes = 4 * u64::from(THING);
+        let mut writer = writer(dir.path(), bytes);
+        writer.reserve.restore();
+        let file = || path.metadata().map(|file| (file.modified().unwrap(), file.len())).unwrap();
+        let made = file();
+        assert_eq!(made.1, bytes, "the control");
+        // Room for three things, beside the reserve.
+        let mut at_once = 200;
+        let removed = writer.remove(&mut at_once, |db, max| needs(db, max, 3 * u64::from(THING)));
+        assert_eq!((removed, at_once), (Ok(3), 3));
+        assert_eq!(file(), made, "it was not touched");
+        // No room but that of the reserve.
+        let room = || if path.exists() { 0 } else { bytes };
+        let removed = writer.remove(&mut at_once, |db, max| needs(db, max, room()));
+        assert_eq!((removed, at_once), (Ok(3), 3));
+        assert_eq!(file().1, bytes / 4 * 3, "given up, and most of it taken back at once");
+        assert_eq!(log.metadata().unwrap().len(), 0, "from the room of the log");
+        // Too large for that.
+        let removed = writer.remove(&mut at_once, |db, max| needs(db, 9 * max, room()));
+        assert_eq!(removed, Err(StoreError::Full));
+        assert_eq!(file().1, bytes / 4 * 3, "nothing is lost by it");
+        assert_eq!(log.metadata().unwrap().len(), 0, "and nothing of it stays in the log");
+    }
+
+    #[test]
+    fn a_reserve_that_did_not_help_the_log_is_not_written_anew_again_and_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(dir.path(), 1 << 20);
+        writer.reserve.restore();
+        writer.commits.db.execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(matches!(writer.lend(), Some(Ok(()))), "the control: it is lent");
+        assert!(matches!(writer.lend(), Some(Ok(()))), "and again");
+        // As where no file may grow, whatever room there is: the log is not moved.
+        writer.commits.db.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(matches!(writer.lend(), Some(Err(_))));
+        assert_eq!(dir.path().join("reserve").metadata().unwrap().len(), 1 << 20, "it is back");
+        assert!(writer.lend().is_none(), "for a while");
     }
 }

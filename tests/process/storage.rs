@@ -80,6 +80,119 @@ fn a_sync_that_fails_at_the_start_ends_every_command_with_74() {
     }
 }
 
+/// That of the directory at the first start is one, too; whoever starts again syncs it.
+#[test]
+fn a_directory_that_cannot_be_synced_at_the_first_start_ends_it_with_74() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join(".var");
+    std::fs::create_dir(&data).unwrap();
+    let trace = dir.path().join("trace");
+    let start = |inject: &str| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(&data).args(["-e", "trace=fsync", "-e", inject]);
+        let output = strace.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["run", "-m", "hello"]);
+        output.current_dir(dir.path()).env_remove("OPENAI_API_KEY").envs(crate::process::ONE_AGENT).output()
+    };
+    let Ok(output) = start("inject=fsync:error=EIO:when=1") else {
+        println!("NOT RUN: strace is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{said}");
+    assert!(said.contains("its directory was not synced") && !said.contains("let this user"), "{said}");
+    let output = start("inject=fsync:error=EIO:when=999").unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(trace).unwrap().contains("fsync("), "the directory is synced");
+}
+
+/// A lock that is cut before it is written gives room away that a full disk may not give back.
+#[tokio::test(flavor = "current_thread")]
+async fn a_lock_that_has_no_room_to_say_who_holds_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, trace) = (dir.path().join(".var/lock"), dir.path().join("trace"));
+    std::fs::create_dir(dir.path().join(".var")).unwrap();
+    std::fs::write(&lock, "4194304\nan address of the process before\n").unwrap();
+    let start = |inject: &str| {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(&lock);
+        command.args(["-e", "trace=write,ftruncate", "-e", inject]);
+        command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+        spawn(command, dir.path(), "browser:")
+    };
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (server, url) = start("inject=write:error=ENOSPC");
+    assert!(url.is_some(), "{}", log(dir.path()));
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), "", "nobody rather than somebody else");
+    let second = Command::new(env!("CARGO_BIN_EXE_agentic-fleet")).arg("serve").current_dir(dir.path()).output();
+    assert_eq!(second.unwrap().status.code(), Some(75), "it is held all the same");
+    server.stop().await;
+    std::fs::write(&lock, "4194304\nan address of the process before\n").unwrap();
+    let (server, url) = start("inject=write:error=ENOSPC:when=999");
+    let url = url.unwrap().trim_end_matches("/docs").to_owned();
+    let said = std::fs::read_to_string(&lock).unwrap();
+    assert_eq!(said.lines().nth(1), Some(&*url), "{said}");
+    assert_eq!(said.lines().count(), 2, "nothing is left of what it said before: {said}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let first = trace.lines().next().unwrap();
+    assert!(first.contains("write("), "written over before it is cut: {trace}");
+    server.stop().await;
+}
+
+/// One write of the log in a hundred and fifty is refused: a transaction that makes more finds no room, however often it is tried.
+#[tokio::test(flavor = "current_thread")]
+async fn a_removal_that_is_larger_than_the_free_room_is_made_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("NOT RUN: strace is not installed");
+        return;
+    }
+    let (_model, model) = simulate(dir.path(), 0, 0);
+    let http = client();
+    let (server, url) = serve_with(dir.path(), &model, &[]);
+    let url = url.unwrap();
+    for n in 0..60 {
+        let mut run = json!({ "task": format!("task {n} {}", "x".repeat(2_000)) });
+        if n % 2 == 0 {
+            run["conversation_id"] = "talk".into();
+        }
+        let answer = http.post(format!("{url}/api/v1/run")).json(&run).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+    server.stop().await;
+    let reserve = dir.path().join(".var/reserve");
+    std::fs::write(&reserve, vec![0; 16 << 20]).unwrap();
+    let made = reserve.metadata().unwrap().modified().unwrap();
+    let trace = dir.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-o"]).arg(&trace).arg("-P").arg(dir.path().join(".var/fleet.db-wal"));
+    command.args(["-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=150+150"]);
+    command.arg(env!("CARGO_BIN_EXE_agentic-fleet")).args(["serve", "--port", "0"]);
+    command.env("OPENAI_BASE_URL", &model).envs(crate::process::ONE_AGENT);
+    let (_server, docs) = spawn(command, dir.path(), "browser:");
+    let url = docs.unwrap_or_else(|| panic!("{}", log(dir.path()))).trim_end_matches("/docs").to_owned();
+    let count = async || {
+        let page = http.get(format!("{url}/api/v1/history")).send().await.unwrap();
+        page.json::<Value>().await.unwrap().as_array().unwrap().len()
+    };
+    let refused = || std::fs::read_to_string(&trace).unwrap().matches("INJECTED").count();
+    assert!(count().await > 0);
+    let before = refused();
+    let deleted = http.delete(format!("{url}/api/v1/conversations/talk")).send().await.unwrap();
+    assert_eq!(deleted.status(), 204, "{}", deleted.text().await.unwrap());
+    assert!(refused() > before, "the control: it was too large");
+    let before = refused();
+    let cleared = http.delete(format!("{url}/api/v1/history")).send().await.unwrap();
+    assert_eq!(cleared.status(), 204, "{}", cleared.text().await.unwrap());
+    assert!(refused() > before, "the control: it was too large");
+    assert_eq!(count().await, 0);
+    let talk = http.get(format!("{url}/api/v1/conversations/talk")).send().await.unwrap();
+    assert_eq!(talk.status(), 404);
+    assert_eq!(reserve.metadata().unwrap().modified().unwrap(), made, "the reserve was not touched");
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_disk_that_refuses_writes_refuses_new_work_at_once_reads_go_on_and_it_heals_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -409,3 +409,21 @@ async fn a_conversation_whose_runs_a_stopping_process_left_to_the_next_one_is_no
     assert_eq!((&refused["status"], &refused["code"]), (&json!(409), &json!("in_use")), "{refused}");
     assert_eq!(app.get("/api/v1/conversations/c").await.status(), 200);
 }
+
+#[actix_web::test]
+async fn a_conversation_whose_runs_cannot_end_for_want_of_room_is_deleted() {
+    let app = TestApp::spawn(Script::Answers("so"), 1);
+    let run = app.post("/api/v1/run", r#"{"task":"first","conversation_id":"c"}"#).await.json::<Value>().await.unwrap();
+    let id = run["execution_id"].as_str().unwrap();
+    let fork = app.post(&format!("/api/v1/checkpoints/{id}/fork"), "").await.json::<Value>().await.unwrap();
+    let fork = format!("/api/v1/workflows/{}/events", fork["workflow_id"].as_str().unwrap());
+    app.store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full));
+    let refused = app.post("/api/v1/runs", r#"{"task":"now"}"#).await;
+    assert_eq!(refused.status(), 503, "the control: nothing can be written");
+    assert_eq!(app.get(&fork).await.status(), 200, "the control: it rests");
+    let deleted = app.delete("/api/v1/conversations/c").await;
+    assert_eq!(deleted.status(), 204, "{}", deleted.text().await.unwrap());
+    for gone in ["/api/v1/conversations/c", &fork] {
+        assert_eq!(app.get(gone).await.status(), 404, "{gone}");
+    }
+}

@@ -322,6 +322,112 @@ fn a_redo_log_that_finds_no_room_to_be_erased_is_removed() {
     }
 }
 
+/// The next write, or all there are, of one of the store's files finds no room.
+fn without_room(file: &Path, error: &str, when: &str) -> [String; 6] {
+    let path = file.to_str().expect("a path in UTF-8").to_owned();
+    let inject = format!("inject=pwrite64:error={error}{when}");
+    ["-P".to_owned(), path, "-e".to_owned(), "trace=pwrite64".to_owned(), "-e".to_owned(), inject]
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_for_want_of_room_is_opened_with_the_room_of_the_reserve() {
+    if child_dir().is_some() {
+        return;
+    }
+    for (error, when, held, gives) in [
+        ("ENOSPC", ":when=9999", 16 << 20, false),
+        ("ENOSPC", ":when=1", 16 << 20, true),
+        ("EDQUOT", ":when=1", 16 << 20, true),
+        ("EFBIG", ":when=1", 16 << 20, true),
+        // A process that was killed had not made more of it.
+        ("ENOSPC", ":when=1", 1_000, true),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).expect("a directory");
+        let reserve = data.join("reserve");
+        std::fs::write(&reserve, vec![0; held]).expect("a reserve");
+        let mut inject = without_room(&data.join("fleet.db-wal"), error, when);
+        inject[3] = "trace=pwrite64,unlink".to_owned();
+        let mut inject: Vec<_> = inject.iter().map(String::as_str).collect();
+        inject.extend(["-P", reserve.to_str().expect("a path in UTF-8")]);
+        let Some((opened, trace)) = traced("sync::child_that_opens", dir.path(), &inject) else { return };
+        assert!(opened.status.success(), "{error}{when}, {held}: {opened:?}");
+        assert_eq!((trace.contains("INJECTED"), trace.contains("unlink(")), (gives, gives), "{error}{when}: {trace}");
+        assert_eq!(reserve.metadata().expect("it is back").len(), held as u64, "{error}{when}");
+    }
+}
+
+#[test]
+fn a_log_that_finds_no_room_in_the_database_is_no_reason_not_to_open_whatever_the_want_of_room_is_called() {
+    if child_dir().is_some() {
+        return;
+    }
+    for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("data").join("fleet.db");
+        let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
+        let inject = without_room(&database, error, "");
+        let inject: Vec<_> = inject.iter().map(String::as_str).collect();
+        let (opened, trace) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
+        assert!(trace.contains("INJECTED") && opened.status.success(), "{error}: {opened:?} {trace}");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let database = dir.path().join("data").join("fleet.db");
+    traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]).expect("strace");
+    let inject = without_room(&database, "EIO", "");
+    let inject: Vec<_> = inject.iter().map(String::as_str).collect();
+    let (refused, _) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
+    assert!(!refused.status.success(), "the control: a disk with errors is no want of room");
+}
+
+/// Opens, and reads what was acknowledged.
+#[test]
+fn child_that_finds_what_is_done_again() {
+    let Some(dir) = child_dir() else { return };
+    let options = SqliteOptions { reserve_bytes: 0, ..SqliteOptions::new(&dir) };
+    let store = SqliteStore::open(&options, Arc::new(ManualClock::default())).expect("it opens");
+    let read = block_on(store.read(&make::id("w15"), Position(0), usize::MAX)).expect("a journal");
+    println!("\nREAD {}", read.len());
+    std::process::exit(0);
+}
+
+/// No file may grow beyond the end of the log: what is done again finds room where that was.
+#[test]
+fn what_is_done_again_at_the_start_has_the_room_of_the_log() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
+    // A log that is longer than what is in it will be in the database, and that nobody has moved.
+    let database = rusqlite::Connection::open(data.join("fleet.db")).expect("it opens");
+    let keep = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    database.set_db_config(keep, true).expect("set");
+    database.execute_batch("PRAGMA wal_autocheckpoint = 0").expect("set");
+    for _ in 0..3 {
+        let write = "DELETE FROM probe; INSERT INTO probe (filler) VALUES (randomblob(2000000))";
+        database.execute_batch(write).expect("written");
+    }
+    drop(database);
+    let end = data.join("fleet.db-wal").metadata().expect("a log").len();
+    let open = |limit: u64| {
+        // A file that is too large is an error then, and no signal.
+        let script = format!("trap '' XFSZ; exec prlimit --fsize={limit} \"$@\"");
+        let run = Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--exact", "--nocapture", "sync::child_that_finds_what_is_done_again"])
+            .env(CHILD, &data)
+            .output();
+        run.expect("a shell")
+    };
+    let opened = open(end);
+    let said = String::from_utf8_lossy(&opened.stdout);
+    assert!(opened.status.success() && said.contains("READ 50"), "{opened:?}");
+}
+
 #[test]
 fn what_the_last_process_left_is_written_and_synced_anew_before_the_redo_log_is_erased() {
     if child_dir().is_some() {

@@ -231,7 +231,8 @@ pub enum StoreWrite {
         /// When.
         at: Timestamp,
     },
-    /// Removes a conversation with its messages, workflows, forks, payloads, history and request keys.
+    /// Removes a conversation with its messages, workflows, forks, payloads, history and request keys. May take several
+    /// transactions where there is no room for one, and is there with what is left of it until the last.
     DeleteConversation(ConversationId),
     /// Removes one execution from history, its journal included. Live ones are left alone: [`Written::Conflict`]. The
     /// records that a fork shares stay, out of sight, for as long as the fork.
