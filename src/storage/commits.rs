@@ -136,7 +136,7 @@ impl Commits {
             return Ok(outcomes);
         }
         let pages: u64 = written.iter().map(|one| pages_bytes(one)).sum();
-        let has_room = self.wal.as_ref().is_none_or(|wal| wal.has_room(self.kept_bytes + pages));
+        let has_room = self.wal.as_ref().is_none_or(|wal| wal.has_room(PAGES_OF_ALL + self.kept_bytes + pages));
         let logged = match &mut self.redo {
             Some(redo) if has_room => redo.log(&written, at)?,
             Some(_) | None => Logged::NotLogged,
@@ -376,7 +376,11 @@ fn is_apart(one: &Append, other: &Append) -> bool {
         && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
 }
 
-/// Pages of its own that a small append fills, at most: its journal, its rows and what stands in indexes.
+/// Bytes of pages that any append of a transaction changes: the last ones of tables and of indexes whose keys grow, those above
+/// them, and the new ones when they are split.
+const PAGES_OF_ALL: u64 = 64 * 4_096;
+/// Bytes of pages that a small append changes beside those: where its key and its conversation stand in their indexes, and what it
+/// fills.
 const PAGES_OF_AN_APPEND: u64 = 4 * 4_096;
 
 /// Bytes of pages that an append may fill.
