@@ -92,15 +92,18 @@ async fn cancel_runs(api: &Api, id: &ConversationId) -> Result<(), ApiError> {
             return Err(ApiError::in_use("runs of the conversation are being stopped").retry_after(5));
         }
         newest = first;
-        for row in &rows {
-            match api.sessions.cancel(&row.workflow, "client").await {
+        // All at once: on a full disk each of them may wait for an end that is not written.
+        let cancels = rows.iter().map(|row| api.sessions.cancel(&row.workflow, "client"));
+        let mut is_full = false;
+        for cancelled in futures_util::future::join_all(cancels).await {
+            match cancelled {
                 Ok(_) => {}
                 // What is removed makes the room that is wanted.
-                Err(StartError::Store(StoreError::Full)) => return Ok(()),
+                Err(StartError::Store(StoreError::Full)) => is_full = true,
                 Err(error) => return Err(api.refusal(error)),
             }
         }
-        if rows.len() < RUNS_PAGE as usize {
+        if is_full || rows.len() < RUNS_PAGE as usize {
             return Ok(());
         }
     }

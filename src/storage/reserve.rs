@@ -37,7 +37,7 @@ pub(super) struct Reserve {
 impl Reserve {
     /// The reserve at `path`; of no bytes, there is none and none is missed.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
-        let held = path.metadata().map_or(0, |file| file.len());
+        let held = there(&path);
         let held = if held <= bytes { held } else { 0 };
         let now = Instant::now();
         Self { path, bytes, held, given: 0, left: 0, next_try: now, next_loan: now, missing: Trouble::default() }
@@ -49,8 +49,10 @@ impl Reserve {
         let is_there = self.bytes > 0 && std::fs::remove_file(&self.path).is_ok();
         if is_there {
             // A part may be lent already.
-            (self.given, self.held) = (self.given.max(self.held), 0);
+            self.given = self.given.max(self.held);
         }
+        // Somebody may have removed it: it is made anew.
+        self.held = there(&self.path);
         is_there
     }
 
@@ -66,7 +68,10 @@ impl Reserve {
             return false;
         }
         let rest = self.held.saturating_sub(bytes + LENT_MORE);
-        let Ok(rest) = cut(&self.path, rest) else { return false };
+        let Ok(rest) = cut(&self.path, rest) else {
+            self.held = there(&self.path);
+            return false;
+        };
         (self.given, self.held) = (self.held, rest);
         true
     }
@@ -138,9 +143,15 @@ impl Reserve {
     }
 }
 
+/// Bytes of the file.
+fn there(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
+}
+
 /// Real bytes: a hole would reserve nothing. Synced, because the promise is about blocks, not about a length.
 fn grow(path: &Path, from: u64, to: u64) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
+    let from = from.min(file.metadata()?.len());
     file.set_len(from)?;
     file.seek(SeekFrom::Start(from))?;
     io::copy(&mut io::repeat(0).take(to - from), &mut file)?;
@@ -154,4 +165,29 @@ fn cut(path: &Path, most: u64) -> io::Result<u64> {
     file.set_len(left)?;
     file.sync_data()?;
     Ok(left)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_somebody_removed_or_cut_is_made_anew_of_real_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reserve");
+        let mut reserve = Reserve::new(path.clone(), 1 << 20);
+        reserve.restore();
+        for somebody in [|path: &Path| std::fs::remove_file(path), |path: &Path| cut(path, 4_096).map(drop)] {
+            let whole = || path.metadata().is_ok_and(|file| file.len() == 1 << 20 && file.blocks() * 512 >= 1 << 20);
+            assert!(whole());
+            somebody(&path).unwrap();
+            reserve.give_up();
+            reserve.next_try = Instant::now();
+            reserve.restore();
+            assert!(whole());
+        }
+    }
 }
