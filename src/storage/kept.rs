@@ -72,3 +72,28 @@ impl Kept {
         };
     }
 }
+
+/// Whether neither changes what the other stands on: they are of two workflows, neither of which the other leaves behind, and
+/// not two first ones under one key.
+pub(super) fn is_apart(one: &Append, other: &Append) -> bool {
+    fn key(append: &Append) -> Option<&str> {
+        Some(&append.create.as_ref()?.request.as_ref()?.key)
+    }
+    let bears = |one: &Append, other: &Append| one.children.iter().any(|child| child.workflow == other.claim.workflow);
+    one.claim.workflow != other.claim.workflow
+        && !bears(one, other)
+        && !bears(other, one)
+        && key(one).is_none_or(|one| key(other).is_none_or(|other| one != other))
+}
+
+/// Bytes of pages that any append of a transaction changes: the last ones of tables and of indexes whose keys grow, those above
+/// them, and the new ones when they are split.
+pub(super) const PAGES_OF_ALL: u64 = 64 * 4_096;
+/// Bytes of pages that a small append changes beside those: where its key and its conversation stand in their indexes, and what it
+/// fills.
+const PAGES_OF_AN_APPEND: u64 = 4 * 4_096;
+
+/// Bytes of pages that an append may fill.
+pub(super) fn pages_bytes(append: &Append) -> u64 {
+    PAGES_OF_AN_APPEND + 2 * append.bytes() as u64
+}

@@ -79,7 +79,7 @@ impl Redo {
     /// # Errors
     /// [`OpenError`].
     pub fn open(done: Done) -> Result<Option<Self>, OpenError> {
-        let Done { path, id, last, gave_way: _ } = done;
+        let Done { path, id, last, .. } = done;
         match LogFile::open(&path) {
             Ok(file) => match synced(file.sync().and_then(|()| sync_dir(dir_of(&path)))) {
                 Ok(()) => {

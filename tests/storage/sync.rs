@@ -2,6 +2,7 @@
 //!
 //! The tests run themselves again as a child under strace; without strace they say so.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::support::{block_on, make};
 const CHILD: &str = "FLEET_TEST_STORE_CHILD";
 
 /// Runs `child` under strace; `None` if there is no strace here.
-fn traced(child: &str, dir: &Path, trace: &[&str]) -> Option<(Output, String)> {
+fn traced(child: &str, dir: &Path, trace: &[impl AsRef<OsStr>]) -> Option<(Output, String)> {
     let log = dir.join("strace");
     let run = Command::new("strace")
         .args(["-f", "-y", "-qq", "-o"])
@@ -33,6 +34,18 @@ fn traced(child: &str, dir: &Path, trace: &[&str]) -> Option<(Output, String)> {
         return None;
     };
     Some((output, std::fs::read_to_string(log).unwrap_or_default()))
+}
+
+/// Has a call on one of the store's files go wrong like this.
+fn fault(file: &Path, call: &str, how: &str) -> [String; 6] {
+    let path = file.to_str().expect("a path in UTF-8").to_owned();
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{how}"));
+    ["-P".to_owned(), path, "-e".to_owned(), trace, "-e".to_owned(), inject]
+}
+
+/// The next write, or all there are, of one of the store's files finds no room.
+fn without_room(file: &Path, error: &str, when: &str) -> [String; 6] {
+    fault(file, "pwrite64", &format!("error={error}{when}"))
 }
 
 /// Where the child of a test works; `None` in an ordinary run of the tests.
@@ -123,8 +136,7 @@ fn what_is_acknowledged_and_cannot_be_written_is_not_said_to_be_missing() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let wal = dir.path().join("data").join("fleet.db-wal");
-    let path = wal.to_str().expect("a path in UTF-8");
-    let inject = ["-P", path, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EROFS:when=200+"];
+    let inject = fault(&wal, "pwrite64", "error=EROFS:when=200+");
     let Some((output, trace)) = traced("sync::child_that_reads_what_was_acknowledged", dir.path(), &inject) else {
         return;
     };
@@ -162,8 +174,7 @@ fn a_read_behind_a_disk_that_hangs_is_refused_in_time() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let wal = dir.path().join("data").join("fleet.db-wal");
-    let path = wal.to_str().expect("a path in UTF-8");
-    let inject = ["-P", path, "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=1500000:when=200"];
+    let inject = fault(&wal, "pwrite64", "delay_enter=1500000:when=200");
     let child = "sync::child_that_reads_behind_a_disk_that_hangs";
     let Some((output, _)) = traced(child, dir.path(), &inject) else { return };
     let said = String::from_utf8_lossy(&output.stdout);
@@ -232,14 +243,8 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
         ("fleet.db", "sync::child_with_much_to_write", "when=3"),
     ] {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("data").join(file);
-        let inject = format!("inject=fsync,fdatasync:error=EIO:{when}");
-        let path = path.to_str().expect("a path in UTF-8");
-        let Some((output, trace)) =
-            traced(child, dir.path(), &["-P", path, "-e", "trace=fsync,fdatasync", "-e", &inject])
-        else {
-            return;
-        };
+        let inject = fault(&dir.path().join("data").join(file), "fsync,fdatasync", &format!("error=EIO:{when}"));
+        let Some((output, trace)) = traced(child, dir.path(), &inject) else { return };
         assert!(trace.contains("INJECTED"), "{file}: no sync failed: {trace}");
         let told = told(&output);
         let acknowledged = told.iter().take_while(|acknowledged| **acknowledged).count();
@@ -259,18 +264,13 @@ fn a_store_that_cannot_be_synced_once_does_not_open_and_neither_of_its_logs_is_m
     for file in ["fleet.db", "fleet.db-wal"] {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
-        let run = |trace: &[&str]| traced("sync::child_with_power", dir.path(), trace);
-        if run(&["-e", "trace=none"]).is_none() {
-            return;
-        }
+        let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
         let left = || ["fleet.db-redo", "fleet.db-wal"].map(|log| std::fs::read(data.join(log)).expect("a log"));
         let before = left();
         assert!(before[0].iter().any(|byte| *byte != 0), "the control: the child ended without a word");
-        let path = data.join(file);
-        let path = path.to_str().expect("a path in UTF-8");
         // Only once: the next sync would claim that nothing is lost.
-        let inject = ["-P", path, "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=1"];
-        let Some((output, trace)) = run(&inject) else { return };
+        let inject = fault(&data.join(file), "fsync,fdatasync", "error=EIO:when=1");
+        let Some((output, trace)) = traced("sync::child_with_power", dir.path(), &inject) else { return };
         assert!(trace.contains("INJECTED"), "{file}: no sync failed: {trace}");
         assert!(!output.status.success() && told(&output).is_empty(), "{file}: {output:?}");
         let (lines, failed) = (trace.lines().count(), trace.lines().position(|line| line.contains("INJECTED")));
@@ -289,13 +289,8 @@ fn a_redo_log_that_finds_no_room_is_done_without() {
     for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
         let dir = tempfile::tempdir().expect("a directory");
         let redo = dir.path().join("data").join("fleet.db-redo");
-        let inject = format!("inject=pwrite64:error={error}");
-        let path = redo.to_str().expect("a path in UTF-8");
-        let Some((output, trace)) =
-            traced("sync::child_with_power", dir.path(), &["-P", path, "-e", "trace=pwrite64", "-e", &inject])
-        else {
-            return;
-        };
+        let inject = without_room(&redo, error, "");
+        let Some((output, trace)) = traced("sync::child_with_power", dir.path(), &inject) else { return };
         assert!(trace.contains("INJECTED"), "{error}: no write failed: {trace}");
         assert_eq!(told(&output), [true; 50], "{error}");
         assert!(!redo.exists(), "{error}");
@@ -310,23 +305,12 @@ fn a_redo_log_that_finds_no_room_to_be_erased_is_removed() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let redo = dir.path().join("data").join("fleet.db-redo");
-    let path = redo.to_str().expect("a path in UTF-8");
-    for inject in ["inject=pwrite64:error=ENOSPC:when=9999", "inject=pwrite64:error=ENOSPC"] {
-        let Some((output, _)) =
-            traced("sync::child_that_opens", dir.path(), &["-P", path, "-e", "trace=pwrite64", "-e", inject])
-        else {
-            return;
-        };
+    for (when, stays) in [(":when=9999", true), ("", false)] {
+        let inject = without_room(&redo, "ENOSPC", when);
+        let Some((output, _)) = traced("sync::child_that_opens", dir.path(), &inject) else { return };
         assert!(output.status.success(), "{output:?}");
-        assert_eq!(redo.exists(), inject.ends_with("9999"), "{inject}");
+        assert_eq!(redo.exists(), stays, "{when}");
     }
-}
-
-/// The next write, or all there are, of one of the store's files finds no room.
-fn without_room(file: &Path, error: &str, when: &str) -> [String; 6] {
-    let path = file.to_str().expect("a path in UTF-8").to_owned();
-    let inject = format!("inject=pwrite64:error={error}{when}");
-    ["-P".to_owned(), path, "-e".to_owned(), "trace=pwrite64".to_owned(), "-e".to_owned(), inject]
 }
 
 #[test]
@@ -347,10 +331,9 @@ fn a_store_that_cannot_be_opened_for_want_of_room_is_opened_with_the_room_of_the
         std::fs::create_dir(&data).expect("a directory");
         let reserve = data.join("reserve");
         std::fs::write(&reserve, vec![0; held]).expect("a reserve");
-        let mut inject = without_room(&data.join("fleet.db-wal"), error, when);
+        let mut inject = without_room(&data.join("fleet.db-wal"), error, when).to_vec();
         inject[3] = "trace=pwrite64,?unlink,?unlinkat".to_owned();
-        let mut inject: Vec<_> = inject.iter().map(String::as_str).collect();
-        inject.extend(["-P", reserve.to_str().expect("a path in UTF-8")]);
+        inject.extend(["-P".to_owned(), reserve.to_str().expect("a path in UTF-8").to_owned()]);
         let Some((opened, trace)) = traced("sync::child_that_opens", dir.path(), &inject) else { return };
         assert!(opened.status.success(), "{error}{when}, {held}: {opened:?}");
         assert_eq!((trace.contains("INJECTED"), trace.contains("unlink")), (gives, gives), "{error}{when}: {trace}");
@@ -368,15 +351,13 @@ fn a_log_that_finds_no_room_in_the_database_is_no_reason_not_to_open_whatever_th
         let database = dir.path().join("data").join("fleet.db");
         let Some(_) = traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]) else { return };
         let inject = without_room(&database, error, "");
-        let inject: Vec<_> = inject.iter().map(String::as_str).collect();
         let (opened, trace) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
         assert!(trace.contains("INJECTED") && opened.status.success(), "{error}: {opened:?} {trace}");
     }
     let dir = tempfile::tempdir().expect("a directory");
     let database = dir.path().join("data").join("fleet.db");
     traced("sync::child_with_power", dir.path(), &["-e", "trace=none"]).expect("strace");
-    let inject = without_room(&database, "EIO", "");
-    let inject: Vec<_> = inject.iter().map(String::as_str).collect();
+    let inject = fault(&database, "pwrite64", "error=EIO");
     let (refused, _) = traced("sync::child_that_opens", dir.path(), &inject).expect("strace");
     assert!(!refused.status.success(), "the control: a disk with errors is no want of room");
 }

@@ -79,13 +79,13 @@ async fn a_due_run_that_cannot_go_on_is_tried_every_few_seconds_and_keeps_no_oth
     assert_eq!(house.state(&stuck).await, CANCELLED);
 }
 
-#[actix::test]
-async fn a_run_that_the_store_does_not_take_after_a_restart_goes_on_when_it_does() {
+/// Restarts a house with a run in the background, whose store is in this trouble until it heals.
+async fn goes_on_behind(trouble: impl FnOnce(&House)) {
     tokio::time::pause();
     let house = House::new();
     let workflow = house.asking(OnDisconnect::Continue).await.workflow().clone();
     let next = house.restarted();
-    next.store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full));
+    trouble(&next);
     assert_eq!(adopt_at_start(&next.sessions).await, Ok(Vec::new()));
     tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
     assert!(!next.sessions.is_live(&workflow).await.expect("an answer"), "the control");
@@ -95,18 +95,13 @@ async fn a_run_that_the_store_does_not_take_after_a_restart_goes_on_when_it_does
 }
 
 #[actix::test]
+async fn a_run_that_the_store_does_not_take_after_a_restart_goes_on_when_it_does() {
+    goes_on_behind(|house| house.store.on_commit(|_| CommitFault::RefuseBefore(StoreError::Full))).await;
+}
+
+#[actix::test]
 async fn a_run_that_the_store_does_not_give_after_a_restart_goes_on_when_it_does() {
-    tokio::time::pause();
-    let house = House::new();
-    let workflow = house.asking(OnDisconnect::Continue).await.workflow().clone();
-    let next = house.restarted();
-    unreadable(&next, |reading| matches!(reading, Reading::Journal(_)));
-    assert_eq!(adopt_at_start(&next.sessions).await, Ok(Vec::new()));
-    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
-    assert!(!next.sessions.is_live(&workflow).await.expect("an answer"), "the control");
-    next.store.heal();
-    tokio::time::sleep(Duration::from_secs(12)).await; // allow-sleep: on paused time
-    assert!(next.sessions.is_live(&workflow).await.expect("an answer"));
+    goes_on_behind(|house| unreadable(house, |reading| matches!(reading, Reading::Journal(_)))).await;
 }
 
 /// Lets these readings fail.
